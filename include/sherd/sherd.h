@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * sherd.h: the whole public API of libsherd, a ZeRO-style sharded optimizer engine.
+ *
+ * How the parts fit:
+ *
+ *     sherd_config ─┐
+ *     sherd_param[] ┼─► sherd_plan (pure: buckets, spans, ring, bytes, schedule) ─► sherd_engine (executes the plan
+ *     world         ┘                                                                on a sherd_device over a sherd_comm)
+ *
+ * Conventions that hold for every function unless its comment says otherwise:
+ *   status   Functions return SHERD_OK or the kind of fault. Where there is a `sherd_error *err` it may be NULL; on a
+ *            fault it receives one sentence. `*out` is written on success only.
+ *   handles  Opaque. Every create has one destroy, which takes NULL.
+ *   threads  A handle may be used by one thread at a time. Exceptions are named (the gradient calls of an engine).
+ *   local    A call is local (no other rank takes part) unless marked COLLECTIVE: then every rank of the communicator
+ *            must make the same call in the same order.
+ *   sizes    Counts of elements are int64_t, bytes are uint64_t, times are nanoseconds in int64_t.
+ *   process  The library never prints, exits, aborts, or changes the environment.
+ *   structs  A struct whose first member is `size` must have it set to sizeof(that struct) by its init function or by
+ *            the caller; structs grow at their end only.
+ */
+#ifndef SHERD_SHERD_H
+#define SHERD_SHERD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__cplusplus)
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define SHERD_API __attribute__((visibility("default")))
+#else
+#define SHERD_API
+#endif
+
+/* ---------------------------------------------------------------------------------------------------- status, error */
+
+/* X(name, value, broken, text). `broken` says what must be rebuilt before going on: the CALL (correct it and call again),
+ * the ENGINE (destroy engine and communicator on this rank and its peers), or the RANK (a process is gone). */
+#define SHERD_STATUS_MAP(X)                                                                                            \
+    X(OK, 0, CALL, "success")                                                                                          \
+    X(EINVAL, 1, CALL, "invalid argument or configuration")                                                            \
+    X(ENOMEM, 2, CALL, "out of memory")                                                                                \
+    X(EIO, 3, CALL, "input or output failed")                                                                          \
+    X(EUNSUPPORTED, 4, CALL, "unsupported: not built or not possible here")                                            \
+    X(ESTATE, 5, CALL, "call made in the wrong order")                                                                 \
+    X(ESYSTEM, 6, CALL, "the operating system refused a request")                                                      \
+    X(EMISMATCH, 20, ENGINE, "ranks disagree")                                                                         \
+    X(ETIMEOUT, 21, ENGINE, "a wait reached its limit")                                                                \
+    X(EABORTED, 22, ENGINE, "another rank gave up")                                                                    \
+    X(ERACE, 23, ENGINE, "the checking device found conflicting accesses")                                             \
+    X(ERANKDEAD, 40, RANK, "a rank died")                                                                              \
+    X(EDEVICE, 41, RANK, "the device failed")
+
+typedef enum sherd_status {
+#define X(name, value, broken, text) SHERD_##name = value,
+    SHERD_STATUS_MAP(X)
+#undef X
+} sherd_status;
+
+/* One fault. Owned by the caller, plain data. `text` is one sentence: what, where, what to do. `rank` is the rank that
+ * broke, -1 where that is not known or not meant. */
+typedef struct sherd_error {
+    sherd_status status;
+    int32_t rank;
+    char text[496];
+} sherd_error;
+
+/* Static strings: "EINVAL", and "invalid argument or configuration". Never NULL. */
+SHERD_API const char *sherd_status_name(sherd_status status);
+SHERD_API const char *sherd_status_text(sherd_status status);
+
+#define SHERD_VERSION_STRING_MAX 32
+SHERD_API const char *sherd_version(void); /* "0.1.0": static */
+
+/* ------------------------------------------------------------------------------------------------- log and allocator */
+
+typedef enum sherd_log_level { SHERD_LOG_WARNING = 0, SHERD_LOG_INFO = 1, SHERD_LOG_DEBUG = 2 } sherd_log_level;
+
+/* `text` is one line without a newline, valid during the call only. May be called from any thread of the library. */
+typedef void (*sherd_log_fn)(void *ctx, sherd_log_level level, const char *text);
+
+typedef struct sherd_log {
+    sherd_log_fn fn; /* NULL: silence */
+    void *ctx;
+} sherd_log;
+
+/* Metadata only (handles, tables, queues); tensors come from the device. Frees are told the size. NULL members mean
+ * malloc and free. `alloc` returns memory aligned to 64 bytes or NULL. */
+typedef struct sherd_allocator {
+    void *(*alloc)(void *ctx, size_t bytes);
+    void (*release)(void *ctx, void *block, size_t bytes);
+    void *ctx;
+} sherd_allocator;
+
+/* ----------------------------------------------------------------------------------------------------- element types */
+
+typedef enum sherd_dtype { SHERD_FP32 = 0, SHERD_BF16 = 1, SHERD_FP16 = 2 } sherd_dtype;
+SHERD_API const char *sherd_dtype_name(sherd_dtype dtype); /* "fp32" */
+SHERD_API uint64_t sherd_dtype_bytes(sherd_dtype dtype);
+
+/* ------------------------------------------------------------------------------------------------------------- memory */
+
+typedef enum sherd_tier { SHERD_TIER_DEVICE = 0, SHERD_TIER_HOST = 1, SHERD_TIER_DISK = 2, SHERD_TIERS = 3 } sherd_tier;
+
+/* X(name, text, planned). planned = 1: the engine's own categories, equal to the plan to the byte. */
+#define SHERD_CATEGORY_MAP(X)                                                                                          \
+    X(PARAMETERS, "parameters", 1)              /* working copies, as forward and backward read them */                \
+    X(GRADIENTS, "gradients", 1)                /* the gradient ring */                                                \
+    X(GRADIENTS_SHARED, "gradients/shared", 1)  /* gradients of parameters that are used several times */              \
+    X(GRAD_SUMS, "grad_sums", 1)                /* summed gradients of the owned slices (or full size) */              \
+    X(MASTER, "master", 1)                      /* fp32 master weights, where the working copy is not the master */    \
+    X(MOMENTS, "moments", 1)                    /* the optimizer's state */                                            \
+    X(COMMUNICATION, "communication", 1)        /* control blocks, receive scratch, the vote */                        \
+    X(GRADIENTS_PARKED, "gradients/parked", 0)  /* gradients that came while their ring slot was taken */              \
+    X(ACTIVATIONS, "activations", 0)            /* the client's */                                                     \
+    X(WORKSPACE, "workspace", 0)                /* the client's, and libraries' scratch */                             \
+    X(METADATA, "metadata", 0)                  /* handles, tables, queues */                                          \
+    X(RUNTIME, "runtime", 0)                    /* taken by CUDA, cuBLAS, NCCL at their creation */                    \
+    X(ROUNDING, "rounding", 0)                  /* what pages and alignment add to all of the above */
+
+typedef enum sherd_category {
+#define X(name, text, planned) SHERD_CAT_##name,
+    SHERD_CATEGORY_MAP(X)
+#undef X
+    SHERD_CATEGORIES
+} sherd_category;
+
+SHERD_API const char *sherd_category_name(sherd_category category); /* "gradients/shared" */
+SHERD_API int sherd_category_planned(sherd_category category);
+SHERD_API const char *sherd_tier_name(sherd_tier tier); /* "device" */
+
+/* Bytes by tier and category. On the host device the device tier is main memory. */
+typedef struct sherd_memory {
+    uint64_t bytes[SHERD_TIERS][SHERD_CATEGORIES];
+} sherd_memory;
+
+SHERD_API uint64_t sherd_memory_total(const sherd_memory *memory, sherd_tier tier);
+
+/* -------------------------------------------------------------------------------------------------------------- config */
+
+#define SHERD_MAX_GROUPS 16
+
+typedef enum sherd_optimizer { SHERD_ADAMW = 0, SHERD_ADAM = 1 /* L2, not decoupled */, SHERD_SGD = 2 } sherd_optimizer;
+
+typedef enum sherd_scheduler {
+    SHERD_SCHED_NONE = 0, SHERD_SCHED_WARMUP, SHERD_SCHED_WARMUP_DECAY, SHERD_SCHED_WARMUP_COSINE
+} sherd_scheduler;
+
+/* A parameter group. lr and weight_decay override the optimizer's own. With a scheduler, a group's rate is the scheduled
+ * rate times lr / optimizer.lr. */
+typedef struct sherd_group {
+    double lr;
+    double weight_decay;
+} sherd_group;
+
+/* The configuration by value: DeepSpeed's keys under their own names (docs/configuration.md has the whole table). Fill it
+ * with sherd_config_init, then set members or read a JSON file. A value of 0 in the batch triad means "infer". */
+typedef struct sherd_config {
+    size_t size;
+    int64_t train_batch_size;               /* sequences per step over all ranks and micro-steps */
+    int64_t train_micro_batch_size_per_gpu; /* sequences per forward on one rank */
+    int64_t gradient_accumulation_steps;    /* micro-steps per step */
+    int64_t steps_per_print;                /* 10 */
+    double gradient_clipping;               /* global L2 norm; 0 (default when no key is given): off */
+    double gradient_predivide_factor;       /* accepted; sums are never divided, so it cannot change a result */
+    int32_t prescale_gradients;             /* likewise */
+    int32_t allreduce_sum;                  /* gradient_allreduce_op: 0 mean (divide by the world), 1 sum */
+    int32_t wall_clock_breakdown;
+    int32_t memory_breakdown;
+    sherd_dtype dtype;                      /* SHERD_BF16 with bf16.enabled, else SHERD_FP32 */
+    int32_t check_grad_overflow;            /* bf16.check_grad_overflow */
+    struct {
+        int32_t stage;                      /* 0, 1, 2 */
+        int64_t reduce_bucket_size;         /* elements, an upper bound; 5e8 */
+        int64_t allgather_bucket_size;      /* elements, an upper bound; 5e8 */
+        int32_t overlap_comm;               /* 1; an explicit false serialises reductions with backward */
+        int32_t ignore_unused_parameters;   /* 1: a gradient that never came is zeros; 0: an error that names it */
+    } zero;
+    struct {
+        sherd_optimizer kind;
+        double lr, beta1, beta2, eps, weight_decay, momentum;
+        int32_t bias_correction;
+    } optimizer;
+    struct {
+        sherd_scheduler kind;
+        double warmup_min_lr, warmup_max_lr, warmup_min_ratio, cos_min_ratio;
+        int64_t warmup_num_steps, total_num_steps;
+        int32_t warmup_linear;              /* warmup_type: 0 log, 1 linear */
+    } scheduler;
+    uint32_t n_groups;                      /* 0: one group with the optimizer's values */
+    sherd_group groups[SHERD_MAX_GROUPS];
+    struct {                                /* extensions, JSON object "sherd" */
+        int32_t grad_sum_bf16;              /* grad_sum: 0 "fp32", 1 "bf16" */
+        int32_t exact_bucket_size;          /* 1: reduce_bucket_size is a target as it stands, not an upper bound */
+        double warn_after_s;                /* 60: a wait that lasts longer is logged */
+        double fail_after_s;                /* 600: a wait that lasts longer ends the engine with a sentence */
+    } sherd;
+} sherd_config;
+
+/* Defaults. `size` is sizeof(sherd_config) as the caller was compiled. */
+SHERD_API void sherd_config_init(sherd_config *config, size_t size);
+
+/* Reads DeepSpeed's JSON over the defaults: the file at `path` (NULL: an empty object), then n_sets strings "a.b=V" applied
+ * in order (V is JSON if it parses, else a string; missing objects are made). Values are validated first, then refused if
+ * the feature is not built. Errors: EINVAL, EIO; "FILE: line L, column C: key.path: what is wrong, what to do". Warnings
+ * (keys without effect, unknown keys at top level) go to `log`, which may be NULL. */
+SHERD_API sherd_status sherd_config_read(sherd_config *config, const char *path, const char *const *sets, size_t n_sets,
+                                         const sherd_log *log, sherd_error *err);
+/* The same from text in memory; `name` stands for the file in messages. */
+SHERD_API sherd_status sherd_config_parse(sherd_config *config, const char *text, size_t bytes, const char *name,
+                                          const char *const *sets, size_t n_sets, const sherd_log *log,
+                                          sherd_error *err);
+/* Completes the batch triad for this world: train_batch_size = micro × accumulation × world; any one or two may be given.
+ * Errors: EINVAL with the three numbers. Idempotent. */
+SHERD_API sherd_status sherd_config_resolve(sherd_config *config, int32_t world, sherd_error *err);
+/* Learning rate for the update that follows `updates` finished ones (source of the formulas: DeepSpeed's lr_schedules). */
+SHERD_API double sherd_config_lr(const sherd_config *config, int64_t updates);
+
+/* One row of the table of keys, for listings and documentation. Static strings. */
+typedef enum sherd_key_status { SHERD_KEY_HONOURED, SHERD_KEY_NO_EFFECT, SHERD_KEY_REFUSED } sherd_key_status;
+typedef struct sherd_config_key_info {
+    const char *path;          /* "zero_optimization.stage" */
+    const char *type;          /* "integer", "number", "boolean", "string", "object", … */
+    const char *default_value; /* as JSON text; "" for none */
+    sherd_key_status status;
+    const char *note;          /* what it does, why it has no effect, or what to do instead */
+} sherd_config_key_info;
+SHERD_API size_t sherd_config_key_count(void);
+SHERD_API sherd_status sherd_config_key(size_t index, sherd_config_key_info *out);
+
+/* ---------------------------------------------------------------------------------------------------------- parameters */
+
+#define SHERD_MAX_DIMS 8
+#define SHERD_PARAM_FROZEN 1u /* stored and readable, never updated, no gradient */
+
+/* One parameter. Register in forward order of first use: buckets run in reverse of it. The plan copies everything. */
+typedef struct sherd_param {
+    const char *name;  /* unique, at most 255 bytes */
+    int64_t shape[SHERD_MAX_DIMS];
+    uint32_t ndim;     /* 0: a scalar, one element. A dimension of 0 makes an empty parameter, which is legal. */
+    sherd_dtype dtype; /* of the working copy: fp32 or bf16 */
+    sherd_dtype grad_dtype; /* of its gradient, and so on the wire: must be fp32, or equal to dtype */
+    uint32_t group;    /* index into config.groups; 0 without groups */
+    uint32_t uses;     /* gradient contributions per micro-step; 0 counts as 1 */
+    uint32_t flags;    /* SHERD_PARAM_… */
+} sherd_param;
+
+/* ---------------------------------------------------------------------------------------------------------------- plan */
+
+typedef struct sherd_plan sherd_plan;
+
+/* Pure and local: who owns what, which bucket goes when, what it costs. Linear in the number of parameters, whatever the
+ * world. The plan owns copies of everything. Errors: EINVAL (names the parameter), ENOMEM, EUNSUPPORTED. */
+SHERD_API sherd_status sherd_plan_create(const sherd_config *config, const sherd_param *params, uint32_t n_params,
+                                         int32_t world, sherd_plan **out, sherd_error *err);
+SHERD_API void sherd_plan_destroy(sherd_plan *plan);
+/* Bytes rank `rank` will hold, planned categories only. */
+SHERD_API sherd_status sherd_plan_memory(const sherd_plan *plan, int32_t rank, sherd_memory *out);
+SHERD_API void sherd_plan_hash(const sherd_plan *plan, uint8_t out[16]);
+SHERD_API const sherd_config *sherd_plan_config(const sherd_plan *plan); /* resolved; lives as long as the plan */
+SHERD_API int32_t sherd_plan_world(const sherd_plan *plan);
+SHERD_API uint32_t sherd_plan_params(const sherd_plan *plan);
+SHERD_API int64_t sherd_plan_elems(const sherd_plan *plan); /* of all parameters, without padding */
+
+typedef struct sherd_bucket_info {
+    uint32_t n_params;
+    int64_t elems;       /* with padding: world × slice_elems */
+    int64_t slice_elems; /* what each rank owns of it; a multiple of 256 */
+    uint64_t ring_offset, ring_bytes;
+    sherd_dtype dtype, grad_dtype;
+} sherd_bucket_info;
+SHERD_API uint32_t sherd_plan_buckets(const sherd_plan *plan);
+SHERD_API sherd_status sherd_plan_bucket(const sherd_plan *plan, uint32_t bucket, sherd_bucket_info *out);
+/* Bucket of a parameter; -1 for frozen and empty ones. */
+SHERD_API int32_t sherd_plan_param_bucket(const sherd_plan *plan, uint32_t param);
+/* The plan as text (buckets, ring, bytes, the schedule's actions). Writes at most `capacity` bytes with a final NUL; returns
+ * the length the whole text has without it, so call twice. */
+SHERD_API size_t sherd_plan_text(const sherd_plan *plan, char *buffer, size_t capacity);
+
+/* What a step costs on a machine, by simulating the plan's schedule. All times in nanoseconds. */
+typedef struct sherd_profile {
+    size_t size;
+    double ready_ns_per_elem;    /* backward time per gradient element */
+    double forward_ns_per_elem;  /* forward time per parameter element */
+    double reduce_ns_per_byte, gather_ns_per_byte; /* per byte of a whole bucket */
+    double update_ns_per_elem;   /* per element of the own slice */
+    double collective_ns;        /* fixed cost of each collective */
+} sherd_profile;
+typedef struct sherd_forecast {
+    double step_ns;              /* steady state, one step */
+    double exposed_comm_ns;      /* of it, time the compute stream waits for reductions and gathers */
+    double exposed_update_ns;    /* of it, time it waits for updates */
+} sherd_forecast;
+SHERD_API sherd_status sherd_plan_forecast(const sherd_plan *plan, const sherd_profile *profile, sherd_forecast *out);
+
+/* -------------------------------------------------------------------------------------------------------------- device */
+
+typedef struct sherd_device sherd_device;
+typedef struct sherd_checker sherd_checker;
+
+typedef enum sherd_device_kind { SHERD_DEVICE_HOST = 0, SHERD_DEVICE_CHECK = 1, SHERD_DEVICE_CUDA = 2 } sherd_device_kind;
+
+typedef struct sherd_device_options {
+    size_t size;
+    sherd_device_kind kind;
+    int32_t threads;            /* of reductions and updates on the host; 0: 1. Results do not depend on it. */
+    uint32_t trace_capacity;    /* operations to record with begin and end times; 0: none */
+    uint64_t memory_limit;      /* bytes of the device tier after which allocation fails with ENOMEM; 0: none */
+    sherd_checker *checker;     /* SHERD_DEVICE_CHECK: shared by all ranks */
+    int32_t rank;               /* SHERD_DEVICE_CHECK: this rank's number */
+    sherd_allocator allocator;  /* zeros: malloc */
+    sherd_log log;
+} sherd_device_options;
+
+SHERD_API void sherd_device_options_init(sherd_device_options *options, size_t size);
+SHERD_API sherd_status sherd_device_create(const sherd_device_options *options, sherd_device **out, sherd_error *err);
+/* All engines and allocations of the device must be gone. */
+SHERD_API void sherd_device_destroy(sherd_device *device);
+/* Memory on the device, counted in its ledger. Aligned to 64 bytes at least; contents undefined. Any thread. */
+SHERD_API sherd_status sherd_device_alloc(sherd_device *device, uint64_t bytes, sherd_category category, void **out,
+                                          sherd_error *err);
+SHERD_API void sherd_device_free(sherd_device *device, void *block);
+/* The ledger: bytes held now, and the highest each category (and the tiers' totals) has been. Either may be NULL. */
+SHERD_API void sherd_device_memory(sherd_device *device, sherd_memory *live, sherd_memory *peak);
+/* Highest total ever held at one time in a tier (not the sum of the categories' peaks). */
+SHERD_API uint64_t sherd_device_peak_total(sherd_device *device, sherd_tier tier);
+SHERD_API const char *sherd_device_describe(const sherd_device *device); /* "host, 2 threads, avx512 kernels": static */
+
+typedef struct sherd_trace_record {
+    const char *name;    /* static: "reduce", "update", "gather", … */
+    const char *stream;  /* static: "compute", "comm", "update" */
+    int32_t bucket;      /* -1: none */
+    int64_t step;        /* of the engine, from 1 */
+    int64_t begin_ns, end_ns; /* CLOCK_MONOTONIC */
+} sherd_trace_record;
+/* Copies at most `capacity` records, oldest first, and forgets them. Returns how many; *lost counts those that had no room. */
+SHERD_API size_t sherd_device_trace(sherd_device *device, sherd_trace_record *out, size_t capacity, uint64_t *lost);
+
+/* The checking device: ranks are threads of one process; every operation declares what it reads and writes, and any two
+ * conflicting accesses without a wait between them are reported. Operations run in an order drawn from `seed` among the
+ * legal ones. World `ranks` devices share one checker. */
+SHERD_API sherd_status sherd_checker_create(int32_t ranks, uint64_t seed, sherd_checker **out, sherd_error *err);
+SHERD_API void sherd_checker_destroy(sherd_checker *checker);
+/* SHERD_OK, or ERACE with the first report: both accesses named. */
+SHERD_API sherd_status sherd_checker_verdict(sherd_checker *checker, uint64_t *operations, sherd_error *err);
+
+/* ------------------------------------------------------------------------------------------------------- communicators */
+
+typedef struct sherd_comm sherd_comm;
+
+typedef struct sherd_comm_options {
+    size_t size;
+    double warn_after_s, fail_after_s; /* 60 and 600 */
+    sherd_log log;
+    sherd_allocator allocator;
+} sherd_comm_options;
+
+SHERD_API void sherd_comm_options_init(sherd_comm_options *options, size_t size);
+/* World 1. */
+SHERD_API sherd_status sherd_comm_create_self(const sherd_comm_options *options, sherd_comm **out, sherd_error *err);
+/* `world` communicators for ranks that are threads of this process; out[world]. Each is used by its own thread. */
+SHERD_API sherd_status sherd_comm_create_threads(const sherd_comm_options *options, int32_t world, sherd_comm **out,
+                                                 sherd_error *err);
+/* Ranks are processes of one host; data moves through shared memory (memfd). COLLECTIVE. The bootstrap needs only this:
+ * `allgather` gives every rank all ranks' `bytes` bytes in rank order and returns 0; it is called a few times during
+ * creation and never again. It must not wait for ever. */
+typedef int (*sherd_allgather_fn)(void *ctx, const void *mine, void *all, size_t bytes);
+SHERD_API sherd_status sherd_comm_create_local(const sherd_comm_options *options, int32_t rank, int32_t world,
+                                               sherd_allgather_fn allgather, void *ctx, sherd_comm **out,
+                                               sherd_error *err);
+/* A ready-made bootstrap for ranks forked from one parent: the parent creates the rendezvous before it forks, every child
+ * passes it as ctx of sherd_rendezvous_allgather after sherd_rendezvous_join. Shared memory, futexes, 60 s limit. */
+typedef struct sherd_rendezvous sherd_rendezvous;
+SHERD_API sherd_status sherd_rendezvous_create(int32_t world, sherd_rendezvous **out, sherd_error *err);
+SHERD_API sherd_status sherd_rendezvous_join(sherd_rendezvous *rendezvous, int32_t rank, sherd_error *err);
+SHERD_API int sherd_rendezvous_allgather(void *rendezvous, const void *mine, void *all, size_t bytes);
+SHERD_API void sherd_rendezvous_destroy(sherd_rendezvous *rendezvous);
+
+SHERD_API void sherd_comm_destroy(sherd_comm *comm); /* local; peers see the rank leave */
+SHERD_API int32_t sherd_comm_rank(const sherd_comm *comm);
+SHERD_API int32_t sherd_comm_world(const sherd_comm *comm);
+SHERD_API const char *sherd_comm_describe(const sherd_comm *comm); /* "direct over shared memory (memfd)": static */
+
+/* -------------------------------------------------------------------------------------------------------------- engine */
+
+typedef struct sherd_engine sherd_engine;
+
+/* COLLECTIVE. All ranks must hold the same plan (hashes are compared; EMISMATCH names a rank that differs). Plan, device and
+ * communicator must outlive the engine; a communicator and a device serve one engine at a time. Everything the plan names is
+ * allocated here and nothing later. Parameters start as zeros. */
+SHERD_API sherd_status sherd_engine_create(const sherd_plan *plan, sherd_device *device, sherd_comm *comm,
+                                           sherd_engine **out, sherd_error *err);
+SHERD_API void sherd_engine_destroy(sherd_engine *engine); /* local; waits for the streams, within the limit */
+
+/* COLLECTIVE. Sets a parameter from rank 0's `data`, fp32, elems values in row order (other ranks' data may be NULL). The
+ * working copy is its narrowing. Between steps only. */
+SHERD_API sherd_status sherd_param_write(sherd_engine *engine, uint32_t param, const float *data, sherd_error *err);
+/* COLLECTIVE. Reads a parameter's fp32 master (frozen: the stored values widened) into data[elems] on every rank. */
+SHERD_API sherd_status sherd_param_read(sherd_engine *engine, uint32_t param, float *data, sherd_error *err);
+
+typedef struct sherd_micro {
+    int64_t step;       /* the update this micro-step works towards, from 1 */
+    int64_t index;      /* k: 0 … gradient_accumulation_steps − 1 */
+    int64_t number;     /* which of the step's world × gradient_accumulation_steps micro-batches to compute */
+    int32_t last;       /* 1: sherd_engine_step will update */
+} sherd_micro;
+
+/* Opens a micro-step. The calls below come between it and sherd_engine_step, on the compute stream, which on the host
+ * device is the calling thread. Calls without an `err` leave their sentence in sherd_engine_error. */
+SHERD_API sherd_status sherd_micro_begin(sherd_engine *engine, sherd_micro *out);
+/* The working copy, elems values of the parameter's dtype, readable until release. The compute stream waits for this
+ * bucket's all-gather only. Any thread. Also legal outside a micro-step (evaluation). */
+SHERD_API sherd_status sherd_param_acquire(sherd_engine *engine, uint32_t param, const void **out);
+SHERD_API sherd_status sherd_param_release(sherd_engine *engine, uint32_t param);
+
+typedef struct sherd_grad {
+    void *data;        /* elems values of the gradient dtype, row order; write all of them */
+    int32_t beta;      /* 0: overwrite. 1: add to what is there (a further use in this micro-step) */
+    sherd_dtype dtype;
+} sherd_grad;
+/* Where backward writes this use's gradient. Never waits for something that only the caller can bring about. Any thread. */
+SHERD_API sherd_status sherd_grad_acquire(sherd_engine *engine, uint32_t param, sherd_grad *out);
+/* The gradient of this use is written (on the compute stream). The bucket's reduction starts with its last one. Any thread. */
+SHERD_API sherd_status sherd_grad_ready(sherd_engine *engine, uint32_t param);
+/* acquire, copy (or add) from the caller's buffer of `dtype` (fp32 is narrowed, nearest, ties away), ready. */
+SHERD_API sherd_status sherd_grad_copy(sherd_engine *engine, uint32_t param, const void *data, sherd_dtype dtype);
+
+typedef struct sherd_report {
+    size_t size;
+    int64_t step;          /* the update the figures belong to, from 1; 0: none yet */
+    int64_t updates;       /* updates made so far, skipped ones not counted */
+    int32_t boundary;      /* 1: this call closed a step */
+    int32_t skipped;       /* 1: non-finite gradients, the update was not made */
+    int64_t bad_param;     /* first parameter (in backward order) with a non-finite gradient sum; -1: none */
+    double grad_norm;      /* L2 of the mean gradient before clipping */
+    double lr;             /* scheduled rate, before groups */
+    double loss_scale;
+    int64_t step_ns;       /* from the first micro_begin of this step to that of the next, or to this call's return */
+    int64_t forward_ns, backward_ns; /* micro_begin to first grad_acquire; from there to sherd_engine_step; summed */
+    int64_t exposed_comm_ns; /* time the compute stream waited for reductions, the vote and gathers */
+    int64_t update_ns;     /* first update's begin to last update's end of the previous finished step */
+    uint64_t parked;       /* gradients parked outside the ring so far */
+} sherd_report;
+SHERD_API void sherd_report_init(sherd_report *report, size_t size);
+
+/* COLLECTIVE at the boundary. Closes the micro-step: gradients that never came are zeros (or an error that names them);
+ * at the last micro-step votes, updates, and gathers. On the host device it returns when the vote is known; updates and
+ * gathers go on beside the caller. `report` may be NULL. */
+SHERD_API sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *report, sherd_error *err);
+/* Waits until everything enqueued is done. Local. */
+SHERD_API sherd_status sherd_engine_wait(sherd_engine *engine, sherd_error *err);
+/* COLLECTIVE. 16-byte digests, independent of sharding (NUMERICS in docs/): masters; masters and moments. Either may be NULL. */
+SHERD_API sherd_status sherd_engine_hash(sherd_engine *engine, uint8_t param_hash[16], uint8_t state_hash[16],
+                                         sherd_error *err);
+/* COLLECTIVE. Sum of one double over the ranks, by the balanced tree (a loss, a count). */
+SHERD_API sherd_status sherd_engine_sum(sherd_engine *engine, double *value, sherd_error *err);
+/* First error of the engine (or the last refused call's); SHERD_OK if there is none. Any thread. */
+SHERD_API sherd_status sherd_engine_error(sherd_engine *engine, sherd_error *err);
+
+/* ---------------------------------------------------------------------------------------------------------------- info */
+
+/* What this build and machine offer, as "key: value" lines (version, features, kernels, transports, limits). Like
+ * sherd_plan_text: returns the whole length, call twice. */
+SHERD_API size_t sherd_info_text(char *buffer, size_t capacity);
+
+#if defined(__cplusplus)
+}
+#endif
+#endif
