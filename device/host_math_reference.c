@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The host's kernels in the plainest C: one element after the other, in the caller's thread. They define the bits that the fast
+ * ones must produce. A NaN that arithmetic produces is stored as 0x7FC00000 (0x7FC0 in bf16), whatever the processor's own
+ * choice of payload; plain copies keep all bits.
+ */
+#include <string.h>
+
+#include "device/host_math_table.h"
+
+static float leaf_at(const sherd__tree_sum *sum, uint32_t source, int64_t i)
+{
+    const char *base = (const char *)sum->src[source] + sum->src_offset;
+    return sum->src_dtype == SHERD_BF16 ? sherd__f32_of_bf16(((const uint16_t *)base)[i]) : ((const float *)base)[i];
+}
+
+/* sum(l, h) = sum(l, l + p) + sum(l + p, h), p the largest power of two below h - l. */
+static float tree_at(const sherd__tree_sum *sum, uint32_t low, uint32_t high, int64_t i)
+{
+    uint32_t p = 1;
+    if (high - low == 1) {
+        return leaf_at(sum, low, i);
+    }
+    while (p * 2 < high - low) {
+        p *= 2;
+    }
+    return tree_at(sum, low, low + p, i) + tree_at(sum, low + p, high, i);
+}
+
+static float element_of_sum(const sherd__tree_sum *sum, int64_t i)
+{
+    float value = tree_at(sum, 0, sum->n_src, i);
+    if (sum->add) {
+        value = ((const float *)sum->dst)[i] + value;
+    }
+    value = sherd__one_nan(value);
+    return sum->narrow ? sherd__f32_of_bf16(sherd__bf16_of_f32(value)) : value;
+}
+
+static void reference_tree_sum(sherd__team *team, const sherd__tree_sum *sum)
+{
+    float block[SHERD__NORM_BLOCK];
+    (void)team;
+    for (int64_t at = 0; at < sum->elems; at += SHERD__NORM_BLOCK) {
+        int64_t n = sum->elems - at < SHERD__NORM_BLOCK ? sum->elems - at : SHERD__NORM_BLOCK;
+        for (int64_t i = 0; i < n; ++i) {
+            block[i] = element_of_sum(sum, at + i);
+        }
+        for (int64_t i = 0; i < n; ++i) {
+            if (sum->dst_dtype == SHERD_BF16) {
+                ((uint16_t *)sum->dst)[at + i] = sherd__bf16_of_f32(block[i]);
+            } else {
+                ((float *)sum->dst)[at + i] = block[i];
+            }
+        }
+        if (sum->norm) {
+            sherd__norm_add_block(sum->norm, block, (int32_t)n, sum->first_block + (uint64_t)(at / SHERD__NORM_BLOCK));
+        }
+    }
+}
+
+static void update_element(const sherd__update *update, const sherd__optim *optim, uint32_t group, int64_t i)
+{
+    const sherd__step_scalars *scalars = update->scalars;
+    float sum = update->sum_dtype == SHERD_BF16 ? sherd__f32_of_bf16(((const uint16_t *)update->sum)[i])
+                                                : ((const float *)update->sum)[i];
+    float master = update->master[i], moment[SHERD__MAX_MOMENTS] = {0};
+    for (uint32_t k = 0; k < optim->n_moments; ++k) {
+        moment[k] = update->moment[k][i];
+    }
+    optim->element(scalars->group[group], scalars->first, sum * scalars->factor, &master, moment);
+    for (uint32_t k = 0; k < optim->n_moments; ++k) {
+        update->moment[k][i] = sherd__one_nan(moment[k]);
+    }
+    update->master[i] = sherd__one_nan(master);
+    if (update->emit) {
+        update->emit[i] = sherd__bf16_of_f32(master);
+    }
+}
+
+static void reference_update(sherd__team *team, const sherd__update *update)
+{
+    const sherd__optim *optim = sherd__optim_get(update->kind);
+    (void)team;
+    if (update->scalars->skip) {
+        return;
+    }
+    for (uint32_t s = 0; s < update->n_spans; ++s) {
+        const sherd__span *span = &update->spans[s];
+        for (int64_t i = span->begin - update->origin; i < span->end - update->origin; ++i) {
+            update_element(update, optim, span->group, i);
+        }
+    }
+}
+
+static float value_at(const void *array, sherd_dtype dtype, int64_t i)
+{
+    return dtype == SHERD_BF16 ? sherd__f32_of_bf16(((const uint16_t *)array)[i]) : ((const float *)array)[i];
+}
+
+static void reference_convert(sherd__team *team, void *dst, sherd_dtype dst_dtype, const void *src,
+                              sherd_dtype src_dtype, int64_t elems, int32_t add)
+{
+    (void)team;
+    if (dst_dtype == src_dtype && !add) {
+        memmove(dst, src, (size_t)elems * (size_t)(dst_dtype == SHERD_BF16 ? 2 : 4));
+        return;
+    }
+    for (int64_t i = 0; i < elems; ++i) {
+        float value = value_at(src, src_dtype, i);
+        if (add) {
+            value = sherd__one_nan(value_at(dst, dst_dtype, i) + value);
+        }
+        if (dst_dtype == SHERD_BF16) {
+            ((uint16_t *)dst)[i] = sherd__bf16_of_f32(value);
+        } else {
+            ((float *)dst)[i] = value;
+        }
+    }
+}
+
+static void reference_copy(sherd__team *team, void *dst, const void *src, uint64_t bytes)
+{
+    (void)team;
+    memmove(dst, src, bytes);
+}
+
+const sherd__host_math sherd__host_math_reference = {
+    "reference", reference_tree_sum, reference_update, reference_convert, reference_copy,
+};

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * From the vote to the scalars of one update. Everything here is double arithmetic with correctly rounded operations, so every
+ * rank and every device forms the same bits; what enters the update is rounded to fp32 once, at the end.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "optim/optim.h"
+
+void sherd__step_rules_init(sherd__step_rules *rules, const sherd_config *config, int32_t world)
+{
+    memset(rules, 0, sizeof *rules);
+    rules->kind = config->optimizer.kind;
+    rules->beta1 = config->optimizer.beta1;
+    rules->beta2 = config->optimizer.beta2;
+    rules->eps = config->optimizer.eps;
+    rules->momentum = config->optimizer.momentum;
+    rules->bias_correction = config->optimizer.bias_correction;
+    rules->check_overflow = config->check_grad_overflow;
+    rules->base_lr = config->optimizer.lr;
+    rules->clipping = config->gradient_clipping;
+    rules->divisor = (double)config->gradient_accumulation_steps * (config->allreduce_sum ? 1.0 : (double)world);
+    rules->n_groups = config->n_groups ? config->n_groups : 1;
+    rules->groups[0] = (sherd_group){config->optimizer.lr, config->optimizer.weight_decay};
+    if (config->n_groups) {
+        memcpy(rules->groups, config->groups, config->n_groups * sizeof rules->groups[0]);
+    }
+}
+
+void sherd__step_state_init(sherd__step_state *state)
+{
+    *state = (sherd__step_state){.updates = 0, .power = {1.0, 1.0}};
+}
+
+/* min(1, clip / (norm + 1e-6)), which keeps a NaN. */
+static double clip_of(const sherd__step_rules *rules, double norm)
+{
+    double ratio = rules->clipping / (norm + 1e-6);
+    return rules->clipping == 0.0 || ratio >= 1.0 ? 1.0 : ratio;
+}
+
+static void advance(const sherd__step_rules *rules, sherd__step_state *state, sherd__step_scalars *out)
+{
+    const sherd__optim *optim = sherd__optim_get(rules->kind);
+    out->first = state->updates == 0;
+    state->updates += 1;
+    state->power[0] *= rules->beta1;
+    state->power[1] *= rules->beta2;
+    for (uint32_t group = 0; group < rules->n_groups; ++group) {
+        optim->prepare(rules, state, out->lr, group, out->group[group]);
+    }
+}
+
+void sherd__step_prepare(const sherd__step_rules *rules, const uint64_t *vote, sherd__step_state *state,
+                         sherd__step_scalars *out)
+{
+    sherd__norm norm;
+    memset(out, 0, sizeof *out);
+    memcpy(norm.limb, vote, sizeof norm.limb);
+    memcpy(&out->lr, vote + SHERD__NORM_LIMBS, sizeof out->lr);
+    out->bad_block = norm.bad_block = vote[SHERD__VOTE_SUMS];
+    out->norm = norm.bad_block == SHERD__NO_BAD_BLOCK ? sherd__norm_root(&norm) / rules->divisor : (double)NAN;
+    out->clip = clip_of(rules, out->norm);
+    out->factor = (float)(out->clip / rules->divisor);
+    out->skip = norm.bad_block != SHERD__NO_BAD_BLOCK && rules->check_overflow;
+    if (!out->skip) {
+        advance(rules, state, out);
+    }
+    out->updates = state->updates;
+}
