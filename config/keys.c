@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The table. Defaults are those of reference DeepSpeed unless the note says otherwise. A row of status "refused" stops the
+ * reading only when its value asks for the feature, that is, when it differs from the default written here.
+ */
+#include "config/keys.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#define AT(member) offsetof(sherd__draft, member)
+#define HONOURED(path, type, range, store, member, value, note)                                                        \
+    {path, SHERD__##type, SHERD__RANGE_##range, SHERD__STORE_##store, AT(member), SHERD_KEY_HONOURED, 0, 0, NULL,      \
+     value, note}
+#define PARAMETER(path, members, type, range, store, member, value, note)                                              \
+    {path, SHERD__##type, SHERD__RANGE_##range, SHERD__STORE_##store, AT(member), SHERD_KEY_HONOURED, 0, members,      \
+     NULL, value, note}
+#define CHOICE(path, members, flags, member, choices, value, note)                                                     \
+    {path, SHERD__CHOICE, SHERD__RANGE_ANY, SHERD__STORE_I32, AT(member), SHERD_KEY_HONOURED, flags, members,          \
+     choices, value, note}
+#define NO_EFFECT(path, type, range, value, note)                                                                      \
+    {path, SHERD__##type, SHERD__RANGE_##range, SHERD__STORE_NONE, 0, SHERD_KEY_NO_EFFECT, 0, 0, NULL, value, note}
+#define NO_EFFECT_CHOICE(path, choices, value, note)                                                                   \
+    {path, SHERD__CHOICE, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_NO_EFFECT, SHERD__KEY_ANY_CASE, 0,         \
+     choices, value, note}
+#define REFUSED(path, type, range, value, note)                                                                        \
+    {path, SHERD__##type, SHERD__RANGE_##range, SHERD__STORE_NONE, 0, SHERD_KEY_REFUSED, 0, 0, NULL, value, note}
+#define REFUSED_CHOICE(path, choices, value, note)                                                                     \
+    {path, SHERD__CHOICE, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_REFUSED, 0, 0, choices, value, note}
+#define SECTION(path, status, flags, note)                                                                             \
+    {path, SHERD__OBJECT, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_##status, flags, 0, NULL, "", note}
+
+#define ADAM SHERD__FOR_ADAM
+#define SGD SHERD__FOR_SGD
+#define WARMUP (SHERD__FOR_WARMUP | SHERD__FOR_DECAY)
+#define COSINE SHERD__FOR_COSINE
+
+#define STAGE_3_ONLY "belongs to stage 3, which is not built yet; stages 0 to 2 do not use it"
+#define OFFLOAD_ONLY "belongs to offloading, which is not built yet"
+#define FP16_ONLY "belongs to fp16, which is not built yet"
+#define ELASTIC_ONLY "belongs to elasticity, which is not built"
+#define DISK_ONLY "belongs to the disk tier, which is not built yet"
+#define MONITOR "Sherd writes no such files; sherd train --log FILE writes one JSON object per step"
+#define PROFILER "Sherd has no such profiler; sherd train --trace FILE and sherd bench show where the time goes"
+#define NO_CHECKPOINT "checkpoints are not built yet"
+
+const sherd__key sherd__keys[] = {
+    /* ---- top level */
+    HONOURED("train_batch_size", INTEGER, ONE_UP, I64, config.train_batch_size, "",
+             "sequences per step over all ranks and micro-steps; inferred if absent"),
+    HONOURED("train_micro_batch_size_per_gpu", INTEGER, ONE_UP, I64, config.train_micro_batch_size_per_gpu, "",
+             "sequences per forward on one rank; inferred if absent"),
+    HONOURED("gradient_accumulation_steps", INTEGER, ONE_UP, I64, config.gradient_accumulation_steps, "",
+             "micro-steps per step; inferred if absent, 1 where the other two leave it open"),
+    HONOURED("steps_per_print", INTEGER, ONE_UP, I64, config.steps_per_print, "10", "steps between progress lines"),
+    HONOURED("gradient_clipping", NUMBER, ZERO_UP, F64, config.gradient_clipping, "1.0",
+             "largest global L2 norm of the gradient; 0 turns clipping off"),
+    HONOURED("prescale_gradients", BOOLEAN, ANY, I32, config.prescale_gradients, "false",
+             "accepted; sums are never divided before they are complete, so it cannot change a result"),
+    HONOURED("gradient_predivide_factor", NUMBER, POSITIVE, F64, config.gradient_predivide_factor, "1.0",
+             "accepted; sums are never divided before they are complete, so it cannot change a result"),
+    CHOICE("gradient_allreduce_op", 0, 0, config.allreduce_sum, "mean|sum", "\"mean\"",
+           "mean divides the summed gradient by the number of ranks, sum does not"),
+    CHOICE("communication_data_type", 0, 0, communication_dtype, "fp32|bf16|fp16", "",
+           "accepted where it is the gradients' own type; another type on the wire is not built yet"),
+    HONOURED("wall_clock_breakdown", BOOLEAN, ANY, I32, config.wall_clock_breakdown, "false",
+             "adds the parts of the step's time to the progress line"),
+    HONOURED("memory_breakdown", BOOLEAN, ANY, I32, config.memory_breakdown, "false",
+             "adds memory by category to the progress line"),
+    NO_EFFECT("dump_state", BOOLEAN, ANY, "false", "sherd plan prints what the engine will do"),
+    NO_EFFECT("zero_allow_untested_optimizer", BOOLEAN, ANY, "false", "every optimizer that Sherd builds is tested with it"),
+    NO_EFFECT("zero_force_ds_cpu_optimizer", BOOLEAN, ANY, "true", "Sherd always updates with its own optimizers"),
+    SECTION("activation_checkpointing", NO_EFFECT, SHERD__KEY_OPEN,
+            "activations are the model's business: sherd train --checkpoint-activations"),
+
+    SECTION("data_types", HONOURED, 0, "element types"),
+    REFUSED_CHOICE("data_types.grad_accum_dtype", "fp32|{bf16}|{fp16}", "\"fp32\"",
+                   "Sherd always sums in fp32; to keep the finished sum as bf16 (2 bytes less per parameter) write "
+                   "\"sherd\": {\"grad_sum\": \"bf16\"}"),
+
+    /* ---- zero_optimization */
+    SECTION("zero_optimization", HONOURED, 0, "what is sharded, and how; true is an old form of stage 1"),
+    HONOURED("zero_optimization.stage", INTEGER, STAGE, I32, config.zero.stage, "0",
+             "1 shards the optimizer's state, 2 gradients too; 3 (parameters) is not built yet, use 2"),
+    NO_EFFECT("zero_optimization.contiguous_gradients", BOOLEAN, ANY, "true",
+              "gradients always lie side by side, backward writes them into the ring"),
+    NO_EFFECT("zero_optimization.reduce_scatter", BOOLEAN, ANY, "true",
+              "gradients are always reduced by a reduce-scatter"),
+    HONOURED("zero_optimization.reduce_bucket_size", INTEGER, ONE_UP, I64, config.zero.reduce_bucket_size, "5e8",
+             "elements per reduction, an upper bound: the plan takes an eighth of the model, at least 1 MB and at most "
+             "64 MB, unless sherd.exact_bucket_size is true"),
+    NO_EFFECT("zero_optimization.allgather_partitions", BOOLEAN, ANY, "true",
+              "updated parameters are always all-gathered per bucket"),
+    HONOURED("zero_optimization.allgather_bucket_size", INTEGER, ONE_UP, I64, config.zero.allgather_bucket_size, "5e8",
+             "elements per all-gather, an upper bound"),
+    HONOURED("zero_optimization.overlap_comm", BOOLEAN, ANY, I32, config.zero.overlap_comm, "true",
+             "reductions run beside the rest of backward; on unless it says false (DeepSpeed: off below stage 3)"),
+    NO_EFFECT("zero_optimization.round_robin_gradients", BOOLEAN, ANY, "false",
+              "every rank owns an equal slice of every bucket, so there is nothing to balance"),
+    NO_EFFECT("zero_optimization.sub_group_size", INTEGER, ONE_UP, "1e9", "updates run bucket by bucket"),
+    NO_EFFECT("zero_optimization.elastic_checkpoint", BOOLEAN, ANY, "false", NO_CHECKPOINT),
+    HONOURED("zero_optimization.ignore_unused_parameters", BOOLEAN, ANY, I32, config.zero.ignore_unused_parameters,
+             "true", "a gradient that never came counts as zeros; false: it is an error that names the parameter"),
+    NO_EFFECT("zero_optimization.stage3_prefetch_bucket_size", INTEGER, ZERO_UP, "5e7", STAGE_3_ONLY),
+    NO_EFFECT("zero_optimization.stage3_param_persistence_threshold", INTEGER, ZERO_UP, "1e5", STAGE_3_ONLY),
+    NO_EFFECT("zero_optimization.stage3_max_live_parameters", INTEGER, ZERO_UP, "1e9", STAGE_3_ONLY),
+    NO_EFFECT("zero_optimization.stage3_max_reuse_distance", INTEGER, ZERO_UP, "1e9", STAGE_3_ONLY),
+    NO_EFFECT("zero_optimization.stage3_gather_16bit_weights_on_model_save", BOOLEAN, ANY, "false", STAGE_3_ONLY),
+    REFUSED("zero_optimization.zero_quantized_weights", BOOLEAN, ANY, "false",
+            "lossy communication is not built yet; leave it out"),
+    REFUSED("zero_optimization.zero_quantized_gradients", BOOLEAN, ANY, "false",
+            "lossy communication is not built yet; leave it out"),
+    REFUSED("zero_optimization.zero_hpz_partition_size", INTEGER, ONE_UP, "1",
+            "secondary partitions belong to stage 3, which is not built yet; leave it out"),
+    {"zero_optimization.zenflow", SHERD__OBJECT, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_REFUSED,
+     SHERD__KEY_OPEN, 0, NULL, "", "ZenFlow is not built; remove the section"},
+    REFUSED("zero_optimization.cpu_offload", BOOLEAN, ANY, "false",
+            "an old form of offload_optimizer {\"device\": \"cpu\"}; offloading is not built yet, leave it out"),
+    REFUSED("zero_optimization.cpu_offload_params", BOOLEAN, ANY, "false",
+            "an old form of offload_param {\"device\": \"cpu\"}; offloading is not built yet, leave it out"),
+    NO_EFFECT("zero_optimization.cpu_offload_use_pin_memory", BOOLEAN, ANY, "true", OFFLOAD_ONLY),
+    NO_EFFECT("zero_optimization.load_from_fp32_weights", BOOLEAN, ANY, "true", NO_CHECKPOINT),
+
+    SECTION("zero_optimization.offload_optimizer", HONOURED, SHERD__KEY_QUIET, "where the optimizer's state lives"),
+    REFUSED_CHOICE("zero_optimization.offload_optimizer.device", "none|{cpu}|{nvme}", "\"none\"",
+                   "offloading is not built yet; write \"none\" or remove the section"),
+    NO_EFFECT("zero_optimization.offload_optimizer.nvme_path", STRING, ANY, "", OFFLOAD_ONLY),
+    NO_EFFECT("zero_optimization.offload_optimizer.buffer_count", INTEGER, ONE_UP, "4", OFFLOAD_ONLY),
+    NO_EFFECT("zero_optimization.offload_optimizer.pin_memory", BOOLEAN, ANY, "true", OFFLOAD_ONLY),
+    NO_EFFECT("zero_optimization.offload_optimizer.pipeline_read", BOOLEAN, ANY, "false", OFFLOAD_ONLY),
+    NO_EFFECT("zero_optimization.offload_optimizer.pipeline_write", BOOLEAN, ANY, "false", OFFLOAD_ONLY),
+    NO_EFFECT("zero_optimization.offload_optimizer.fast_init", BOOLEAN, ANY, "false", OFFLOAD_ONLY),
+    NO_EFFECT("zero_optimization.offload_optimizer.ratio", NUMBER, UNIT, "1.0", OFFLOAD_ONLY),
+    NO_EFFECT("zero_optimization.offload_optimizer.super_offload", BOOLEAN, ANY, "false", OFFLOAD_ONLY),
+    NO_EFFECT("zero_optimization.offload_optimizer.cpuadam_cores_perc", NUMBER, UNIT, "0.8", OFFLOAD_ONLY),
+
+    SECTION("zero_optimization.offload_param", HONOURED, SHERD__KEY_QUIET, "where parameters live"),
+    REFUSED_CHOICE("zero_optimization.offload_param.device", "none|{cpu}|{nvme}", "\"none\"",
+                   "offloading is not built yet; write \"none\" or remove the section"),
+    NO_EFFECT("zero_optimization.offload_param.nvme_path", STRING, ANY, "", OFFLOAD_ONLY),
+    NO_EFFECT("zero_optimization.offload_param.buffer_count", INTEGER, ONE_UP, "5", OFFLOAD_ONLY),
+    NO_EFFECT("zero_optimization.offload_param.buffer_size", INTEGER, ONE_UP, "1e8", OFFLOAD_ONLY),
+    NO_EFFECT("zero_optimization.offload_param.max_in_cpu", INTEGER, ZERO_UP, "1e9", OFFLOAD_ONLY),
+    NO_EFFECT("zero_optimization.offload_param.pin_memory", BOOLEAN, ANY, "true", OFFLOAD_ONLY),
+
+    /* ---- the disk tier */
+    SECTION("aio", NO_EFFECT, 0, DISK_ONLY),
+    NO_EFFECT("aio.block_size", INTEGER, ONE_UP, "1048576", DISK_ONLY),
+    NO_EFFECT("aio.queue_depth", INTEGER, ONE_UP, "8", DISK_ONLY),
+    NO_EFFECT("aio.single_submit", BOOLEAN, ANY, "false", DISK_ONLY),
+    NO_EFFECT("aio.overlap_events", BOOLEAN, ANY, "true", DISK_ONLY),
+
+    /* ---- element types */
+    SECTION("fp16", HONOURED, SHERD__KEY_QUIET, "half precision with loss scaling"),
+    {"fp16.enabled", SHERD__BOOLEAN, SHERD__RANGE_ANY, SHERD__STORE_I32, AT(fp16_enabled), SHERD_KEY_REFUSED, 0, 0, NULL,
+     "false", "fp16 is not built yet; use \"bf16\": {\"enabled\": true}, which needs no loss scale"},
+    NO_EFFECT("fp16.auto_cast", BOOLEAN, ANY, "false", FP16_ONLY),
+    NO_EFFECT("fp16.loss_scale", NUMBER, ZERO_UP, "0", FP16_ONLY),
+    NO_EFFECT("fp16.initial_scale_power", INTEGER, ZERO_UP, "16", FP16_ONLY),
+    NO_EFFECT("fp16.loss_scale_window", INTEGER, ONE_UP, "1000", FP16_ONLY),
+    NO_EFFECT("fp16.hysteresis", INTEGER, ONE_UP, "2", FP16_ONLY),
+    NO_EFFECT("fp16.consecutive_hysteresis", BOOLEAN, ANY, "false", FP16_ONLY),
+    NO_EFFECT("fp16.min_loss_scale", NUMBER, ZERO_UP, "1", FP16_ONLY),
+    SECTION("bf16", HONOURED, 0, "bfloat16 parameters and gradients with fp32 masters"),
+    HONOURED("bf16.enabled", BOOLEAN, ANY, I32, bf16_enabled, "false", "bf16 working copies and gradients"),
+    NO_EFFECT("bf16.immediate_grad_update", BOOLEAN, ANY, "false",
+              "a gradient always enters its bucket as soon as it is ready"),
+    HONOURED("bf16.check_grad_overflow", BOOLEAN, ANY, I32, config.check_grad_overflow, "true",
+             "a step with non-finite gradients is skipped"),
+    REFUSED("bf16.bf16_master_weights_and_grads", BOOLEAN, ANY, "false", "masters are always fp32; leave it out"),
+    REFUSED("bf16.bf16_optimizer_states", BOOLEAN, ANY, "false", "moments are always fp32; leave it out"),
+
+    /* ---- optimizer */
+    SECTION("optimizer", HONOURED, 0, "absent: AdamW with the defaults below"),
+    CHOICE("optimizer.type", 0, SHERD__KEY_ANY_CASE, optimizer_type,
+           "AdamW|Adam|SGD|{Adagrad}|{Lamb}|{Lion}|{Muon}|{OneBitAdam}|{OneBitLamb}|{ZeroOneAdam}", "",
+           "AdamW, Adam (which is AdamW too unless adam_w_mode is false) and SGD are built; use one of these"),
+    SECTION("optimizer.params", HONOURED, 0, "the optimizer's own parameters"),
+    PARAMETER("optimizer.params.lr", ADAM | SGD, NUMBER, ZERO_UP, F64, config.optimizer.lr, "1e-3",
+              "learning rate; a scheduler replaces it or multiplies it"),
+    PARAMETER("optimizer.params.betas", ADAM, BETAS, BELOW_ONE, BETAS, config.optimizer.beta1, "[0.9, 0.999]",
+              "decay of the first and the second moment"),
+    PARAMETER("optimizer.params.eps", ADAM, NUMBER, ZERO_UP, F64, config.optimizer.eps, "1e-8",
+              "added to the root of the second moment"),
+    PARAMETER("optimizer.params.weight_decay", ADAM | SGD, NUMBER, ZERO_UP, F64, config.optimizer.weight_decay, "0",
+              "decoupled for AdamW, added to the gradient for Adam and SGD"),
+    PARAMETER("optimizer.params.bias_correction", ADAM, BOOLEAN, ANY, I32, config.optimizer.bias_correction, "true",
+              "corrects the moments' start from zero"),
+    PARAMETER("optimizer.params.adam_w_mode", ADAM, BOOLEAN, ANY, I32, adam_w_mode, "true",
+              "false makes \"Adam\" add weight decay to the gradient; \"AdamW\" is not changed by it"),
+    PARAMETER("optimizer.params.momentum", SGD, NUMBER, BELOW_ONE, F64, config.optimizer.momentum, "0",
+              "decay of SGD's running gradient"),
+    {"optimizer.params.torch_adam", SHERD__BOOLEAN, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_NO_EFFECT, 0, ADAM,
+     NULL, "false", "Sherd always updates with its own optimizers"},
+    {"optimizer.params.max_grad_norm", SHERD__ANY, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_REFUSED,
+     SHERD__KEY_FORBIDDEN, ADAM | SGD, NULL, "", "an error, as in DeepSpeed; use gradient_clipping at top level"},
+
+    /* ---- scheduler */
+    SECTION("scheduler", HONOURED, 0, "absent: the learning rate stays as it is"),
+    CHOICE("scheduler.type", 0, 0, scheduler_type, "WarmupLR|WarmupDecayLR|WarmupCosineLR|{OneCycle}|{LRRangeTest}", "",
+           "WarmupLR, WarmupDecayLR and WarmupCosineLR are built; use one of these"),
+    SECTION("scheduler.params", HONOURED, 0, "the schedule's own parameters"),
+    PARAMETER("scheduler.params.warmup_min_lr", WARMUP, NUMBER, ZERO_UP, F64, config.scheduler.warmup_min_lr, "0",
+              "rate at the start of the warm-up"),
+    PARAMETER("scheduler.params.warmup_max_lr", WARMUP, NUMBER, ZERO_UP, F64, config.scheduler.warmup_max_lr, "1e-3",
+              "rate at the end of the warm-up; replaces the optimizer's lr"),
+    PARAMETER("scheduler.params.warmup_num_steps", WARMUP | COSINE, INTEGER, ZERO_UP, I64,
+              config.scheduler.warmup_num_steps, "1000", "updates of the warm-up; at least 2 are made"),
+    CHOICE("scheduler.params.warmup_type", WARMUP | COSINE, 0, config.scheduler.warmup_linear, "log|linear", "\"log\"",
+           "shape of the warm-up"),
+    PARAMETER("scheduler.params.total_num_steps", SHERD__FOR_DECAY | COSINE, INTEGER, ONE_UP, I64,
+              config.scheduler.total_num_steps, "", "updates of the whole run; must be given"),
+    PARAMETER("scheduler.params.warmup_min_ratio", COSINE, NUMBER, UNIT, F64, config.scheduler.warmup_min_ratio, "0",
+              "share of the optimizer's lr at the start of the warm-up"),
+    PARAMETER("scheduler.params.cos_min_ratio", COSINE, NUMBER, UNIT, F64, config.scheduler.cos_min_ratio, "1e-4",
+              "share of the optimizer's lr at the end of the cosine"),
+
+    /* ---- monitors and profilers */
+    SECTION("tensorboard", NO_EFFECT, 0, MONITOR),
+    NO_EFFECT("tensorboard.enabled", BOOLEAN, ANY, "false", MONITOR),
+    NO_EFFECT("tensorboard.output_path", STRING, ANY, "", MONITOR),
+    NO_EFFECT("tensorboard.job_name", STRING, ANY, "", MONITOR),
+    SECTION("csv_monitor", NO_EFFECT, 0, MONITOR),
+    NO_EFFECT("csv_monitor.enabled", BOOLEAN, ANY, "false", MONITOR),
+    NO_EFFECT("csv_monitor.output_path", STRING, ANY, "", MONITOR),
+    NO_EFFECT("csv_monitor.job_name", STRING, ANY, "", MONITOR),
+    SECTION("wandb", NO_EFFECT, 0, MONITOR),
+    NO_EFFECT("wandb.enabled", BOOLEAN, ANY, "false", MONITOR),
+    NO_EFFECT("wandb.output_path", STRING, ANY, "", MONITOR),
+    NO_EFFECT("wandb.job_name", STRING, ANY, "", MONITOR),
+    NO_EFFECT("wandb.group", STRING, ANY, "", MONITOR),
+    NO_EFFECT("wandb.team", STRING, ANY, "", MONITOR),
+    NO_EFFECT("wandb.project", STRING, ANY, "", MONITOR),
+    SECTION("comms_logger", NO_EFFECT, SHERD__KEY_OPEN, PROFILER),
+    SECTION("flops_profiler", NO_EFFECT, SHERD__KEY_OPEN, PROFILER),
+
+    /* ---- elasticity, checkpoints */
+    SECTION("elasticity", HONOURED, SHERD__KEY_QUIET, "batch sizes for changing worlds"),
+    REFUSED("elasticity.enabled", BOOLEAN, ANY, "false", "elasticity is not built; give the batch sizes themselves"),
+    NO_EFFECT("elasticity.max_train_batch_size", INTEGER, ONE_UP, "2000", ELASTIC_ONLY),
+    NO_EFFECT("elasticity.micro_batch_sizes", INTEGERS, ONE_UP, "[2, 4, 6]", ELASTIC_ONLY),
+    SECTION("checkpoint", HONOURED, 0, "how checkpoints are written and read"),
+    NO_EFFECT_CHOICE("checkpoint.tag_validation", "Warn|Ignore|Fail", "\"Warn\"", NO_CHECKPOINT),
+    REFUSED("checkpoint.load_universal", BOOLEAN, ANY, "false", "checkpoints are not built yet; leave it out"),
+
+    /* ---- Sherd's own */
+    SECTION("sherd", HONOURED, 0, "extensions that DeepSpeed does not have"),
+    CHOICE("sherd.grad_sum", 0, 0, config.sherd.grad_sum_bf16, "fp32|bf16", "\"fp32\"",
+           "type that the finished sum of gradients is kept in until the update"),
+    HONOURED("sherd.exact_bucket_size", BOOLEAN, ANY, I32, config.sherd.exact_bucket_size, "false",
+             "takes reduce_bucket_size as it stands, not as an upper bound"),
+    HONOURED("sherd.warn_after_s", NUMBER, POSITIVE, F64, config.sherd.warn_after_s, "60",
+             "seconds after which a wait is logged"),
+    HONOURED("sherd.fail_after_s", NUMBER, POSITIVE, F64, config.sherd.fail_after_s, "600",
+             "seconds after which a wait ends the engine with an error"),
+    REFUSED("sherd.reproducible", BOOLEAN, ANY, "false",
+            "the same bits over different worlds are not built yet; leave it out"),
+    REFUSED("sherd.speculate", BOOLEAN, ANY, "false", "speculative updates are not built yet; leave it out"),
+    REFUSED("sherd.device_memory_budget", ANY, ANY, "", "placement by budget is not built yet; leave it out"),
+};
+
+const size_t sherd__keys_count = sizeof sherd__keys / sizeof sherd__keys[0];
+
+const sherd__key *sherd__key_find(const char *path)
+{
+    for (size_t i = 0; i < sherd__keys_count; i++) {
+        if (strcmp(sherd__keys[i].path, path) == 0) {
+            return &sherd__keys[i];
+        }
+    }
+    return NULL;
+}
+
+int sherd__key_choice(const sherd__key *key, int32_t index, char *buffer, size_t capacity, int *refused)
+{
+    const char *at = key->choices;
+    size_t length;
+
+    for (; at != NULL && index > 0; index--) {
+        at = strchr(at, '|');
+        at = at != NULL ? at + 1 : NULL;
+    }
+    if (at == NULL || index < 0) {
+        return 0;
+    }
+    length = strcspn(at, "|");
+    *refused = at[0] == '{';
+    snprintf(buffer, capacity, "%.*s", (int)(*refused ? length - 2 : length), *refused ? at + 1 : at);
+    return 1;
+}
+
+int32_t sherd__key_choose(const sherd__key *key, const char *text)
+{
+    char choice[64];
+    int refused;
+
+    for (int32_t i = 0; sherd__key_choice(key, i, choice, sizeof choice, &refused); i++) {
+        if (strcmp(choice, text) == 0 || ((key->flags & SHERD__KEY_ANY_CASE) && strcasecmp(choice, text) == 0)) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+uint32_t sherd__key_members(const sherd__key *type_key, int32_t index)
+{
+    static const uint32_t optimizers[] = {ADAM, ADAM, SGD};
+    static const uint32_t schedulers[] = {SHERD__FOR_WARMUP, SHERD__FOR_DECAY, SHERD__FOR_COSINE};
+
+    if (index < 0 || index > 2) {
+        return 0;
+    }
+    return type_key->offset == AT(optimizer_type) ? optimizers[index] : schedulers[index];
+}
+
+/* Only what is built: nobody is told to give what would be refused. */
+static const char *expected_choice(const sherd__key *key, char *buffer, size_t capacity)
+{
+    size_t length = (size_t)snprintf(buffer, capacity, "one of");
+    char choice[64];
+    int refused;
+
+    for (int32_t i = 0; sherd__key_choice(key, i, choice, sizeof choice, &refused); i++) {
+        if (!refused && length < capacity) {
+            length += (size_t)snprintf(buffer + length, capacity - length, "%s \"%s\"", i > 0 ? "," : "", choice);
+        }
+    }
+    return buffer;
+}
+
+const char *sherd__key_expects(const sherd__key *key, char *buffer, size_t capacity)
+{
+    static const char *const types[] = {
+        [SHERD__BOOLEAN] = "true or false", [SHERD__INTEGER] = "an integer",      [SHERD__NUMBER] = "a number",
+        [SHERD__STRING] = "a string",       [SHERD__INTEGERS] = "a list of integers",
+        [SHERD__BETAS] = "a list of two numbers", [SHERD__ANY] = "a value",       [SHERD__OBJECT] = "an object",
+    };
+    static const char *const ranges[] = {
+        [SHERD__RANGE_ANY] = "",
+        [SHERD__RANGE_ZERO_UP] = " of at least 0",
+        [SHERD__RANGE_ONE_UP] = " of at least 1",
+        [SHERD__RANGE_POSITIVE] = " above 0",
+        [SHERD__RANGE_UNIT] = " from 0 to 1",
+        [SHERD__RANGE_BELOW_ONE] = " from 0 to below 1",
+        [SHERD__RANGE_STAGE] = " from 0 to 3",
+    };
+
+    if (key->type == SHERD__CHOICE) {
+        return expected_choice(key, buffer, capacity);
+    }
+    snprintf(buffer, capacity, "%s%s", types[key->type], ranges[key->range]);
+    return buffer;
+}
