@@ -165,7 +165,7 @@ typedef struct sherd_config {
     int64_t train_micro_batch_size_per_gpu; /* sequences per forward on one rank */
     int64_t gradient_accumulation_steps;    /* micro-steps per step */
     int64_t steps_per_print;                /* 10 */
-    double gradient_clipping;               /* global L2 norm; 0 (default when no key is given): off */
+    double gradient_clipping;               /* global L2 norm; 1.0, 0: off */
     double gradient_predivide_factor;       /* accepted; sums are never divided, so it cannot change a result */
     int32_t prescale_gradients;             /* likewise */
     int32_t allreduce_sum;                  /* gradient_allreduce_op: 0 mean (divide by the world), 1 sum */
@@ -224,7 +224,7 @@ SHERD_API double sherd_config_lr(const sherd_config *config, int64_t updates);
 typedef enum sherd_key_status { SHERD_KEY_HONOURED, SHERD_KEY_NO_EFFECT, SHERD_KEY_REFUSED } sherd_key_status;
 typedef struct sherd_config_key_info {
     const char *path;          /* "zero_optimization.stage" */
-    const char *type;          /* "integer", "number", "boolean", "string", "object", … */
+    const char *type;          /* "integer >= 1", "boolean", "object", …; a choice: "none|{cpu}", refused ones in braces */
     const char *default_value; /* as JSON text; "" for none */
     sherd_key_status status;
     const char *note;          /* what it does, why it has no effect, or what to do instead */
