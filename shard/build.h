@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The stages of sherd_plan_create, in the order in which they run. Each reads what the former ones filled in and fills in
+ * more of the plan; on an error the plan is as destroyable as before.
+ */
+#ifndef SHERD_SHARD_BUILD_H
+#define SHERD_SHARD_BUILD_H
+
+#include "shard/plan.h"
+
+/* Bound on the padded elements of a whole model. Eight such arrays of four bytes still count in 64 bits, so that every
+ * later sum of bytes is safe once this bound has been checked. */
+#define SHERD__MAX_ELEMS ((int64_t)1 << 57)
+
+/* params.c: validates and copies the parameter table. */
+sherd_status sherd__plan_take_params(sherd_plan *plan, const sherd_param *params, uint32_t n_params, sherd_error *err);
+/* buckets.c: order, buckets and offsets within them. */
+sherd_status sherd__plan_form_buckets(sherd_plan *plan, sherd_error *err);
+/* Elements after which a bucket of this gradient type is closed. */
+int64_t sherd__plan_target_elems(const sherd_plan *plan, sherd_dtype grad_dtype);
+/* layout.c: offsets in every arena but the ring, and the arenas' sizes. */
+sherd_status sherd__plan_place_arenas(sherd_plan *plan, sherd_error *err);
+/* ring_plan.c: the ring's capacity, offsets, and who used a slot before. */
+sherd_status sherd__plan_place_ring(sherd_plan *plan, sherd_error *err);
+/* hash.c: digest of all that ranks must agree on. */
+sherd_status sherd__plan_seal(sherd_plan *plan, sherd_error *err);
+
+/* Elements of a bucket whose sums, and whose optimizer state, one rank keeps. */
+static inline int64_t sherd__plan_sum_elems(const sherd_plan *plan, const sherd__bucket *bucket)
+{
+    return plan->whole_state || plan->full_mode ? bucket->elems : bucket->slice_elems;
+}
+
+static inline int64_t sherd__plan_state_elems(const sherd_plan *plan, const sherd__bucket *bucket)
+{
+    return plan->whole_state ? bucket->elems : bucket->slice_elems;
+}
+
+static inline uint64_t sherd__plan_sum_elem_bytes(const sherd_plan *plan, const sherd__bucket *bucket)
+{
+    return plan->sums_bf16 && bucket->dtype == SHERD_BF16 ? 2 : 4;
+}
+
+#endif

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The byte report: what one rank will hold, by category. The engine allocates these very sizes. Every rank holds the same,
+ * since slices are equal.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "shard/build.h"
+
+uint64_t sherd__plan_comm_bytes(int32_t world)
+{
+    return SHERD__CONTROL_BYTES + SHERD__STEP_BYTES + (uint64_t)SHERD__SCRATCH_BYTES_PER_RANK * (uint64_t)world;
+}
+
+sherd_status sherd_plan_memory(const sherd_plan *plan, int32_t rank, sherd_memory *out)
+{
+    if (!plan || !out || rank < 0 || rank >= plan->world)
+        return SHERD_EINVAL;
+    memset(out, 0, sizeof *out);
+    uint64_t *bytes = out->bytes[SHERD_TIER_DEVICE];
+    bytes[SHERD_CAT_PARAMETERS] = plan->param_bytes;
+    bytes[SHERD_CAT_GRADIENTS] = plan->ring_bytes;
+    bytes[SHERD_CAT_GRADIENTS_SHARED] = plan->shared_bytes;
+    bytes[SHERD_CAT_GRAD_SUMS] = plan->sum_bytes;
+    bytes[SHERD_CAT_MASTER] = plan->master_elems * sizeof(float);
+    bytes[SHERD_CAT_MOMENTS] = plan->moment_elems * sizeof(float) * plan->n_moments;
+    bytes[SHERD_CAT_COMMUNICATION] = plan->comm_bytes;
+    return SHERD_OK;
+}

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The plan: made in one go from configuration, parameters and world, then never changed.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "optim/optim.h"
+#include "shard/build.h"
+
+static sherd_status check_config(const sherd_config *config, sherd_error *err)
+{
+    if (config->zero.stage < 0 || config->zero.stage > 3)
+        return sherd__fail(err, SHERD_EINVAL, "zero_optimization.stage is %" PRId32 "; use 0, 1 or 2", config->zero.stage);
+    if (config->zero.stage == 3)
+        return sherd__fail(err, SHERD_EUNSUPPORTED, "zero_optimization.stage 3 is not built yet; use 0, 1 or 2");
+    if (config->dtype == SHERD_FP16)
+        return sherd__fail(err, SHERD_EUNSUPPORTED, "fp16 is not built yet; use bf16 or fp32");
+    if (config->zero.reduce_bucket_size < 1 || config->zero.allgather_bucket_size < 1)
+        return sherd__fail(err, SHERD_EINVAL, "reduce_bucket_size %" PRId64 " and allgather_bucket_size %" PRId64
+                           " count elements; give 1 or more", config->zero.reduce_bucket_size, config->zero.allgather_bucket_size);
+    if (config->n_groups > SHERD_MAX_GROUPS)
+        return sherd__fail(err, SHERD_EINVAL, "%" PRIu32 " parameter groups; at most %d", config->n_groups, SHERD_MAX_GROUPS);
+    if (config->optimizer.kind != SHERD_ADAMW && config->optimizer.kind != SHERD_ADAM && config->optimizer.kind != SHERD_SGD)
+        return sherd__fail(err, SHERD_EINVAL, "optimizer kind %d is unknown; use a value of sherd_optimizer",
+                           (int)config->optimizer.kind);
+    return SHERD_OK;
+}
+
+/* The caller's struct may be older or newer than ours: members it lacks keep their defaults. */
+static sherd_status take_config(sherd_plan *plan, const sherd_config *config, int32_t world, sherd_error *err)
+{
+    size_t bytes = config->size < sizeof plan->config ? config->size : sizeof plan->config;
+    if (config->size == 0)
+        return sherd__fail(err, SHERD_EINVAL, "the configuration's size is 0; fill it with sherd_config_init");
+    if (world < 1)
+        return sherd__fail(err, SHERD_EINVAL, "a world of %" PRId32 " ranks; give 1 or more", world);
+    sherd_config_init(&plan->config, sizeof plan->config);
+    memcpy(&plan->config, config, bytes);
+    plan->config.size = sizeof plan->config;
+    sherd_status status = check_config(&plan->config, err);
+    if (!status)
+        status = sherd_config_resolve(&plan->config, world, err);
+    if (status)
+        return status;
+    plan->world = world;
+    plan->full_mode = plan->config.zero.stage < 2 && plan->config.gradient_accumulation_steps > 1;
+    plan->whole_state = plan->config.zero.stage == 0;
+    plan->n_moments = sherd__optim_get(plan->config.optimizer.kind)->n_moments;
+    plan->comm_bytes = sherd__plan_comm_bytes(world);
+    return SHERD_OK;
+}
+
+static sherd_status build(sherd_plan *plan, const sherd_config *config, const sherd_param *params, uint32_t n_params,
+                          int32_t world, sherd_error *err)
+{
+    sherd_status status;
+    if ((status = take_config(plan, config, world, err)) || (status = sherd__plan_take_params(plan, params, n_params, err)) ||
+        (status = sherd__plan_form_buckets(plan, err)) || (status = sherd__plan_place_arenas(plan, err)) ||
+        (status = sherd__plan_place_ring(plan, err)) || (status = sherd__schedule_build(plan, err)) ||
+        (status = sherd__plan_seal(plan, err)))
+        return status;
+    return SHERD_OK;
+}
+
+sherd_status sherd_plan_create(const sherd_config *config, const sherd_param *params, uint32_t n_params, int32_t world,
+                               sherd_plan **out, sherd_error *err)
+{
+    if (!config || !out || (!params && n_params))
+        return sherd__fail(err, SHERD_EINVAL, "sherd_plan_create needs a configuration, parameters and a place for the plan");
+    sherd_plan *plan = sherd__alloc(&sherd__default_allocator, 1, sizeof *plan);
+    if (!plan)
+        return sherd__fail(err, SHERD_ENOMEM, "no memory for a plan");
+    sherd_status status = build(plan, config, params, n_params, world, err);
+    if (status) {
+        sherd_plan_destroy(plan);
+        return status;
+    }
+    *out = plan;
+    return SHERD_OK;
+}
+
+void sherd_plan_destroy(sherd_plan *plan)
+{
+    if (!plan)
+        return;
+    sherd__schedule_destroy(plan);
+    for (uint32_t i = 0; i < plan->n_params; i++)
+        if (plan->params[i].name)
+            sherd__free(&sherd__default_allocator, plan->params[i].name, strlen(plan->params[i].name) + 1, 1);
+    sherd__free(&sherd__default_allocator, plan->buckets, plan->n_params, sizeof *plan->buckets);
+    sherd__free(&sherd__default_allocator, plan->order, plan->n_params, sizeof *plan->order);
+    sherd__free(&sherd__default_allocator, plan->params, plan->n_params, sizeof *plan->params);
+    sherd__free(&sherd__default_allocator, plan, 1, sizeof *plan);
+}
+
+void sherd_plan_hash(const sherd_plan *plan, uint8_t out[16])
+{
+    memcpy(out, plan->hash, 16);
+}
+
+const sherd_config *sherd_plan_config(const sherd_plan *plan)
+{
+    return &plan->config;
+}
+
+int32_t sherd_plan_world(const sherd_plan *plan)
+{
+    return plan->world;
+}
+
+uint32_t sherd_plan_params(const sherd_plan *plan)
+{
+    return plan->n_params;
+}
+
+int64_t sherd_plan_elems(const sherd_plan *plan)
+{
+    return plan->total_elems;
+}
+
+uint32_t sherd_plan_buckets(const sherd_plan *plan)
+{
+    return plan->n_buckets;
+}
+
+sherd_status sherd_plan_bucket(const sherd_plan *plan, uint32_t bucket, sherd_bucket_info *out)
+{
+    if (!plan || !out || bucket >= plan->n_buckets)
+        return SHERD_EINVAL;
+    const sherd__bucket *from = &plan->buckets[bucket];
+    *out = (sherd_bucket_info){ .n_params = from->count, .elems = from->elems, .slice_elems = from->slice_elems,
+                                .ring_offset = from->ring_offset, .ring_bytes = from->ring_bytes,
+                                .dtype = from->dtype, .grad_dtype = from->grad_dtype };
+    return SHERD_OK;
+}
+
+int32_t sherd_plan_param_bucket(const sherd_plan *plan, uint32_t param)
+{
+    return param < plan->n_params ? plan->params[param].bucket : -1;
+}
+
+int64_t sherd__plan_micro_number(const sherd_plan *plan, int32_t rank, int64_t k)
+{
+    return plan->full_mode ? rank * plan->config.gradient_accumulation_steps + k : k * plan->world + rank;
+}

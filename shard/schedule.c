@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The schedule's actions, and the few waits that they need. A wait stands here only if no other order implies it; the checking
+ * device's removal test holds us to that. What orders what:
+ *
+ *   READY[b]    before the first action on bucket b: the caller wrote the slot, shared and parked gradients on its own stream.
+ *   UPDATED[0]  before the step's first write into the sums, stage 0 only: updates of the former step read the sums and the
+ *               step scalars. Bucket 0 is updated last and reduced first, so this one wait covers every bucket and SCALARS.
+ *               Stages 1 and 2 need none: each GATHER on this stream has waited for its bucket's update.
+ *   VOTED       before the first update: sums and scalars are written on the comm stream. Peers' gathers of the former step
+ *               read what the update writes; they lie before the vote on their streams.
+ *   CLOSED      before the first update: the caller may read parameters after its last gradient was ready.
+ *   UPDATED[b]  before GATHER of b: it sends what the update wrote.
+ *
+ * Everything else is one stream's own order, or a collective's: a vote ends only when every rank's earlier actions on its comm
+ * stream have ended, so nobody still reads a peer's sums in the next step.
+ */
+#include <inttypes.h>
+
+#include "base/alloc.h"
+#include "shard/build.h"
+
+static const char *const action_names[] = {
+#define X(name, text) text,
+    SHERD__ACTION_MAP(X)
+#undef X
+};
+
+static const char *const event_names[] = {
+#define X(name, text) text,
+    SHERD__EVENT_MAP(X)
+#undef X
+};
+
+const char *sherd__action_name(sherd__action_kind kind)
+{
+    return (unsigned)kind < SHERD__ACTIONS ? action_names[kind] : "unknown";
+}
+
+const char *sherd__event_name(sherd__event_kind kind)
+{
+    return (unsigned)kind < SHERD__EVENTS ? event_names[kind] : "none";
+}
+
+/* Appends; with no storage yet it only counts. The returned action may be amended until the next call. */
+static sherd__action *emit(sherd__schedule *schedule, sherd__action *scratch, sherd__action_kind kind, sherd__stream_id stream,
+                           uint32_t bucket, uint32_t flags)
+{
+    sherd__action *action = schedule->actions ? &schedule->actions[schedule->n_actions] : scratch;
+    schedule->n_actions++;
+    *action = (sherd__action){ .kind = kind, .stream = stream, .bucket = bucket, .flags = flags,
+                               .record = { SHERD__EV_NONE, 0 } };
+    return action;
+}
+
+static void wait_for(sherd__action *action, sherd__event_kind kind, uint32_t bucket)
+{
+    action->wait[action->n_waits++] = (sherd__event_ref){ kind, bucket };
+}
+
+static void record(sherd__action *action, sherd__event_kind kind, uint32_t bucket)
+{
+    action->record = (sherd__event_ref){ kind, bucket };
+}
+
+static sherd__range emit_on_ready(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket, sherd__phase phase)
+{
+    int first = phase == SHERD__ONLY || phase == SHERD__FIRST, last = phase == SHERD__ONLY || phase == SHERD__LAST;
+    uint32_t assign = first ? SHERD__F_ASSIGN : 0, final = last && !plan->full_mode ? SHERD__F_FINAL : 0;
+    sherd__range range = { .begin = schedule->n_actions };
+    sherd__action scratch, *action;
+
+    action = emit(schedule, &scratch, SHERD__ACT_MOVE, SHERD__COMM, bucket, SHERD__F_SLOT);
+    wait_for(action, SHERD__EV_READY, bucket);
+    emit(schedule, &scratch, SHERD__ACT_PADS, SHERD__COMM, bucket, 0);
+    action = emit(schedule, &scratch, plan->full_mode ? SHERD__ACT_ACCUMULATE : SHERD__ACT_REDUCE, SHERD__COMM, bucket, assign | final);
+    if (first && plan->whole_state && bucket == 0)
+        wait_for(action, SHERD__EV_UPDATED, 0);
+    record(action, SHERD__EV_REDUCED, bucket);
+    if (last && plan->full_mode)
+        emit(schedule, &scratch, SHERD__ACT_REDUCE_OWN, SHERD__COMM, bucket, SHERD__F_ASSIGN | SHERD__F_FINAL);
+    if (last && plan->whole_state)
+        emit(schedule, &scratch, SHERD__ACT_GATHER_SUMS, SHERD__COMM, bucket, 0);
+    range.end = schedule->n_actions;
+    return range;
+}
+
+/* Updates begin with the last bucket, which the next forward needs first; its gather overlaps the next bucket's update. */
+static sherd__range emit_boundary(const sherd_plan *plan, sherd__schedule *schedule)
+{
+    sherd__range range = { .begin = schedule->n_actions };
+    sherd__action scratch, *action;
+    emit(schedule, &scratch, SHERD__ACT_VOTE, SHERD__COMM, 0, 0);
+    action = emit(schedule, &scratch, SHERD__ACT_SCALARS, SHERD__COMM, 0, 0);
+    record(action, SHERD__EV_VOTED, 0);
+    for (uint32_t left = plan->n_buckets; left > 0; left--) {
+        uint32_t bucket = left - 1;
+        action = emit(schedule, &scratch, SHERD__ACT_UPDATE, SHERD__UPDATE, bucket, 0);
+        if (left == plan->n_buckets) {
+            wait_for(action, SHERD__EV_VOTED, 0);
+            wait_for(action, SHERD__EV_CLOSED, 0);
+        }
+        record(action, SHERD__EV_UPDATED, bucket);
+        if (plan->whole_state)
+            continue;
+        action = emit(schedule, &scratch, SHERD__ACT_GATHER, SHERD__COMM, bucket, 0);
+        wait_for(action, SHERD__EV_UPDATED, bucket);
+        record(action, SHERD__EV_GATHERED, bucket);
+    }
+    range.end = schedule->n_actions;
+    return range;
+}
+
+static int phase_occurs(const sherd_plan *plan, sherd__phase phase)
+{
+    int64_t accumulation = plan->config.gradient_accumulation_steps;
+    switch (phase) {
+    case SHERD__ONLY: return accumulation == 1;
+    case SHERD__MIDDLE: return accumulation > 2;
+    default: return accumulation > 1;
+    }
+}
+
+static void emit_all(const sherd_plan *plan, sherd__schedule *schedule)
+{
+    schedule->n_actions = 0;
+    for (int phase = 0; phase < SHERD__PHASES; phase++)
+        for (uint32_t b = 0; b < plan->n_buckets && phase_occurs(plan, (sherd__phase)phase); b++)
+            schedule->on_ready[phase][b] = emit_on_ready(plan, schedule, b, (sherd__phase)phase);
+    schedule->boundary = emit_boundary(plan, schedule);
+}
+
+sherd_status sherd__schedule_build(struct sherd_plan *plan, sherd_error *err)
+{
+    sherd__schedule *schedule = &plan->schedule;
+    for (int phase = 0; phase < SHERD__PHASES; phase++) {
+        schedule->on_ready[phase] = sherd__alloc(&sherd__default_allocator, plan->n_buckets, sizeof(sherd__range));
+        if (!schedule->on_ready[phase])
+            return sherd__fail(err, SHERD_ENOMEM, "no memory for the schedule of %" PRIu32 " buckets", plan->n_buckets);
+    }
+    emit_all(plan, schedule);
+    uint32_t count = schedule->n_actions;
+    schedule->actions = sherd__alloc(&sherd__default_allocator, count, sizeof(sherd__action));
+    if (!schedule->actions)
+        return sherd__fail(err, SHERD_ENOMEM, "no memory for a schedule of %" PRIu32 " actions", count);
+    emit_all(plan, schedule);
+    schedule->acquire_wait = plan->whole_state ? SHERD__EV_UPDATED : SHERD__EV_GATHERED;
+    return SHERD_OK;
+}
+
+void sherd__schedule_destroy(struct sherd_plan *plan)
+{
+    sherd__schedule *schedule = &plan->schedule;
+    sherd__free(&sherd__default_allocator, schedule->actions, schedule->n_actions, sizeof(sherd__action));
+    for (int phase = 0; phase < SHERD__PHASES; phase++)
+        sherd__free(&sherd__default_allocator, schedule->on_ready[phase], plan->n_buckets, sizeof(sherd__range));
+}
