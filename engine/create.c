@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Birth and death of an engine. Creation is collective: a rank that fails tells its peers why, so that none waits for it.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "engine/engine.h"
+
+static sherd_status check_arguments(const sherd_plan *plan, const sherd_device *device, const sherd_comm *comm, sherd_error *err)
+{
+    if (!plan || !device || !comm)
+        return sherd__fail(err, SHERD_EINVAL, "sherd_engine_create: plan, device and communicator must be given");
+    if (plan->world != comm->world)
+        return sherd__fail(err, SHERD_EINVAL,
+                           "sherd_engine_create: the plan was made for %" PRId32 " ranks, the communicator has %" PRId32, plan->world,
+                           comm->world);
+    if (comm->device)
+        return sherd__fail(err, SHERD_ESTATE, "sherd_engine_create: the communicator serves another engine; destroy that first");
+    return SHERD_OK;
+}
+
+/* Operations that may wait in a stream at once: two steps of the longest walk, every action at its widest. */
+static uint32_t stream_capacity(const sherd_plan *plan)
+{
+    uint64_t capacity = 64 + 2 * (8 * (uint64_t)plan->schedule.n_actions + plan->n_params + 16 * (uint64_t)plan->n_buckets);
+    return capacity > 1u << 20 ? 1u << 20 : (uint32_t)capacity;
+}
+
+static sherd_status create_streams(sherd_engine *engine, sherd_error *err)
+{
+    const sherd__device_ops *ops = engine->device->ops;
+    uint32_t capacity = stream_capacity(engine->plan);
+    sherd_status status;
+
+    engine->stream[SHERD__COMPUTE] = engine->device->compute;
+    status = ops->stream_create(engine->device, "comm", capacity, &engine->stream[SHERD__COMM], err);
+    if (status == SHERD_OK)
+        status = ops->stream_create(engine->device, "update", capacity, &engine->stream[SHERD__UPDATE], err);
+    return status;
+}
+
+/* All ranks must hold the same plan: 16 bytes each, compared by everybody. */
+static sherd_status compare_plans(sherd_engine *engine, sherd_error *err)
+{
+    sherd_status status = sherd__engine_exchange(engine, engine->plan->hash, sizeof engine->plan->hash, err);
+
+    for (int32_t r = 0; status == SHERD_OK && r < engine->world; r++)
+        if (memcmp(engine->scratch_host + (size_t)r * SHERD__SCRATCH_BYTES_PER_RANK, engine->plan->hash, sizeof engine->plan->hash) != 0)
+            return sherd__fail_rank(err, SHERD_EMISMATCH, r,
+                                    "rank %" PRId32 " holds another plan than rank %" PRId32
+                                    ": give every rank the same configuration, parameters and world",
+                                    r, engine->rank);
+    return status;
+}
+
+static sherd_status window(sherd_engine *engine, uint64_t bytes, sherd_category category, sherd__window *out, sherd_error *err)
+{
+    return bytes ? engine->comm->ops->window_create(engine->comm, bytes, category, out, err) : SHERD_OK;
+}
+
+/* Zeroed private memory of the device tier. */
+static sherd_status arena(sherd_engine *engine, uint64_t bytes, sherd_category category, void *out, sherd_error *err)
+{
+    sherd__byte_range all = {0, bytes};
+    void *block = NULL;
+    sherd_status status;
+
+    if (!bytes)
+        return SHERD_OK;
+    status = sherd__device_alloc(engine->device, SHERD_TIER_DEVICE, category, bytes, &block, err);
+    if (status != SHERD_OK)
+        return status;
+    memcpy(out, &block, sizeof block);
+    status = engine->device->ops->zero(engine->stream[SHERD__UPDATE], sherd__engine_tag(engine, "clear", -1), block, &all, 1);
+    status = sherd__engine_check(engine, status, err);
+    return status == SHERD_OK ? sherd__engine_sync(engine, SHERD__UPDATE, "clear sync", err) : status; /* `all` is on this frame */
+}
+
+static sherd_status create_sums(sherd_engine *engine, sherd_error *err)
+{
+    const sherd_plan *plan = engine->plan;
+    sherd_status status;
+
+    if (!plan->full_mode && !plan->whole_state)
+        return arena(engine, plan->sum_bytes, SHERD_CAT_GRAD_SUMS, &engine->sums, err);
+    status = window(engine, plan->sum_bytes, SHERD_CAT_GRAD_SUMS, &engine->sums_window, err);
+    engine->sums = engine->sums_window.local;
+    return status;
+}
+
+static sherd_status create_memory(sherd_engine *engine, sherd_error *err)
+{
+    const sherd_plan *plan = engine->plan;
+    sherd_status status = window(engine, plan->param_bytes, SHERD_CAT_PARAMETERS, &engine->params, err);
+
+    if (status == SHERD_OK)
+        status = window(engine, plan->ring_bytes, SHERD_CAT_GRADIENTS, &engine->ring, err);
+    engine->ring_source = engine->ring.local;
+    if (status == SHERD_OK)
+        status = create_sums(engine, err);
+    if (status == SHERD_OK)
+        status = arena(engine, plan->shared_bytes, SHERD_CAT_GRADIENTS_SHARED, &engine->shared, err);
+    if (status == SHERD_OK)
+        status = arena(engine, plan->master_elems * sizeof(float), SHERD_CAT_MASTER, &engine->master, err);
+    for (uint32_t m = 0; status == SHERD_OK && m < plan->n_moments; m++)
+        status = arena(engine, plan->moment_elems * sizeof(float), SHERD_CAT_MOMENTS, &engine->moment[m], err);
+    return status;
+}
+
+static sherd_status create_block(sherd_engine *engine, sherd_error *err)
+{
+    void *block;
+    sherd_status status = sherd__device_alloc(engine->device, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__STEP_BYTES, &block, err);
+
+    if (status != SHERD_OK)
+        return status;
+    engine->block = block;
+    memset(engine->block, 0, SHERD__STEP_BYTES);
+    sherd__norm_clear(&engine->block->norm);
+    sherd__norm_clear(&engine->block->clear);
+    sherd__step_state_init(&engine->block->state);
+    sherd__step_rules_init(&engine->rules, &engine->plan->config, engine->world);
+    return SHERD_OK;
+}
+
+static sherd_status create_all(sherd_engine *engine, sherd_error *err)
+{
+    sherd_status status = create_streams(engine, err);
+
+    if (status == SHERD_OK)
+        status = sherd__engine_tables_create(engine, err);
+    if (status == SHERD_OK)
+        status = create_block(engine, err);
+    if (status == SHERD_OK)
+        status = window(engine, (uint64_t)engine->world * SHERD__SCRATCH_BYTES_PER_RANK, SHERD_CAT_COMMUNICATION, &engine->scratch, err);
+    if (status == SHERD_OK)
+        status = compare_plans(engine, err);
+    if (status == SHERD_OK)
+        status = create_memory(engine, err);
+    if (status == SHERD_OK) {
+        status = engine->comm->ops->barrier(engine->comm, engine->stream[SHERD__COMM], sherd__engine_tag(engine, "barrier", -1));
+        status = sherd__engine_check(engine, status, err);
+    }
+    return status == SHERD_OK ? sherd__engine_sync(engine, SHERD__COMM, "creation sync", err) : status;
+}
+
+static void release_memory(sherd_engine *engine)
+{
+    const sherd__comm_ops *ops = engine->comm->ops;
+
+    for (uint32_t p = 0; engine->param && p < engine->plan->n_params; p++)
+        sherd_device_free(engine->device, engine->param[p].parked);
+    for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; m++)
+        sherd_device_free(engine->device, engine->moment[m]);
+    sherd_device_free(engine->device, engine->master);
+    sherd_device_free(engine->device, engine->shared);
+    if (!engine->sums_window.local)
+        sherd_device_free(engine->device, engine->sums);
+    ops->window_destroy(engine->comm, &engine->sums_window);
+    ops->window_destroy(engine->comm, &engine->ring);
+    ops->window_destroy(engine->comm, &engine->params);
+    ops->window_destroy(engine->comm, &engine->scratch);
+    sherd_device_free(engine->device, engine->block);
+}
+
+/* Peers may still be reading this rank's windows. A healthy engine waits for them, within the limit; a failed one does not. */
+static void settle(sherd_engine *engine)
+{
+    sherd_status status = sherd__engine_health(engine, NULL);
+
+    if (status != SHERD_OK || !engine->stream[SHERD__UPDATE] || !engine->scratch.local)
+        return;
+    status = engine->comm->ops->released(engine->comm, engine->stream[SHERD__COMM], sherd__engine_tag(engine, "leave", -1),
+                                         engine->last_ticket, "destroy release");
+    if (sherd__engine_check(engine, status, NULL) == SHERD_OK)
+        (void)sherd_engine_wait(engine, NULL); /* its error is kept and the peers are told */
+}
+
+void sherd_engine_destroy(sherd_engine *engine)
+{
+    sherd_device *device;
+
+    if (!engine)
+        return;
+    device = engine->device;
+    settle(engine);
+    for (int s = SHERD__COMM; s < SHERD__STREAMS; s++)
+        device->ops->stream_destroy(engine->stream[s]);
+    release_memory(engine);
+    sherd__engine_tables_destroy(engine);
+    engine->comm->ops->unbind(engine->comm);
+    pthread_mutex_destroy(&engine->lock);
+    sherd__ledger_sub(&device->ledger, SHERD_TIER_HOST, SHERD_CAT_METADATA, sizeof *engine, 0);
+    sherd__free(&device->allocator, engine, 1, sizeof *engine);
+}
+
+static sherd_engine *engine_block(const sherd_plan *plan, sherd_device *device, sherd_comm *comm, sherd_error *err)
+{
+    sherd_engine *engine;
+
+    if (sherd__ledger_add(&device->ledger, SHERD_TIER_HOST, SHERD_CAT_METADATA, sizeof *engine, 0, err) != SHERD_OK)
+        return NULL;
+    engine = sherd__alloc(&device->allocator, 1, sizeof *engine);
+    if (!engine || pthread_mutex_init(&engine->lock, NULL)) {
+        sherd__free(&device->allocator, engine, 1, sizeof *engine);
+        sherd__ledger_sub(&device->ledger, SHERD_TIER_HOST, SHERD_CAT_METADATA, sizeof *engine, 0);
+        sherd__fail(err, SHERD_ENOMEM, "sherd_engine_create: no memory for the engine itself");
+        return NULL;
+    }
+    engine->plan = plan;
+    engine->device = device;
+    engine->comm = comm;
+    engine->rank = comm->rank;
+    engine->world = comm->world;
+    engine->step = 1;
+    sherd_report_init(&engine->last, sizeof engine->last);
+    return engine;
+}
+
+sherd_status sherd_engine_create(const sherd_plan *plan, sherd_device *device, sherd_comm *comm, sherd_engine **out,
+                                 sherd_error *err)
+{
+    sherd_engine *engine;
+    sherd_error error = {SHERD_OK, -1, ""};
+    sherd_status status = check_arguments(plan, device, comm, err);
+
+    if (status != SHERD_OK)
+        return status;
+    engine = engine_block(plan, device, comm, &error);
+    if (!engine) {
+        comm->ops->abort(comm, &error);
+        return sherd__pass(err, &error);
+    }
+    atomic_store(&device->wait_limit_ns, (int64_t)((plan->config.sherd.fail_after_s + 60) * 1e9));
+    status = comm->ops->bind(comm, device, &error);
+    if (status == SHERD_OK)
+        status = create_all(engine, &error);
+    if (status != SHERD_OK) {
+        comm->ops->abort(comm, &error);
+        sherd_engine_destroy(engine);
+        return sherd__pass(err, &error);
+    }
+    sherd__ring_init(&engine->ring_state, plan, engine->ring_params, engine->ring_buckets);
+    sherd__log(&device->log, SHERD_LOG_INFO, "engine: rank %" PRId32 " of %" PRId32 ", stage %" PRId32 ", %" PRIu32 " buckets, %s, %s",
+               engine->rank, engine->world, plan->config.zero.stage, plan->n_buckets, device->description, comm->description);
+    *out = engine;
+    return SHERD_OK;
+}

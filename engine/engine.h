@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The engine: executes a plan's schedule on a device over a communicator. It owns no arithmetic and decides nothing that the plan
+ * could have decided; what is left is a state machine (shard/ring.h) behind one short lock, and the walk over a list of actions.
+ *
+ * Who waits for what is data: every wait goes through sherd__engine_wait_event or the communicator's `released`, each with a
+ * site name, so that the checking device can remove it and prove that it is needed.
+ */
+#ifndef SHERD_ENGINE_ENGINE_H
+#define SHERD_ENGINE_ENGINE_H
+
+#include <pthread.h>
+
+#include "comm/comm.h"
+#include "device/device.h"
+#include "shard/plan.h"
+#include "shard/ring.h"
+
+#define SHERD__SITE_MAX 40
+
+/* What one step needs on the device beside the tensors; fits SHERD__STEP_BYTES. */
+typedef struct sherd__step_block {
+    sherd__norm norm;     /* of this step's sums; filled by the final reductions */
+    sherd__norm clear;    /* constant: what norm starts from */
+    uint64_t vote[SHERD__VOTE_MAX];
+    uint64_t lr_bits;     /* rank 0's rate for this step's vote, 0 elsewhere */
+    sherd__step_state state;
+    sherd__step_scalars scalars;
+} sherd__step_block;
+
+/* Tables of one bucket, made at creation. */
+typedef struct sherd__engine_bucket {
+    sherd__event *event[SHERD__EVENTS]; /* READY, REDUCED, UPDATED, GATHERED; the others are the engine's */
+    const sherd__span *spans;           /* of the part this rank updates */
+    const sherd__byte_range *pads;      /* within the ring slot */
+    uint32_t n_spans, n_pads;
+    sherd__ticket slot_ticket;          /* the collective that read the slot last (RING) */
+    sherd__shard_state state;
+} sherd__engine_bucket;
+
+typedef struct sherd__engine_param {
+    sherd__byte_range slot;  /* within the ring */
+    void *parked;            /* block kept once it was needed */
+} sherd__engine_param;
+
+typedef struct sherd__engine_times {
+    int64_t step_begin, micro_begin, backward_begin; /* 0: not yet */
+    int64_t forward, backward, last_update;
+    _Atomic int64_t exposed;
+} sherd__engine_times;
+
+struct sherd_engine {
+    const sherd_plan *plan;
+    sherd_device *device;
+    sherd_comm *comm;
+    int32_t rank, world;
+
+    sherd__window params, ring, sums_window, scratch;
+    void *sums;                    /* sums_window.local, or private memory where no peer reads them */
+    const void *ring_source;       /* ring.local: the one source of ACCUMULATE */
+    float *master, *moment[SHERD__MAX_MOMENTS];
+    void *shared;
+    sherd__step_block *block;
+    sherd__step_rules rules;
+
+    sherd__stream *stream[SHERD__STREAMS];
+    sherd__event *closed, *voted, *sync[SHERD__STREAMS];
+    sherd__engine_bucket *buckets;
+    sherd__engine_param *param;
+    sherd__ring_param *ring_params;
+    sherd__ring_bucket *ring_buckets;
+    sherd__span *spans;
+    sherd__byte_range *pads;
+    uint32_t n_spans, n_pads;
+    uint8_t *scratch_host;         /* world × SHERD__SCRATCH_BYTES_PER_RANK */
+    sherd__ticket scratch_ticket;  /* last collective that read the scratch window */
+    sherd__ticket last_ticket;     /* last collective that reads this rank's windows: they live until it is released */
+    char site[SHERD__ACTIONS][SHERD__EVENTS][SHERD__SITE_MAX];
+
+    pthread_mutex_t lock;          /* of everything below: short, never held while waiting for a peer */
+    sherd__ring ring_state;
+    int64_t step, micro;           /* step from 1, index k of the open or next micro-step */
+    int32_t open;
+    uint64_t parked_count;
+    int32_t parked_logged;
+    sherd_error refused;           /* last refused call's sentence */
+    int32_t aborted;               /* peers have been told */
+
+    sherd__engine_times times;
+    sherd_report last;
+};
+
+/* execute.c: one action of the schedule. */
+sherd_status sherd__engine_execute(sherd_engine *engine, const sherd__action *action);
+sherd_status sherd__engine_execute_range(sherd_engine *engine, sherd__range range);
+sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref);
+
+/* grad.c: starts buckets [from, to), in this order. Under the lock. */
+sherd_status sherd__engine_start(sherd_engine *engine, uint32_t from, uint32_t to);
+
+/* tables.c: everything that is derived from the plan for this rank. */
+sherd_status sherd__engine_tables_create(sherd_engine *engine, sherd_error *err);
+void sherd__engine_tables_destroy(sherd_engine *engine);
+/* Metadata memory, booked in the ledger. */
+sherd_status sherd__engine_table(sherd_engine *engine, size_t count, size_t bytes, void *out, sherd_error *err);
+void sherd__engine_table_free(sherd_engine *engine, void *block, size_t count, size_t bytes);
+
+/* wait.c: waits of the calling thread, timed as exposed where they are the compute stream's, and failure. */
+sherd_status sherd__engine_compute_wait(sherd_engine *engine, sherd__event *event, const char *site);
+sherd_status sherd__engine_compute_released(sherd_engine *engine, sherd__tag tag, sherd__ticket ticket, const char *site);
+/* Waits for everything enqueued so far on one stream. */
+sherd_status sherd__engine_sync(sherd_engine *engine, sherd__stream_id stream, const char *site, sherd_error *err);
+/* SHERD_OK, or the first error: peers are told, *err (may be NULL) gets the sentence. */
+sherd_status sherd__engine_health(sherd_engine *engine, sherd_error *err);
+/* A status that came back from a device or communicator call: OK, or as sherd__engine_health. */
+sherd_status sherd__engine_check(sherd_engine *engine, sherd_status status, sherd_error *err);
+/* A call the contract forbids: kept for sherd_engine_error, nothing is poisoned. */
+sherd_status sherd__engine_refuse(sherd_engine *engine, sherd_error *err, sherd_status status, const char *format, ...)
+    SHERD__PRINTF(4, 5);
+
+/* transfer.c: between-steps movement of small things. `err` as everywhere. */
+sherd_status sherd__engine_idle(sherd_engine *engine, const char *call, sherd_error *err); /* between steps, streams drained */
+/* Every rank's 64-byte line to every rank: engine->scratch_host afterwards holds world lines. */
+sherd_status sherd__engine_exchange(sherd_engine *engine, const void *line, size_t bytes, sherd_error *err);
+
+static inline sherd__tag sherd__engine_tag(const sherd_engine *engine, const char *name, int32_t bucket)
+{
+    sherd__tag tag = {name, bucket, engine->step};
+    return tag;
+}
+
+/* Where this rank's part of a bucket begins, and how much it is: whole buckets at stage 0, else its slice. Elements. */
+static inline int64_t sherd__engine_part_begin(const sherd_engine *engine, const sherd__bucket *bucket)
+{
+    return engine->plan->whole_state ? 0 : engine->rank * bucket->slice_elems;
+}
+
+static inline int64_t sherd__engine_part_elems(const sherd_engine *engine, const sherd__bucket *bucket)
+{
+    return engine->plan->whole_state ? bucket->elems : bucket->slice_elems;
+}
+
+/* Storage type of a bucket's sums. */
+static inline sherd_dtype sherd__engine_sum_dtype(const sherd_plan *plan, const sherd__bucket *bucket)
+{
+    return plan->sums_bf16 && bucket->dtype == SHERD_BF16 ? SHERD_BF16 : SHERD_FP32;
+}
+
+static inline void *sherd__at(const void *base, uint64_t bytes)
+{
+    return (unsigned char *)(uintptr_t)base + bytes;
+}
+
+#endif

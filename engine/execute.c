@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One function per kind of action, and the walk. Waits and records are the schedule's, not theirs. Enqueueing never waits for
+ * a peer: what must wait does so on its stream.
+ */
+#include <assert.h>
+#include <stddef.h>
+
+#include "engine/engine.h"
+
+typedef sherd_status (*execute_fn)(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
+
+_Static_assert(sizeof(sherd__step_block) <= SHERD__STEP_BYTES, "the step block outgrew what the plan reports for it");
+_Static_assert(SHERD__VOTE_SUMS + SHERD__VOTE_MINS <= SHERD__VOTE_MAX, "the vote outgrew the communicator's limit");
+
+static const sherd__bucket *plan_bucket(const sherd_engine *engine, const sherd__action *action)
+{
+    return &engine->plan->buckets[action->bucket];
+}
+
+static void move_shard(sherd_engine *engine, uint32_t bucket, sherd__shard_state to)
+{
+    sherd__engine_bucket *entry = &engine->buckets[bucket];
+    assert(entry->state == to || sherd__shard_move_legal(entry->state, to));
+    entry->state = to;
+}
+
+/* The slot's former user must have been read by every rank before anything is written here; where the caller acquired a
+ * gradient in the slot, it has waited for that already and READY carries it. */
+static sherd_status wait_slot(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    const sherd__bucket *bucket = plan_bucket(engine, action);
+    sherd__ticket ticket = engine->buckets[bucket->ring_after].slot_ticket;
+
+    if (engine->plan->full_mode || engine->ring_buckets[action->bucket].slot_free)
+        return SHERD_OK;
+    return engine->comm->ops->released(engine->comm, stream, sherd__engine_tag(engine, "slot", (int32_t)action->bucket),
+                                       ticket, "slot release (comm)");
+}
+
+static sherd_status move_param(sherd_engine *engine, uint32_t id, sherd__tag tag, sherd__stream *stream)
+{
+    const sherd__plan_param *param = &engine->plan->params[id];
+    const sherd__byte_range *slot = &engine->param[id].slot;
+    const sherd__device_ops *ops = engine->device->ops;
+
+    switch (engine->ring_params[id].place) {
+    case SHERD__GRAD_SLOT:
+        return SHERD_OK;
+    case SHERD__GRAD_SHARED:
+        return ops->copy(stream, tag, sherd__at(engine->ring.local, slot->begin),
+                         sherd__at(engine->shared, param->shared_offset), slot->end - slot->begin);
+    case SHERD__GRAD_PARKED:
+        return ops->copy(stream, tag, sherd__at(engine->ring.local, slot->begin), engine->param[id].parked,
+                         slot->end - slot->begin);
+    case SHERD__GRAD_NONE:
+        break;
+    }
+    return ops->zero(stream, tag, engine->ring.local, slot, 1);
+}
+
+static sherd_status execute_move(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    const sherd__bucket *bucket = plan_bucket(engine, action);
+    sherd__tag tag = sherd__engine_tag(engine, "move", (int32_t)action->bucket);
+    sherd_status status = wait_slot(engine, action, stream);
+
+    for (uint32_t i = 0; status == SHERD_OK && i < bucket->count; i++)
+        status = move_param(engine, engine->plan->order[bucket->first + i], tag, stream);
+    return status;
+}
+
+static sherd_status execute_pads(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    const sherd__engine_bucket *entry = &engine->buckets[action->bucket];
+    if (!entry->n_pads)
+        return SHERD_OK;
+    return engine->device->ops->zero(stream, sherd__engine_tag(engine, "pads", (int32_t)action->bucket),
+                                     sherd__at(engine->ring.local, plan_bucket(engine, action)->ring_offset), entry->pads,
+                                     entry->n_pads);
+}
+
+/* What the reductions into the owned slice have in common. */
+static sherd__tree_sum slice_sum(const sherd_engine *engine, const sherd__action *action)
+{
+    const sherd_plan *plan = engine->plan;
+    const sherd__bucket *bucket = plan_bucket(engine, action);
+    int final = (action->flags & SHERD__F_FINAL) != 0;
+    int bf16_sums = sherd__engine_sum_dtype(plan, bucket) == SHERD_BF16;
+    sherd__tree_sum sum = {0};
+    int64_t begin = plan->full_mode || plan->whole_state ? engine->rank * bucket->slice_elems : 0;
+
+    sum.dst_dtype = sherd__engine_sum_dtype(plan, bucket);
+    sum.dst = sherd__at(engine->sums, bucket->sum_offset + (uint64_t)begin * sherd_dtype_bytes(sum.dst_dtype));
+    sum.elems = bucket->slice_elems;
+    sum.narrow = bf16_sums || (final && plan->narrow_sums && bucket->dtype == SHERD_BF16);
+    sum.norm = final ? &engine->block->norm : NULL;
+    sum.first_block = bucket->first_block + (uint64_t)(engine->rank * bucket->slice_elems) / SHERD__NORM_BLOCK;
+    return sum;
+}
+
+static sherd_status execute_reduce(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    const sherd__bucket *bucket = plan_bucket(engine, action);
+    sherd__tree_sum sum = slice_sum(engine, action);
+    sherd_status status;
+
+    sum.src_dtype = bucket->grad_dtype;
+    sum.add = !(action->flags & SHERD__F_ASSIGN);
+    move_shard(engine, action->bucket, action->flags & SHERD__F_FINAL ? SHERD__SUMMED : SHERD__ACCUMULATING);
+    status = engine->comm->ops->reduce_scatter(engine->comm, stream,
+                                               sherd__engine_tag(engine, "reduce", (int32_t)action->bucket), &engine->ring,
+                                               bucket->ring_offset, &sum, &engine->last_ticket);
+    engine->buckets[action->bucket].slot_ticket = engine->last_ticket;
+    return status;
+}
+
+static sherd_status execute_accumulate(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    const sherd__bucket *bucket = plan_bucket(engine, action);
+    sherd__tree_sum sum = {0};
+
+    sum.src = &engine->ring_source;
+    sum.n_src = 1;
+    sum.src_offset = bucket->ring_offset;
+    sum.src_dtype = bucket->grad_dtype;
+    sum.dst_dtype = SHERD_FP32;
+    sum.dst = sherd__at(engine->sums, bucket->sum_offset);
+    sum.elems = bucket->elems;
+    sum.add = !(action->flags & SHERD__F_ASSIGN);
+    move_shard(engine, action->bucket, SHERD__ACCUMULATING);
+    return engine->device->ops->tree_sum(stream, sherd__engine_tag(engine, "accumulate", (int32_t)action->bucket), &sum);
+}
+
+static sherd_status execute_reduce_own(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    sherd__tree_sum sum = slice_sum(engine, action);
+
+    sum.src_dtype = SHERD_FP32;
+    move_shard(engine, action->bucket, SHERD__SUMMED);
+    return engine->comm->ops->reduce_scatter(
+        engine->comm, stream, sherd__engine_tag(engine, "reduce_own", (int32_t)action->bucket), &engine->sums_window,
+        plan_bucket(engine, action)->sum_offset, &sum, &engine->last_ticket);
+}
+
+static sherd_status execute_gather_sums(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    const sherd__bucket *bucket = plan_bucket(engine, action);
+    uint64_t bytes = (uint64_t)bucket->slice_elems * sherd_dtype_bytes(sherd__engine_sum_dtype(engine->plan, bucket));
+
+    return engine->comm->ops->all_gather(engine->comm, stream,
+                                         sherd__engine_tag(engine, "gather_sums", (int32_t)action->bucket),
+                                         &engine->sums_window, bucket->sum_offset, bytes, &engine->last_ticket);
+}
+
+/* The words of the vote are assembled by copies on the stream, so that no device needs its memory to be the host's. */
+static sherd_status execute_vote(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    const sherd__device_ops *ops = engine->device->ops;
+    sherd__step_block *block = engine->block;
+    sherd__tag tag = sherd__engine_tag(engine, "vote", -1);
+    sherd_status status;
+
+    (void)action;
+    status = ops->copy(stream, tag, block->vote, block->norm.limb, sizeof block->norm.limb);
+    if (status == SHERD_OK)
+        status = ops->copy(stream, tag, &block->vote[SHERD__NORM_LIMBS], &block->lr_bits, sizeof block->lr_bits);
+    if (status == SHERD_OK)
+        status = ops->copy(stream, tag, &block->vote[SHERD__VOTE_SUMS], &block->norm.bad_block, sizeof(uint64_t));
+    if (status == SHERD_OK)
+        status = ops->copy(stream, tag, &block->norm, &block->clear, sizeof block->norm);
+    if (status == SHERD_OK)
+        status = engine->comm->ops->all_reduce(engine->comm, stream, tag, block->vote, SHERD__VOTE_SUMS, SHERD__VOTE_MINS);
+    return status;
+}
+
+static sherd_status execute_scalars(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    sherd__step_block *block = engine->block;
+    (void)action;
+    return engine->device->ops->prepare(stream, sherd__engine_tag(engine, "scalars", -1), &engine->rules, block->vote,
+                                        &block->state, &block->scalars);
+}
+
+static sherd_status execute_update(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    const sherd_plan *plan = engine->plan;
+    const sherd__bucket *bucket = plan_bucket(engine, action);
+    const sherd__engine_bucket *entry = &engine->buckets[action->bucket];
+    int64_t begin = sherd__engine_part_begin(engine, bucket);
+    /* FULL mode keeps whole-size sums at stage 1 too; the part begins inside them there. */
+    uint64_t sum_begin = plan->full_mode ? (uint64_t)begin : 0;
+    void *working = sherd__at(engine->params.local,
+                              bucket->param_offset + (uint64_t)begin * sherd_dtype_bytes(bucket->dtype));
+    sherd__update update = {0};
+
+    update.kind = plan->config.optimizer.kind;
+    update.scalars = &engine->block->scalars;
+    update.sum_dtype = sherd__engine_sum_dtype(plan, bucket);
+    update.sum = sherd__at(engine->sums, bucket->sum_offset + sum_begin * sherd_dtype_bytes(update.sum_dtype));
+    update.master = bucket->dtype == SHERD_FP32 ? working : engine->master + bucket->master_offset;
+    update.emit = bucket->dtype == SHERD_FP32 ? NULL : working;
+    for (uint32_t m = 0; m < plan->n_moments; m++)
+        update.moment[m] = engine->moment[m] + bucket->state_offset;
+    update.origin = begin;
+    update.spans = entry->spans;
+    update.n_spans = entry->n_spans;
+    move_shard(engine, action->bucket, SHERD__STEPPING);
+    move_shard(engine, action->bucket, SHERD__STEPPED);
+    if (plan->whole_state)
+        move_shard(engine, action->bucket, SHERD__CLEAN);
+    return engine->device->ops->update(stream, sherd__engine_tag(engine, "update", (int32_t)action->bucket), &update);
+}
+
+static sherd_status execute_gather(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    const sherd__bucket *bucket = plan_bucket(engine, action);
+    uint64_t bytes = (uint64_t)bucket->slice_elems * sherd_dtype_bytes(bucket->dtype);
+
+    move_shard(engine, action->bucket, SHERD__CLEAN);
+    return engine->comm->ops->all_gather(engine->comm, stream, sherd__engine_tag(engine, "gather", (int32_t)action->bucket),
+                                         &engine->params, bucket->param_offset, bytes, &engine->last_ticket);
+}
+
+static const execute_fn executors[SHERD__ACTIONS] = {
+    [SHERD__ACT_MOVE] = execute_move,
+    [SHERD__ACT_PADS] = execute_pads,
+    [SHERD__ACT_REDUCE] = execute_reduce,
+    [SHERD__ACT_ACCUMULATE] = execute_accumulate,
+    [SHERD__ACT_REDUCE_OWN] = execute_reduce_own,
+    [SHERD__ACT_GATHER_SUMS] = execute_gather_sums,
+    [SHERD__ACT_VOTE] = execute_vote,
+    [SHERD__ACT_SCALARS] = execute_scalars,
+    [SHERD__ACT_UPDATE] = execute_update,
+    [SHERD__ACT_GATHER] = execute_gather,
+};
+
+sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)
+{
+    switch (ref.kind) {
+    case SHERD__EV_CLOSED:
+        return engine->closed;
+    case SHERD__EV_VOTED:
+        return engine->voted;
+    case SHERD__EV_READY:
+    case SHERD__EV_REDUCED:
+    case SHERD__EV_UPDATED:
+    case SHERD__EV_GATHERED:
+        return engine->buckets[ref.bucket].event[ref.kind];
+    case SHERD__EV_NONE:
+        break;
+    }
+    return NULL;
+}
+
+sherd_status sherd__engine_execute(sherd_engine *engine, const sherd__action *action)
+{
+    const sherd__device_ops *ops = engine->device->ops;
+    sherd__stream *stream = engine->stream[action->stream];
+    sherd_status status = SHERD_OK;
+
+    for (uint32_t i = 0; status == SHERD_OK && i < action->n_waits; i++)
+        status = ops->event_wait(stream, sherd__engine_event(engine, action->wait[i]),
+                                 engine->site[action->kind][action->wait[i].kind]);
+    if (status == SHERD_OK)
+        status = executors[action->kind](engine, action, stream);
+    if (status == SHERD_OK && action->record.kind != SHERD__EV_NONE)
+        status = ops->event_record(stream, sherd__engine_event(engine, action->record));
+    return status;
+}
+
+sherd_status sherd__engine_execute_range(sherd_engine *engine, sherd__range range)
+{
+    sherd_status status = SHERD_OK;
+    for (uint32_t i = range.begin; status == SHERD_OK && i < range.end; i++)
+        status = sherd__engine_execute(engine, &engine->plan->schedule.actions[i]);
+    return status;
+}

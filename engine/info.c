@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What this build and machine offer, as text.
+ */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/status.h"
+#include "device/host_math.h"
+
+typedef struct text {
+    char *at;
+    size_t left, length;
+} text;
+
+static void add(text *text, const char *format, ...) SHERD__PRINTF(2, 3);
+
+static void add(text *text, const char *format, ...)
+{
+    va_list args;
+    int n;
+
+    va_start(args, format);
+    n = vsnprintf(text->left ? text->at : NULL, text->left, format, args);
+    va_end(args);
+    if (n < 0)
+        return;
+    text->length += (size_t)n;
+    if ((size_t)n < text->left) {
+        text->at += n;
+        text->left -= (size_t)n;
+    } else {
+        text->left = 0;
+    }
+}
+
+static const struct {
+    const char *name, *state;
+} features[] = {
+#if defined(SHERD_HAVE_MPI)
+    {"mpi", "yes (bootstrap; data moves through shared memory)"},
+#else
+    {"mpi", "no: built without MPI"},
+#endif
+    {"cuda", "no: built without CUDA"},
+    {"nccl", "no: built without NCCL"},
+    {"zero stages", "0, 1, 2"},
+    {"types", "fp32, bf16"},
+    {"optimizers", "AdamW, Adam, SGD"},
+    {"devices", "host, check"},
+    {"transports", "self, threads, shared memory (memfd)"},
+};
+
+static void add_kernels(text *text)
+{
+    const sherd__host_math *all[8];
+    uint32_t n = sherd__host_math_all(all, sizeof all / sizeof *all);
+
+    add(text, "host kernels: %s (of", sherd__host_math_best()->name);
+    for (uint32_t i = 0; i < n && i < sizeof all / sizeof *all; i++)
+        add(text, "%s %s", i ? "," : "", all[i]->name);
+    add(text, ")\n");
+}
+
+size_t sherd_info_text(char *buffer, size_t capacity)
+{
+    text text = {buffer, buffer ? capacity : 0, 0};
+
+    add(&text, "sherd: %s\n", sherd_version());
+    for (size_t i = 0; i < sizeof features / sizeof *features; i++)
+        add(&text, "%s: %s\n", features[i].name, features[i].state);
+    add_kernels(&text);
+    add(&text, "processors online: %ld\n", sysconf(_SC_NPROCESSORS_ONLN));
+    add(&text, "limits: %d parameter groups, %d dimensions\n", SHERD_MAX_GROUPS, SHERD_MAX_DIMS);
+    return text.length;
+}

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Micro-steps and the boundary. On the host device sherd_engine_step returns when the vote is known: updates and gathers go on beside the
+ * caller, who meets them again at sherd_param_acquire.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/engine.h"
+
+void sherd_report_init(sherd_report *report, size_t size)
+{
+    memset(report, 0, size);
+    report->size = size;
+    report->bad_param = -1;
+}
+
+sherd_status sherd_micro_begin(sherd_engine *engine, sherd_micro *out)
+{
+    int64_t now = sherd__now_ns();
+    sherd_status status = sherd__engine_health(engine, NULL);
+
+    if (status != SHERD_OK)
+        return status;
+    if (engine->open)
+        return sherd__engine_refuse(engine, NULL, SHERD_ESTATE,
+                                    "sherd_micro_begin: micro-step %" PRId64 " of step %" PRId64 " is open; close it with sherd_engine_step",
+                                    engine->micro, engine->step);
+    pthread_mutex_lock(&engine->lock);
+    sherd__ring_begin(&engine->ring_state);
+    engine->open = 1;
+    pthread_mutex_unlock(&engine->lock);
+    if (engine->micro == 0)
+        engine->times.step_begin = now;
+    engine->times.micro_begin = now;
+    engine->times.backward_begin = 0;
+    if (out) {
+        out->step = engine->step;
+        out->index = engine->micro;
+        out->number = sherd__plan_micro_number(engine->plan, engine->rank, engine->micro);
+        out->last = engine->micro == engine->plan->config.gradient_accumulation_steps - 1;
+    }
+    return SHERD_OK;
+}
+
+/* Names the parameters whose gradients never came; SHERD_OK where that is allowed or none is missing. */
+static sherd_status check_missing(sherd_engine *engine, sherd_error *err)
+{
+    const sherd_plan *plan = engine->plan;
+    uint32_t id = sherd__ring_missing(&engine->ring_state, 0);
+    char names[320] = "";
+    size_t used = 0;
+    uint32_t n = 0;
+
+    if (plan->config.zero.ignore_unused_parameters || id == plan->n_params)
+        return SHERD_OK;
+    for (; id < plan->n_params; id = sherd__ring_missing(&engine->ring_state, id + 1), n++)
+        if (n < 4 && used < sizeof names)
+            used += (size_t)snprintf(names + used, sizeof names - used, "%s'%s'", n ? ", " : "", plan->params[id].name);
+    return sherd__fail(err, SHERD_ESTATE,
+                       "no gradient came for %s%s (%" PRIu32 " in all); compute them, freeze them, or set "
+                       "zero_optimization.ignore_unused_parameters",
+                       names, n > 4 ? ", …" : "", n);
+}
+
+static sherd_status close_micro(sherd_engine *engine, sherd_error *err)
+{
+    const char *why = "";
+    uint32_t from = 0, to = 0;
+    sherd_status status;
+    sherd_error error;
+
+    pthread_mutex_lock(&engine->lock);
+    status = check_missing(engine, &error);
+    if (status == SHERD_OK && sherd__ring_close(&engine->ring_state, &from, &to, &why) == SHERD__RING_REFUSED)
+        status = sherd__fail(&error, SHERD_ESTATE, "sherd_engine_step: %s", why);
+    if (status != SHERD_OK) /* the other ranks' reductions wait for this one's: there is no way on */
+        sherd__device_poison(engine->device, &error);
+    else
+        status = sherd__engine_start(engine, from, to);
+    pthread_mutex_unlock(&engine->lock);
+    return sherd__engine_check(engine, status, err);
+}
+
+static void book_micro_times(sherd_engine *engine, int64_t now)
+{
+    sherd__engine_times *times = &engine->times;
+    int64_t split = times->backward_begin ? times->backward_begin : now;
+
+    times->forward += split - times->micro_begin;
+    times->backward += now - split;
+}
+
+/* Last bucket's UPDATED is the first of the step, bucket 0's the last. */
+static void book_update_time(sherd_engine *engine)
+{
+    const sherd__device_ops *ops = engine->device->ops;
+    int64_t begin, end;
+
+    if (!engine->plan->n_buckets)
+        return;
+    begin = ops->event_time_ns(engine->voted);
+    end = ops->event_time_ns(engine->buckets[0].event[SHERD__EV_UPDATED]);
+    if (begin && end > begin)
+        engine->times.last_update = end - begin;
+}
+
+static uint64_t rate_bits(const sherd_engine *engine)
+{
+    double rate;
+    uint64_t bits;
+
+    if (engine->rank)
+        return 0;
+    rate = sherd_config_lr(&engine->plan->config, engine->last.updates);
+    memcpy(&bits, &rate, sizeof bits);
+    return bits;
+}
+
+static sherd_status boundary(sherd_engine *engine, sherd_error *err)
+{
+    const sherd__device_ops *ops = engine->device->ops;
+    sherd__access scalars = {&engine->block->scalars, sizeof engine->block->scalars, 0};
+    sherd_status status;
+
+    book_update_time(engine);
+    engine->block->lr_bits = rate_bits(engine);
+    status = ops->event_record(engine->device->compute, engine->closed);
+    if (status == SHERD_OK)
+        status = sherd__engine_execute_range(engine, engine->plan->schedule.boundary);
+    if (status == SHERD_OK)
+        status = sherd__engine_compute_wait(engine, engine->voted, "vote (report)");
+    if (status == SHERD_OK)
+        status = ops->touch(engine->device, sherd__engine_tag(engine, "report", -1), scalars);
+    return sherd__engine_check(engine, status, err);
+}
+
+static void fill_report(sherd_engine *engine, int64_t now)
+{
+    const sherd__step_scalars *scalars = &engine->block->scalars;
+    sherd__engine_times *times = &engine->times;
+    sherd_report *report = &engine->last;
+
+    report->step = engine->step;
+    report->updates = (int64_t)scalars->updates;
+    report->skipped = (int32_t)scalars->skip;
+    report->bad_param =
+        scalars->bad_block == SHERD__NO_BAD_BLOCK ? -1 : sherd__plan_param_of_block(engine->plan, scalars->bad_block);
+    report->grad_norm = scalars->norm;
+    report->lr = scalars->lr;
+    report->loss_scale = 1.0;
+    report->step_ns = now - times->step_begin;
+    report->forward_ns = times->forward;
+    report->backward_ns = times->backward;
+    report->exposed_comm_ns = atomic_exchange_explicit(&times->exposed, 0, memory_order_relaxed);
+    report->update_ns = times->last_update;
+    report->parked = engine->parked_count;
+    times->forward = times->backward = 0;
+}
+
+static void give_report(const sherd_engine *engine, int32_t at_boundary, sherd_report *report)
+{
+    sherd_report full = engine->last;
+    size_t size;
+
+    if (!report)
+        return;
+    size = report->size && report->size < sizeof full ? report->size : sizeof full;
+    full.size = size;
+    full.boundary = at_boundary;
+    memcpy(report, &full, size);
+}
+
+sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *report, sherd_error *err)
+{
+    sherd_status status = sherd__engine_health(engine, err);
+    int last = engine->micro == engine->plan->config.gradient_accumulation_steps - 1;
+
+    if (status != SHERD_OK)
+        return status;
+    if (!engine->open)
+        return sherd__engine_refuse(engine, err, SHERD_ESTATE, "sherd_engine_step: no micro-step is open; call sherd_micro_begin first");
+    book_micro_times(engine, sherd__now_ns());
+    status = close_micro(engine, err);
+    if (status == SHERD_OK && last)
+        status = boundary(engine, err);
+    if (status != SHERD_OK)
+        return status;
+    engine->open = 0;
+    if (last) {
+        fill_report(engine, sherd__now_ns());
+        engine->step++;
+        engine->micro = 0;
+    } else {
+        engine->micro++;
+    }
+    give_report(engine, last, report);
+    return SHERD_OK;
+}
