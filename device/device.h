@@ -92,7 +92,8 @@ typedef struct sherd__device_ops {
     void (*stream_destroy)(sherd__stream *stream); /* waits for what is enqueued; NULL is legal */
     sherd_status (*event_create)(sherd_device *device, sherd__event **out, sherd_error *err);
     void (*event_destroy)(sherd__event *event);
-    /* record … wait: the wait is for the latest record enqueued before the wait was; none yet: nothing to wait for. Each may be re-recorded. */
+    /* record … wait: the wait is for the latest record enqueued before the wait was; none yet: nothing to wait for. Each may be re-recorded,
+     * on another stream only once the former record has been reached. */
     sherd_status (*event_record)(sherd__stream *stream, sherd__event *event);
     sherd_status (*event_wait)(sherd__stream *stream, sherd__event *event, const char *site);
     /* The calling thread waits for the latest record, whatever the compute stream does. */
@@ -156,5 +157,15 @@ sherd_status sherd__device_create_check(const sherd_device_options *options, she
 void sherd__checker_drop(sherd_checker *checker, const char *site);
 /* Sites of waits seen so far, in order of first sight; returns how many. */
 uint32_t sherd__checker_sites(sherd_checker *checker, const char **out, uint32_t capacity);
+
+/* Metadata (queues, tables) through the device's allocator, booked under METADATA on the host tier. As sherd__alloc and sherd__free. */
+void *sherd__device_metadata_alloc(sherd_device *device, size_t count, size_t bytes);
+void sherd__device_metadata_free(sherd_device *device, void *block, size_t count, size_t bytes);
+
+/* A rank's thread that blocks on other ranks by any means but this device's waits (a condition variable, a join) says so around it:
+ * under the checking device it hands over its turn, or its peers could not move until it returns. Nothing on other devices. The
+ * thread must not call the device in between. */
+void sherd__device_outside_begin(sherd_device *device);
+void sherd__device_outside_end(sherd_device *device);
 
 #endif

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Operations by value: what the host and the checking device have in common. Both put an operation into a queue and run it
+ * later on a CPU thread; they differ in who decides when. The enqueueing half of their ops tables is therefore written once, in
+ * op.c, over the stream's `submit`.
+ */
+#ifndef SHERD_DEVICE_OP_H
+#define SHERD_DEVICE_OP_H
+
+#include "device/device.h"
+#include "device/host_math.h"
+
+#define SHERD__OP_ACCESSES 4
+
+typedef enum sherd__op_kind {
+    SHERD__OP_RECORD,
+    SHERD__OP_WAIT,
+    SHERD__OP_SIGNAL,
+    SHERD__OP_AWAIT,
+    SHERD__OP_COPY,
+    SHERD__OP_ZERO,
+    SHERD__OP_CONVERT,
+    SHERD__OP_TREE_SUM,
+    SHERD__OP_REDUCE_U64,
+    SHERD__OP_PREPARE,
+    SHERD__OP_UPDATE,
+    SHERD__OP_HOST_CALL,
+    SHERD__OP_TOUCH
+} sherd__op_kind;
+
+typedef struct sherd__op {
+    sherd__op_kind kind;
+    sherd__tag tag;
+    union {
+        struct {
+            sherd__event *event;
+            uint64_t number; /* which record of the event */
+            const char *site;
+        } event;
+        struct {
+            _Atomic uint32_t *flag;
+            uint32_t value;
+        } signal;
+        sherd__await await;
+        struct {
+            void *dst;
+            const void *src;
+            uint64_t bytes;
+        } copy;
+        struct {
+            void *base;
+            const sherd__byte_range *ranges;
+            uint32_t n;
+        } zero;
+        struct {
+            void *dst;
+            const void *src;
+            int64_t elems;
+            sherd_dtype dst_dtype, src_dtype;
+            int32_t add;
+        } convert;
+        sherd__tree_sum tree_sum;
+        struct {
+            uint64_t *dst;
+            const void *const *src;
+            uint64_t offset;
+            uint32_t n_src, n_sum, n_min;
+        } reduce;
+        struct {
+            const sherd__step_rules *rules;
+            const uint64_t *vote;
+            sherd__step_state *state;
+            sherd__step_scalars *out;
+        } prepare;
+        sherd__update update;
+        struct {
+            sherd__host_fn fn;
+            void *arg;
+            sherd__access access[SHERD__OP_ACCESSES]; /* touch: access[0] */
+            uint32_t n;
+        } call;
+    } u;
+} sherd__op;
+
+/* The head of every stream of the host and the checking device. */
+struct sherd__stream {
+    sherd_device *device;
+    const char *name;
+    sherd_status (*submit)(sherd__stream *stream, const sherd__op *op);
+};
+
+/* Runs a kernel or a host call (not events, flags or touch) on the calling thread and the team. */
+void sherd__op_run(const sherd__op *op, const sherd__host_math *math, sherd__team *team);
+/* Every await flag at or past its value? Writes the first that is not to *which. Acquire. */
+int sherd__await_satisfied(const sherd__await *await, uint32_t *which);
+
+/* Entries of an ops table: build the operation and submit it. */
+sherd_status sherd__op_copy(sherd__stream *stream, sherd__tag tag, void *dst, const void *src, uint64_t bytes);
+sherd_status sherd__op_zero(sherd__stream *stream, sherd__tag tag, void *base, const sherd__byte_range *ranges, uint32_t n);
+sherd_status sherd__op_convert(sherd__stream *stream, sherd__tag tag, void *dst, sherd_dtype dst_dtype, const void *src,
+                               sherd_dtype src_dtype, int64_t elems, int32_t add);
+sherd_status sherd__op_tree_sum(sherd__stream *stream, sherd__tag tag, const sherd__tree_sum *sum);
+sherd_status sherd__op_reduce_u64(sherd__stream *stream, sherd__tag tag, uint64_t *dst, const void *const *src,
+                                  uint32_t n_src, uint64_t offset, uint32_t n_sum, uint32_t n_min);
+sherd_status sherd__op_prepare(sherd__stream *stream, sherd__tag tag, const sherd__step_rules *rules,
+                               const uint64_t *vote, sherd__step_state *state, sherd__step_scalars *out);
+sherd_status sherd__op_update(sherd__stream *stream, sherd__tag tag, const sherd__update *update);
+sherd_status sherd__op_signal(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value);
+sherd_status sherd__op_await(sherd__stream *stream, sherd__tag tag, const sherd__await *await);
+sherd_status sherd__op_host_call(sherd__stream *stream, sherd__tag tag, sherd__host_fn fn, void *arg,
+                                 const sherd__access *accesses, uint32_t n);
+
+/* Memory of the device and host tiers: main memory (device/host_memory.c). */
+sherd_status sherd__host_memory_get(sherd_device *device, sherd_tier tier, uint64_t bytes, void **out,
+                                    uint64_t *rounding, sherd_error *err);
+void sherd__host_memory_put(sherd_device *device, sherd_tier tier, void *block, uint64_t bytes);
+
+#endif
