@@ -7,12 +7,32 @@
 /* From here up there are usually cores to spare; below, a spinning thread takes the core of the one it waits for. */
 #define SPIN_FROM_CPUS 8
 
+static sherd__host_event *take_free_event(sherd__host_device *host)
+{
+    pthread_mutex_lock(&host->base.lock);
+    sherd__host_event *event = host->free_events;
+    if (event)
+        host->free_events = event->next_free;
+    pthread_mutex_unlock(&host->base.lock);
+    if (event)
+        atomic_store(&event->time_ns, 0);
+    return event;
+}
+
 static sherd_status event_create(sherd_device *device, sherd__event **out, sherd_error *err)
 {
-    sherd__host_event *event = sherd__device_metadata_alloc(device, 1, sizeof *event);
-    if (!event)
-        return sherd__fail(err, SHERD_ENOMEM, "no memory for an event");
-    event->device = device;
+    sherd__host_device *host = (sherd__host_device *)device;
+    sherd__host_event *event = take_free_event(host);
+    if (!event) {
+        event = sherd__device_metadata_alloc(device, 1, sizeof *event);
+        if (!event)
+            return sherd__fail(err, SHERD_ENOMEM, "no memory for an event");
+        event->device = device;
+        pthread_mutex_lock(&device->lock);
+        event->next = host->events;
+        host->events = event;
+        pthread_mutex_unlock(&device->lock);
+    }
     *out = (sherd__event *)event;
     return SHERD_OK;
 }
@@ -20,8 +40,22 @@ static sherd_status event_create(sherd_device *device, sherd__event **out, sherd
 static void event_destroy(sherd__event *handle)
 {
     sherd__host_event *event = (sherd__host_event *)handle;
-    if (event)
-        sherd__device_metadata_free(event->device, event, 1, sizeof *event);
+    if (!event)
+        return;
+    sherd__host_device *host = (sherd__host_device *)event->device;
+    pthread_mutex_lock(&host->base.lock);
+    event->next_free = host->free_events;
+    host->free_events = event;
+    pthread_mutex_unlock(&host->base.lock);
+}
+
+static void free_events(sherd__host_device *host)
+{
+    while (host->events) {
+        sherd__host_event *event = host->events;
+        host->events = event->next;
+        sherd__device_metadata_free(&host->base, event, 1, sizeof *event);
+    }
 }
 
 static sherd_status event_record(sherd__stream *stream, sherd__event *handle)
@@ -69,6 +103,7 @@ static void destroy(sherd_device *device)
     sherd_allocator memory = device->allocator;
     sherd__host_stream_destroy(device->compute);
     sherd__team_destroy(host->team);
+    free_events(host);
     sherd__device_base_fini(device);
     sherd__free(&memory, host, 1, sizeof *host);
 }

@@ -17,10 +17,14 @@ typedef struct sherd__host_device {
     const sherd__host_math *math;
     sherd__team *team;
     int32_t spin; /* 1: there are cores to spare for a short spin before sleeping */
+    struct sherd__host_event *events, *free_events; /* all ever made; those that may be handed out again */
 } sherd__host_device;
 
+/* Lives as long as the device and is handed out again after event_destroy: who records an event still touches it for a moment after
+ * the waiter has seen the record and gone on, perhaps to destroy it. The counts go on from life to life. */
 typedef struct sherd__host_event {
     sherd_device *device;
+    struct sherd__host_event *next, *next_free;
     _Atomic uint64_t recorded; /* records enqueued */
     _Atomic uint64_t reached;  /* records executed */
     _Atomic int64_t time_ns;
