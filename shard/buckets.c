@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Buckets: runs of consecutive parameters in reverse registration order, which is the order in which backward completes their
- * gradients. Small enough that the first reduction starts early and the last one, which nothing hides, is short; large enough
- * that the fixed cost of a collective does not matter.
+ * Buckets: runs of consecutive parameters in reverse registration order, which is the order in which backward
+ * completes their gradients. Small enough that the first reduction starts early and the last one, which nothing
+ * hides, is short; large enough that the fixed cost of a collective does not matter.
  */
 #include <inttypes.h>
 
@@ -11,7 +11,7 @@
 #include "shard/build.h"
 
 #define LEAST_BYTES ((int64_t)1 << 20)
-#define MOST_BYTES ((int64_t)64 << 20)
+#define MOST_BYTES  ((int64_t)64 << 20)
 #define MODEL_SHARE 8
 
 static int has_bucket(const sherd__plan_param *param)
@@ -74,7 +74,8 @@ static sherd_status seal_bucket(sherd_plan *plan, int64_t content, int64_t *padd
     bucket->elems = bucket->slice_elems * plan->world; /* at most 2^57 + 2^39 */
     *padded += bucket->elems;
     if (*padded > SHERD__MAX_ELEMS)
-        return sherd__fail(err, SHERD_EINVAL, "%" PRIu32 " buckets padded for %" PRId32
+        return sherd__fail(err, SHERD_EINVAL,
+                           "%" PRIu32 " buckets padded for %" PRId32
                            " ranks hold more than 2^57 elements; use fewer ranks or a larger reduce_bucket_size",
                            plan->n_buckets, plan->world);
     return SHERD_OK;
@@ -91,7 +92,8 @@ static sherd_status join_bucket(sherd_plan *plan, uint32_t id, uint32_t place, i
     *content = param->offset + param->elems;
     bucket->count++;
     if (__builtin_add_overflow(bucket->contributions, param->uses, &bucket->contributions))
-        return sherd__fail(err, SHERD_EINVAL, "parameter '%s': its bucket has more than 2^32 uses; lower reduce_bucket_size",
+        return sherd__fail(err, SHERD_EINVAL,
+                           "parameter '%s': its bucket has more than 2^32 uses; lower reduce_bucket_size",
                            param->name);
     return SHERD_OK;
 }

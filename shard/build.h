@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: MIT
  *
- * The stages of sherd_plan_create, in the order in which they run. Each reads what the former ones filled in and fills in
- * more of the plan; on an error the plan is as destroyable as before.
+ * The stages of sherd_plan_create, in the order in which they run. Each reads what the former ones filled in and
+ * fills in more of the plan; on an error the plan is as destroyable as before.
  */
 #ifndef SHERD_SHARD_BUILD_H
 #define SHERD_SHARD_BUILD_H
 
 #include "shard/plan.h"
 
-/* Bound on the padded elements of a whole model. Eight such arrays of four bytes still count in 64 bits, so that every
- * later sum of bytes is safe once this bound has been checked. */
+/* Bound on the padded elements of a whole model. Eight such arrays of four bytes still count in 64 bits, so that
+ * every later sum of bytes is safe once this bound has been checked. */
 #define SHERD__MAX_ELEMS ((int64_t)1 << 57)
 
 /* params.c: validates and copies the parameter table. */
-sherd_status sherd__plan_take_params(sherd_plan *plan, const sherd_param *params, uint32_t n_params, sherd_error *err);
+sherd_status sherd__plan_take_params(sherd_plan *plan, const sherd_param *params, uint32_t n_params,
+                                     sherd_error *err);
 /* buckets.c: order, buckets and offsets within them. */
 sherd_status sherd__plan_form_buckets(sherd_plan *plan, sherd_error *err);
 /* Elements after which a bucket of this gradient type is closed. */

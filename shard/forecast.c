@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a step costs, by running the plan's schedule on streams whose clocks are numbers. All ranks are taken to be alike, so a
- * collective ends on all of them at once and a slot is released when its reduction ends. Moves, pads, local additions and the
- * scalars are taken to cost nothing. The caller's part is modelled as a decoder's: forward visits buckets last to first, backward
- * first to last, and the caller returns from the boundary when the vote is known.
+ * What a step costs, by running the plan's schedule on streams whose clocks are numbers. All ranks are taken to be
+ * alike, so a collective ends on all of them at once and a slot is released when its reduction ends. Moves, pads,
+ * local additions and the scalars are taken to cost nothing. The caller's part is modelled as a decoder's: forward
+ * visits buckets last to first, backward first to last, and the caller returns from the boundary when the vote is
+ * known.
  *
  * Steady state: the first steps fill the pipeline and are not counted.
  */
@@ -12,16 +13,16 @@
 #include "base/alloc.h"
 #include "shard/build.h"
 
-#define WARM_STEPS 3
-#define COUNTED_STEPS 4
+#define WARM_STEPS       3
+#define COUNTED_STEPS    4
 #define MOST_MICRO_STEPS 16 /* simulated; further ones in the middle repeat the last of them */
 
 typedef struct simulation {
     const sherd_plan *plan;
     const sherd_profile *cost;
-    double now;                         /* of the compute stream */
-    double free_at[SHERD__STREAMS];     /* when the stream has done what was enqueued */
-    double *event[SHERD__EVENTS];       /* [n_buckets + 1] */
+    double now;                     /* of the compute stream */
+    double free_at[SHERD__STREAMS]; /* when the stream has done what was enqueued */
+    double *event[SHERD__EVENTS];   /* [n_buckets + 1] */
     double exposed_comm, exposed_update;
 } simulation;
 
@@ -45,7 +46,8 @@ static double duration(const simulation *sim, const sherd__action *action)
     case SHERD__ACT_REDUCE: return cost->collective_ns + (double)bucket->ring_bytes * cost->reduce_ns_per_byte;
     case SHERD__ACT_REDUCE_OWN: return cost->collective_ns + elems * 4 * cost->reduce_ns_per_byte;
     case SHERD__ACT_GATHER_SUMS:
-        return cost->collective_ns + elems * (double)sherd__plan_sum_elem_bytes(plan, bucket) * cost->gather_ns_per_byte;
+        return cost->collective_ns +
+               elems * (double)sherd__plan_sum_elem_bytes(plan, bucket) * cost->gather_ns_per_byte;
     case SHERD__ACT_UPDATE: return (double)sherd__plan_state_elems(plan, bucket) * cost->update_ns_per_elem;
     case SHERD__ACT_GATHER:
         return cost->collective_ns + elems * (double)sherd_dtype_bytes(bucket->dtype) * cost->gather_ns_per_byte;
@@ -159,7 +161,7 @@ sherd_status sherd_plan_forecast(const sherd_plan *plan, const sherd_profile *pr
     double *times = sherd__alloc(&sherd__default_allocator, events, sizeof *times);
     if (!times)
         return SHERD_ENOMEM;
-    simulation sim = { .plan = plan, .cost = profile };
+    simulation sim = {.plan = plan, .cost = profile};
     for (int kind = 0; kind < SHERD__EVENTS; kind++)
         sim.event[kind] = times + (size_t)kind * ((size_t)plan->n_buckets + 1);
     simulate(&sim, out);

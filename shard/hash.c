@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The plan's hash: a digest of a canonical little-endian text of everything that ranks must agree on before they exchange a
- * byte. Derived values (offsets, schedule) are left out where they follow from what is in, so that the hash does not depend
- * on how they are computed; the buckets are in, because a change of their rule must be noticed.
+ * The plan's hash: a digest of a canonical little-endian text of everything that ranks must agree on before they
+ * exchange a byte. Derived values (offsets, schedule) are left out where they follow from what is in, so that the
+ * hash does not depend on how they are computed; the buckets are in, because a change of their rule must be noticed.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -121,9 +121,9 @@ static void put_plan(writer *to, const sherd_plan *plan)
 
 sherd_status sherd__plan_seal(sherd_plan *plan, sherd_error *err)
 {
-    writer count = { NULL, 0 };
+    writer count = {NULL, 0};
     put_plan(&count, plan);
-    writer text = { sherd__alloc(&sherd__default_allocator, count.at, 1), 0 };
+    writer text = {sherd__alloc(&sherd__default_allocator, count.at, 1), 0};
     if (!text.data)
         return sherd__fail(err, SHERD_ENOMEM, "no memory for %zu bytes to hash the plan", count.at);
     put_plan(&text, plan);

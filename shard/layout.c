@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Where everything lies: one arena per kind of data, filled in bucket order. Bucket sizes are multiples of 256 elements, so
- * every offset is a multiple of 512 bytes or more. Padded sizes were bounded when the buckets were formed.
+ * Where everything lies: one arena per kind of data, filled in bucket order. Bucket sizes are multiples of 256
+ * elements, so every offset is a multiple of 512 bytes or more. Padded sizes were bounded when the buckets were
+ * formed.
  */
 #include <inttypes.h>
 
@@ -28,7 +29,8 @@ static void place_buckets(sherd_plan *plan)
 
 static void place_params(sherd_plan *plan)
 {
-    uint32_t with_bucket = plan->n_buckets ? plan->buckets[plan->n_buckets - 1].first + plan->buckets[plan->n_buckets - 1].count : 0;
+    uint32_t with_bucket =
+        plan->n_buckets ? plan->buckets[plan->n_buckets - 1].first + plan->buckets[plan->n_buckets - 1].count : 0;
     for (uint32_t i = 0; i < with_bucket; i++) {
         sherd__plan_param *param = &plan->params[plan->order[i]];
         const sherd__bucket *bucket = &plan->buckets[param->bucket];
@@ -48,9 +50,11 @@ static sherd_status place_frozen(sherd_plan *plan, sherd_error *err)
         if (param->bucket >= 0 || param->elems == 0)
             continue;
         param->param_offset = plan->param_bytes;
-        plan->param_bytes += (uint64_t)sherd__round_up(param->elems, SHERD__ALIGN_ELEMS) * sherd_dtype_bytes(param->dtype);
+        plan->param_bytes +=
+            (uint64_t)sherd__round_up(param->elems, SHERD__ALIGN_ELEMS) * sherd_dtype_bytes(param->dtype);
         if (plan->param_bytes > (uint64_t)SHERD__MAX_ELEMS * 8)
-            return sherd__fail(err, SHERD_EINVAL, "parameter '%s' brings the parameters above 2^60 bytes", param->name);
+            return sherd__fail(err, SHERD_EINVAL, "parameter '%s' brings the parameters above 2^60 bytes",
+                               param->name);
     }
     return SHERD_OK;
 }

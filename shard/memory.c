@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The byte report: what one rank will hold, by category. The engine allocates these very sizes. Every rank holds the same,
- * since slices are equal.
+ * The byte report: what one rank will hold, by category. The engine allocates these very sizes. Every rank holds the
+ * same, since slices are equal.
  */
 #include <inttypes.h>
 #include <string.h>

@@ -10,7 +10,7 @@
 #include "shard/build.h"
 
 #define NAME_MAX_BYTES 255
-#define USES_MAX 65535u
+#define USES_MAX       65535u
 
 static sherd_status count_elems(const sherd_param *param, int64_t *out, sherd_error *err)
 {
@@ -18,13 +18,15 @@ static sherd_status count_elems(const sherd_param *param, int64_t *out, sherd_er
     int empty = 0;
     for (uint32_t d = 0; d < param->ndim; d++) {
         if (param->shape[d] < 0)
-            return sherd__fail(err, SHERD_EINVAL, "parameter '%s': dimension %" PRIu32 " is %" PRId64 "; give 0 or more",
-                               param->name, d, param->shape[d]);
+            return sherd__fail(err, SHERD_EINVAL,
+                               "parameter '%s': dimension %" PRIu32 " is %" PRId64 "; give 0 or more", param->name, d,
+                               param->shape[d]);
         empty |= param->shape[d] == 0;
     }
     for (uint32_t d = 0; d < param->ndim && !empty; d++)
         if (!sherd__mul_i64(elems, param->shape[d], &elems) || elems > SHERD__MAX_ELEMS)
-            return sherd__fail(err, SHERD_EINVAL, "parameter '%s': its shape has more than 2^57 elements; split it", param->name);
+            return sherd__fail(err, SHERD_EINVAL, "parameter '%s': its shape has more than 2^57 elements; split it",
+                               param->name);
     *out = empty ? 0 : elems;
     return SHERD_OK;
 }
@@ -32,14 +34,16 @@ static sherd_status count_elems(const sherd_param *param, int64_t *out, sherd_er
 static sherd_status check_types(const sherd_param *param, sherd_error *err)
 {
     if (param->dtype == SHERD_FP16 || param->grad_dtype == SHERD_FP16)
-        return sherd__fail(err, SHERD_EUNSUPPORTED, "parameter '%s': fp16 is not built yet; use bf16 or fp32", param->name);
+        return sherd__fail(err, SHERD_EUNSUPPORTED, "parameter '%s': fp16 is not built yet; use bf16 or fp32",
+                           param->name);
     if (param->dtype != SHERD_FP32 && param->dtype != SHERD_BF16)
         return sherd__fail(err, SHERD_EINVAL, "parameter '%s': unknown dtype %d; use fp32 or bf16", param->name,
                            (int)param->dtype);
     if (param->grad_dtype != SHERD_FP32 && param->grad_dtype != param->dtype)
-        return sherd__fail(err, SHERD_EINVAL,
-                           "parameter '%s': gradient dtype %d with dtype %d; a gradient is fp32 or of its parameter's dtype",
-                           param->name, (int)param->grad_dtype, (int)param->dtype);
+        return sherd__fail(
+            err, SHERD_EINVAL,
+            "parameter '%s': gradient dtype %d with dtype %d; a gradient is fp32 or of its parameter's dtype",
+            param->name, (int)param->grad_dtype, (int)param->dtype);
     return SHERD_OK;
 }
 
@@ -47,21 +51,26 @@ static sherd_status check_param(const sherd_plan *plan, const sherd_param *param
 {
     uint32_t n_groups = plan->config.n_groups ? plan->config.n_groups : 1;
     if (!param->name || !param->name[0])
-        return sherd__fail(err, SHERD_EINVAL, "parameter %" PRIu32 " has no name; give every parameter a unique one", index);
+        return sherd__fail(err, SHERD_EINVAL, "parameter %" PRIu32 " has no name; give every parameter a unique one",
+                           index);
     if (strnlen(param->name, NAME_MAX_BYTES + 1) > NAME_MAX_BYTES)
-        return sherd__fail(err, SHERD_EINVAL, "parameter %" PRIu32 " ('%.40s…'): the name is longer than %d bytes; shorten it",
-                           index, param->name, NAME_MAX_BYTES);
+        return sherd__fail(err, SHERD_EINVAL,
+                           "parameter %" PRIu32 " ('%.40s…'): the name is longer than %d bytes; shorten it", index,
+                           param->name, NAME_MAX_BYTES);
     if (param->ndim > SHERD_MAX_DIMS)
-        return sherd__fail(err, SHERD_EINVAL, "parameter '%s': %" PRIu32 " dimensions; at most %d", param->name, param->ndim,
-                           SHERD_MAX_DIMS);
+        return sherd__fail(err, SHERD_EINVAL, "parameter '%s': %" PRIu32 " dimensions; at most %d", param->name,
+                           param->ndim, SHERD_MAX_DIMS);
     if (param->group >= n_groups)
-        return sherd__fail(err, SHERD_EINVAL, "parameter '%s': group %" PRIu32 ", but the configuration has %" PRIu32
-                           "; add the group or lower the index", param->name, param->group, n_groups);
+        return sherd__fail(err, SHERD_EINVAL,
+                           "parameter '%s': group %" PRIu32 ", but the configuration has %" PRIu32
+                           "; add the group or lower the index",
+                           param->name, param->group, n_groups);
     if (param->uses > USES_MAX)
-        return sherd__fail(err, SHERD_EINVAL, "parameter '%s': %" PRIu32 " uses; at most %u", param->name, param->uses, USES_MAX);
+        return sherd__fail(err, SHERD_EINVAL, "parameter '%s': %" PRIu32 " uses; at most %u", param->name,
+                           param->uses, USES_MAX);
     if (param->flags & ~SHERD_PARAM_FROZEN)
-        return sherd__fail(err, SHERD_EINVAL, "parameter '%s': unknown flags 0x%" PRIx32 "; use SHERD_PARAM_ values", param->name,
-                           param->flags);
+        return sherd__fail(err, SHERD_EINVAL, "parameter '%s': unknown flags 0x%" PRIx32 "; use SHERD_PARAM_ values",
+                           param->name, param->flags);
     return check_types(param, err);
 }
 
@@ -108,7 +117,8 @@ static sherd_status check_unique(const sherd_plan *plan, sherd_error *err)
         while (table[at] && strcmp(plan->params[table[at] - 1].name, name))
             at = (at + 1) & (slots - 1);
         if (table[at])
-            status = sherd__fail(err, SHERD_EINVAL, "parameters %" PRIu32 " and %" PRIu32 " are both named '%s'; names must differ",
+            status = sherd__fail(err, SHERD_EINVAL,
+                                 "parameters %" PRIu32 " and %" PRIu32 " are both named '%s'; names must differ",
                                  table[at] - 1, i, name);
         table[at] = i + 1;
     }
@@ -127,8 +137,8 @@ sherd_status sherd__plan_take_params(sherd_plan *plan, const sherd_param *params
     plan->n_params = n_params;
     for (uint32_t i = 0; i < n_params; i++) {
         sherd__plan_param *param = &plan->params[i];
-        if ((status = check_param(plan, &params[i], i, err)) || (status = count_elems(&params[i], &param->elems, err)) ||
-            (status = copy_param(param, &params[i], err)))
+        if ((status = check_param(plan, &params[i], i, err)) ||
+            (status = count_elems(&params[i], &param->elems, err)) || (status = copy_param(param, &params[i], err)))
             return status;
         plan->total_elems += param->elems; /* cannot wrap: checked at once, and each is at most 2^57 */
         if (plan->total_elems > SHERD__MAX_ELEMS)

@@ -12,17 +12,22 @@
 static sherd_status check_config(const sherd_config *config, sherd_error *err)
 {
     if (config->zero.stage < 0 || config->zero.stage > 3)
-        return sherd__fail(err, SHERD_EINVAL, "zero_optimization.stage is %" PRId32 "; use 0, 1 or 2", config->zero.stage);
+        return sherd__fail(err, SHERD_EINVAL, "zero_optimization.stage is %" PRId32 "; use 0, 1 or 2",
+                           config->zero.stage);
     if (config->zero.stage == 3)
         return sherd__fail(err, SHERD_EUNSUPPORTED, "zero_optimization.stage 3 is not built yet; use 0, 1 or 2");
     if (config->dtype == SHERD_FP16)
         return sherd__fail(err, SHERD_EUNSUPPORTED, "fp16 is not built yet; use bf16 or fp32");
     if (config->zero.reduce_bucket_size < 1 || config->zero.allgather_bucket_size < 1)
-        return sherd__fail(err, SHERD_EINVAL, "reduce_bucket_size %" PRId64 " and allgather_bucket_size %" PRId64
-                           " count elements; give 1 or more", config->zero.reduce_bucket_size, config->zero.allgather_bucket_size);
+        return sherd__fail(err, SHERD_EINVAL,
+                           "reduce_bucket_size %" PRId64 " and allgather_bucket_size %" PRId64
+                           " count elements; give 1 or more",
+                           config->zero.reduce_bucket_size, config->zero.allgather_bucket_size);
     if (config->n_groups > SHERD_MAX_GROUPS)
-        return sherd__fail(err, SHERD_EINVAL, "%" PRIu32 " parameter groups; at most %d", config->n_groups, SHERD_MAX_GROUPS);
-    if (config->optimizer.kind != SHERD_ADAMW && config->optimizer.kind != SHERD_ADAM && config->optimizer.kind != SHERD_SGD)
+        return sherd__fail(err, SHERD_EINVAL, "%" PRIu32 " parameter groups; at most %d", config->n_groups,
+                           SHERD_MAX_GROUPS);
+    if (config->optimizer.kind != SHERD_ADAMW && config->optimizer.kind != SHERD_ADAM &&
+        config->optimizer.kind != SHERD_SGD)
         return sherd__fail(err, SHERD_EINVAL, "optimizer kind %d is unknown; use a value of sherd_optimizer",
                            (int)config->optimizer.kind);
     return SHERD_OK;
@@ -56,7 +61,8 @@ static sherd_status build(sherd_plan *plan, const sherd_config *config, const sh
                           int32_t world, sherd_error *err)
 {
     sherd_status status;
-    if ((status = take_config(plan, config, world, err)) || (status = sherd__plan_take_params(plan, params, n_params, err)) ||
+    if ((status = take_config(plan, config, world, err)) ||
+        (status = sherd__plan_take_params(plan, params, n_params, err)) ||
         (status = sherd__plan_form_buckets(plan, err)) || (status = sherd__plan_place_arenas(plan, err)) ||
         (status = sherd__plan_place_ring(plan, err)) || (status = sherd__schedule_build(plan, err)) ||
         (status = sherd__plan_seal(plan, err)))
@@ -64,11 +70,12 @@ static sherd_status build(sherd_plan *plan, const sherd_config *config, const sh
     return SHERD_OK;
 }
 
-sherd_status sherd_plan_create(const sherd_config *config, const sherd_param *params, uint32_t n_params, int32_t world,
-                               sherd_plan **out, sherd_error *err)
+sherd_status sherd_plan_create(const sherd_config *config, const sherd_param *params, uint32_t n_params,
+                               int32_t world, sherd_plan **out, sherd_error *err)
 {
     if (!config || !out || (!params && n_params))
-        return sherd__fail(err, SHERD_EINVAL, "sherd_plan_create needs a configuration, parameters and a place for the plan");
+        return sherd__fail(err, SHERD_EINVAL,
+                           "sherd_plan_create needs a configuration, parameters and a place for the plan");
     sherd_plan *plan = sherd__alloc(&sherd__default_allocator, 1, sizeof *plan);
     if (!plan)
         return sherd__fail(err, SHERD_ENOMEM, "no memory for a plan");
@@ -130,9 +137,13 @@ sherd_status sherd_plan_bucket(const sherd_plan *plan, uint32_t bucket, sherd_bu
     if (!plan || !out || bucket >= plan->n_buckets)
         return SHERD_EINVAL;
     const sherd__bucket *from = &plan->buckets[bucket];
-    *out = (sherd_bucket_info){ .n_params = from->count, .elems = from->elems, .slice_elems = from->slice_elems,
-                                .ring_offset = from->ring_offset, .ring_bytes = from->ring_bytes,
-                                .dtype = from->dtype, .grad_dtype = from->grad_dtype };
+    *out = (sherd_bucket_info){.n_params = from->count,
+                               .elems = from->elems,
+                               .slice_elems = from->slice_elems,
+                               .ring_offset = from->ring_offset,
+                               .ring_bytes = from->ring_bytes,
+                               .dtype = from->dtype,
+                               .grad_dtype = from->grad_dtype};
     return SHERD_OK;
 }
 

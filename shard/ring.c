@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * The gradient ring as a pure state machine. Why nobody waits for ever: WAIT is only answered for a bucket that this rank has
- * started, and ranks start buckets in one order. Among all buckets that ranks wait for, take the earliest: whoever has not
- * started it yet is not waiting (it could only wait for an earlier one), so its caller goes on and starts it.
+ * The gradient ring as a pure state machine. Why nobody waits for ever: WAIT is only answered for a bucket that this
+ * rank has started, and ranks start buckets in one order. Among all buckets that ranks wait for, take the earliest:
+ * whoever has not started it yet is not waiting (it could only wait for an earlier one), so its caller goes on and
+ * starts it.
  */
 #include <assert.h>
 #include <string.h>
@@ -15,9 +16,10 @@ static void move_slot(sherd__ring_bucket *bucket, sherd__slot_state to)
     bucket->state = to;
 }
 
-void sherd__ring_init(sherd__ring *ring, const sherd_plan *plan, sherd__ring_param *params, sherd__ring_bucket *buckets)
+void sherd__ring_init(sherd__ring *ring, const sherd_plan *plan, sherd__ring_param *params,
+                      sherd__ring_bucket *buckets)
 {
-    *ring = (sherd__ring){ .plan = plan, .params = params, .buckets = buckets };
+    *ring = (sherd__ring){.plan = plan, .params = params, .buckets = buckets};
     memset(params, 0, plan->n_params * sizeof *params);
     memset(buckets, 0, plan->n_buckets * sizeof *buckets);
 }
@@ -57,13 +59,15 @@ static const char *objection(const sherd__ring *ring, uint32_t param)
     return NULL;
 }
 
-/* 1 if the former user of the slot has been started here, so that its release depends on nothing the caller still has to do. */
+/* 1 if the former user of the slot has been started here, so that its release depends on nothing the caller still has
+ * to do. */
 static int former_started(const sherd__ring *ring, const sherd__bucket *bucket)
 {
     return bucket->ring_after_previous || bucket->ring_after < ring->next;
 }
 
-sherd__ring_answer sherd__ring_acquire(sherd__ring *ring, uint32_t param, sherd__grad_place *place, int32_t *beta, const char **why)
+sherd__ring_answer sherd__ring_acquire(sherd__ring *ring, uint32_t param, sherd__grad_place *place, int32_t *beta,
+                                       const char **why)
 {
     const char *reason = objection(ring, param);
     if (reason)
@@ -107,7 +111,8 @@ static void start(sherd__ring *ring)
     move_slot(bucket, SHERD__SLOT_STARTED);
 }
 
-sherd__ring_answer sherd__ring_ready(sherd__ring *ring, uint32_t param, uint32_t *from, uint32_t *to, const char **why)
+sherd__ring_answer sherd__ring_ready(sherd__ring *ring, uint32_t param, uint32_t *from, uint32_t *to,
+                                     const char **why)
 {
     const sherd_plan *plan = ring->plan;
     const char *reason = objection(ring, param);
@@ -145,7 +150,8 @@ sherd__ring_answer sherd__ring_close(sherd__ring *ring, uint32_t *from, uint32_t
 uint32_t sherd__ring_missing(const sherd__ring *ring, uint32_t param)
 {
     const sherd_plan *plan = ring->plan;
-    while (param < plan->n_params && (plan->params[param].bucket < 0 || ring->params[param].ready == plan->params[param].uses))
+    while (param < plan->n_params &&
+           (plan->params[param].bucket < 0 || ring->params[param].ready == plan->params[param].uses))
         param++;
     return param;
 }

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * The gradient ring's layout. Buckets take static offsets in reduction order and wrap to 0 when the next does not fit. Since the
- * offsets never change, so does the former user of each slot's bytes: one number per bucket is all the engine needs at run time.
+ * The gradient ring's layout. Buckets take static offsets in reduction order and wrap to 0 when the next does not
+ * fit. Since the offsets never change, so does the former user of each slot's bytes: one number per bucket is all the
+ * engine needs at run time.
  *
- * The former user is found by painting the ring twice, as two consecutive micro-steps do: a list of intervals, in order of
- * offset, says who was the last to use which bytes. Within a lap the brush moves upwards only, and every interval it passes is
- * replaced, so the whole costs O(buckets).
+ * The former user is found by painting the ring twice, as two consecutive micro-steps do: a list of intervals, in
+ * order of offset, says who was the last to use which bytes. Within a lap the brush moves upwards only, and every
+ * interval it passes is replaced, so the whole costs O(buckets).
  */
 #include <inttypes.h>
 
@@ -33,8 +34,8 @@ static uint64_t target_bytes(const sherd_plan *plan)
     return (uint64_t)sherd__round_up(target, (int64_t)plan->world * SHERD__ALIGN_ELEMS) * sherd_dtype_bytes(widest);
 }
 
-/* Room for the largest bucket and two more of the usual size: one is reduced while the next is filled. The usual size is the
- * target, or the mean where parameters larger than the target are buckets of their own. */
+/* Room for the largest bucket and two more of the usual size: one is reduced while the next is filled. The usual size
+ * is the target, or the mean where parameters larger than the target are buckets of their own. */
 static uint64_t choose_capacity(sherd_plan *plan)
 {
     uint64_t all = 0, largest = 0;
@@ -72,7 +73,7 @@ static int64_t paint(interval *list, uint32_t *used, uint32_t *brush, uint64_t e
     }
     if (list[at].end == end)
         at = list[at].next; /* swallowed whole; else it now begins at `end` */
-    list[++*used] = (interval){ .end = end, .user = user, .next = at };
+    list[++*used] = (interval){.end = end, .user = user, .next = at};
     list[*brush].next = *used;
     *brush = *used;
     return latest;
@@ -101,12 +102,14 @@ sherd_status sherd__plan_place_ring(sherd_plan *plan, sherd_error *err)
     choose_offsets(plan);
     interval *list = sherd__alloc(&sherd__default_allocator, nodes, sizeof *list);
     if (!list)
-        return sherd__fail(err, SHERD_ENOMEM, "no memory to lay out the ring of %" PRIu32 " buckets", plan->n_buckets);
+        return sherd__fail(err, SHERD_ENOMEM, "no memory to lay out the ring of %" PRIu32 " buckets",
+                           plan->n_buckets);
     uint32_t used = 1;
-    list[0] = (interval){ .end = 0, .user = NOBODY, .next = 1 };
-    list[1] = (interval){ .end = plan->ring_bytes, .user = NOBODY, .next = 0 };
+    list[0] = (interval){.end = 0, .user = NOBODY, .next = 1};
+    list[1] = (interval){.end = plan->ring_bytes, .user = NOBODY, .next = 0};
     paint_micro_step(plan, list, &used, 0);
-    paint_micro_step(plan, list, &used, plan->n_buckets); /* now every slot has a former user: at least the bucket itself */
+    paint_micro_step(plan, list, &used,
+                     plan->n_buckets); /* now every slot has a former user: at least the bucket itself */
     sherd__free(&sherd__default_allocator, list, nodes, sizeof *list);
     return SHERD_OK;
 }

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: MIT
  *
- * The schedule's actions, and the few waits that they need. A wait stands here only if no other order implies it; the checking
- * device's removal test holds us to that. What orders what:
+ * The schedule's actions, and the few waits that they need. A wait stands here only if no other order implies it; the
+ * checking device's removal test holds us to that. What orders what:
  *
- *   READY[b]    before the first action on bucket b: the caller wrote the slot, shared and parked gradients on its own stream.
- *   UPDATED[0]  before the step's first write into the sums, stage 0 only: updates of the former step read the sums and the
- *               step scalars. Bucket 0 is updated last and reduced first, so this one wait covers every bucket and SCALARS.
- *               Stages 1 and 2 need none: each GATHER on this stream has waited for its bucket's update.
- *   VOTED       before the first update: sums and scalars are written on the comm stream. Peers' gathers of the former step
- *               read what the update writes; they lie before the vote on their streams.
- *   CLOSED      before the first update: the caller may read parameters after its last gradient was ready.
- *   UPDATED[b]  before GATHER of b: it sends what the update wrote.
+ * - READY[b] before the first action on bucket b: the caller wrote slot, shared and parked gradients on its own
+ * stream.
+ * - UPDATED[0] before the step's first write into the sums, at stage 0 only: the former step's updates read the sums
+ * and the step scalars. Bucket 0 is updated last and reduced first, so this one wait covers every bucket and SCALARS.
+ *   Stages 1 and 2 need none: each GATHER on this stream has waited for its bucket's update.
+ * - VOTED before the first update: sums and scalars are written on the comm stream. Peers' gathers of the former step
+ *   read what the update writes; they lie before the vote on their streams.
+ * - CLOSED before the first update: the caller may read parameters after its last gradient was ready.
+ * - UPDATED[b] before GATHER of b: it sends what the update wrote.
  *
- * Everything else is one stream's own order, or a collective's: a vote ends only when every rank's earlier actions on its comm
- * stream have ended, so nobody still reads a peer's sums in the next step.
+ * Everything else is one stream's own order, or a collective's: a vote ends only when every rank's earlier actions on
+ * its comm stream have ended, so nobody still reads a peer's sums in the next step.
  */
 #include <inttypes.h>
 
@@ -43,37 +44,39 @@ const char *sherd__event_name(sherd__event_kind kind)
 }
 
 /* Appends; with no storage yet it only counts. The returned action may be amended until the next call. */
-static sherd__action *emit(sherd__schedule *schedule, sherd__action *scratch, sherd__action_kind kind, sherd__stream_id stream,
-                           uint32_t bucket, uint32_t flags)
+static sherd__action *emit(sherd__schedule *schedule, sherd__action *scratch, sherd__action_kind kind,
+                           sherd__stream_id stream, uint32_t bucket, uint32_t flags)
 {
     sherd__action *action = schedule->actions ? &schedule->actions[schedule->n_actions] : scratch;
     schedule->n_actions++;
-    *action = (sherd__action){ .kind = kind, .stream = stream, .bucket = bucket, .flags = flags,
-                               .record = { SHERD__EV_NONE, 0 } };
+    *action = (sherd__action){
+        .kind = kind, .stream = stream, .bucket = bucket, .flags = flags, .record = {SHERD__EV_NONE, 0}};
     return action;
 }
 
 static void wait_for(sherd__action *action, sherd__event_kind kind, uint32_t bucket)
 {
-    action->wait[action->n_waits++] = (sherd__event_ref){ kind, bucket };
+    action->wait[action->n_waits++] = (sherd__event_ref){kind, bucket};
 }
 
 static void record(sherd__action *action, sherd__event_kind kind, uint32_t bucket)
 {
-    action->record = (sherd__event_ref){ kind, bucket };
+    action->record = (sherd__event_ref){kind, bucket};
 }
 
-static sherd__range emit_on_ready(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket, sherd__phase phase)
+static sherd__range emit_on_ready(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket,
+                                  sherd__phase phase)
 {
     int first = phase == SHERD__ONLY || phase == SHERD__FIRST, last = phase == SHERD__ONLY || phase == SHERD__LAST;
     uint32_t assign = first ? SHERD__F_ASSIGN : 0, final = last && !plan->full_mode ? SHERD__F_FINAL : 0;
-    sherd__range range = { .begin = schedule->n_actions };
+    sherd__range range = {.begin = schedule->n_actions};
     sherd__action scratch, *action;
 
     action = emit(schedule, &scratch, SHERD__ACT_MOVE, SHERD__COMM, bucket, SHERD__F_SLOT);
     wait_for(action, SHERD__EV_READY, bucket);
     emit(schedule, &scratch, SHERD__ACT_PADS, SHERD__COMM, bucket, 0);
-    action = emit(schedule, &scratch, plan->full_mode ? SHERD__ACT_ACCUMULATE : SHERD__ACT_REDUCE, SHERD__COMM, bucket, assign | final);
+    action = emit(schedule, &scratch, plan->full_mode ? SHERD__ACT_ACCUMULATE : SHERD__ACT_REDUCE, SHERD__COMM,
+                  bucket, assign | final);
     if (first && plan->whole_state && bucket == 0)
         wait_for(action, SHERD__EV_UPDATED, 0);
     record(action, SHERD__EV_REDUCED, bucket);
@@ -85,10 +88,11 @@ static sherd__range emit_on_ready(const sherd_plan *plan, sherd__schedule *sched
     return range;
 }
 
-/* Updates begin with the last bucket, which the next forward needs first; its gather overlaps the next bucket's update. */
+/* Updates begin with the last bucket, which the next forward needs first; its gather overlaps the next bucket's
+ * update. */
 static sherd__range emit_boundary(const sherd_plan *plan, sherd__schedule *schedule)
 {
-    sherd__range range = { .begin = schedule->n_actions };
+    sherd__range range = {.begin = schedule->n_actions};
     sherd__action scratch, *action;
     emit(schedule, &scratch, SHERD__ACT_VOTE, SHERD__COMM, 0, 0);
     action = emit(schedule, &scratch, SHERD__ACT_SCALARS, SHERD__COMM, 0, 0);
@@ -136,7 +140,8 @@ sherd_status sherd__schedule_build(struct sherd_plan *plan, sherd_error *err)
     for (int phase = 0; phase < SHERD__PHASES; phase++) {
         schedule->on_ready[phase] = sherd__alloc(&sherd__default_allocator, plan->n_buckets, sizeof(sherd__range));
         if (!schedule->on_ready[phase])
-            return sherd__fail(err, SHERD_ENOMEM, "no memory for the schedule of %" PRIu32 " buckets", plan->n_buckets);
+            return sherd__fail(err, SHERD_ENOMEM, "no memory for the schedule of %" PRIu32 " buckets",
+                               plan->n_buckets);
     }
     emit_all(plan, schedule);
     uint32_t count = schedule->n_actions;

@@ -27,7 +27,7 @@ uint32_t sherd__plan_spans(const sherd_plan *plan, uint32_t bucket, int64_t begi
                            uint32_t capacity)
 {
     const sherd__bucket *of = &plan->buckets[bucket];
-    sherd__span last = { 0, 0, 0 };
+    sherd__span last = {0, 0, 0};
     uint32_t n = 0;
     if (begin >= end)
         return 0;
@@ -40,7 +40,7 @@ uint32_t sherd__plan_spans(const sherd_plan *plan, uint32_t bucket, int64_t begi
         if (from >= to)
             continue;
         int joins = n > 0 && last.end == from && last.group == param->group;
-        last = (sherd__span){ joins ? last.begin : from, to, param->group };
+        last = (sherd__span){joins ? last.begin : from, to, param->group};
         n += !joins;
         if (n <= capacity)
             out[n - 1] = last;
@@ -66,5 +66,7 @@ int64_t sherd__plan_param_of_block(const sherd_plan *plan, uint64_t number)
         return -1;
     uint32_t place = place_of(plan, bucket, (int64_t)inside * SHERD__ALIGN_ELEMS);
     const sherd__plan_param *param = param_at(plan, bucket, place);
-    return (int64_t)inside * SHERD__ALIGN_ELEMS < param->offset + param->elems ? (int64_t)plan->order[bucket->first + place] : -1;
+    return (int64_t)inside * SHERD__ALIGN_ELEMS < param->offset + param->elems
+               ? (int64_t)plan->order[bucket->first + place]
+               : -1;
 }

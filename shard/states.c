@@ -24,7 +24,8 @@ static const unsigned shard_moves[] = {
 
 int sherd__slot_move_legal(sherd__slot_state from, sherd__slot_state to)
 {
-    return (unsigned)from <= SHERD__SLOT_STARTED && (unsigned)to <= SHERD__SLOT_STARTED && (slot_moves[from] & BIT(to)) != 0;
+    return (unsigned)from <= SHERD__SLOT_STARTED && (unsigned)to <= SHERD__SLOT_STARTED &&
+           (slot_moves[from] & BIT(to)) != 0;
 }
 
 int sherd__shard_move_legal(sherd__shard_state from, sherd__shard_state to)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The plan for human eyes. Written through a sink that counts what does not fit, so that a caller can ask for the length first.
+ * The plan for human eyes. Written through a sink that counts what does not fit, so that a caller can ask for the
+ * length first.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -25,32 +26,37 @@ static void put(sink *to, const char *format, ...)
     to->length += written > 0 ? (size_t)written : 0;
 }
 
-static const char *const stream_names[SHERD__STREAMS] = { "compute", "comm", "update" };
-static const char *const phase_titles[SHERD__PHASES] = {
-    "the only micro-step", "the first micro-step", "each micro-step between", "the last micro-step"
-};
+static const char *const stream_names[SHERD__STREAMS] = {"compute", "comm", "update"};
+static const char *const phase_titles[SHERD__PHASES] = {"the only micro-step", "the first micro-step",
+                                                        "each micro-step between", "the last micro-step"};
 
 static void put_header(sink *to, const sherd_plan *plan)
 {
     put(to, "plan ");
     for (int i = 0; i < 16; i++)
         put(to, "%02x", plan->hash[i]);
-    put(to, "\n  ranks %" PRId32 ", ZeRO stage %" PRId32 ", micro-steps %" PRId64 " (%s)\n", plan->world, plan->config.zero.stage,
-        plan->config.gradient_accumulation_steps,
-        plan->full_mode ? "leaves are added to full-size sums, reduced at the last" : "leaves are reduced as they come");
-    put(to, "  parameters %" PRIu32 ", elements %" PRId64 ", buckets %" PRIu32 ", sums in %s\n", plan->n_params, plan->total_elems,
-        plan->n_buckets, plan->sums_bf16 ? "bf16" : plan->narrow_sums ? "fp32, rounded to bf16 at the end" : "fp32");
+    put(to, "\n  ranks %" PRId32 ", ZeRO stage %" PRId32 ", micro-steps %" PRId64 " (%s)\n", plan->world,
+        plan->config.zero.stage, plan->config.gradient_accumulation_steps,
+        plan->full_mode ? "leaves are added to full-size sums, reduced at the last"
+                        : "leaves are reduced as they come");
+    put(to, "  parameters %" PRIu32 ", elements %" PRId64 ", buckets %" PRIu32 ", sums in %s\n", plan->n_params,
+        plan->total_elems, plan->n_buckets,
+        plan->sums_bf16     ? "bf16"
+        : plan->narrow_sums ? "fp32, rounded to bf16 at the end"
+                            : "fp32");
 }
 
 static void put_buckets(sink *to, const sherd_plan *plan)
 {
-    put(to, "buckets, in order of reduction\n  %6s %7s %14s %12s %-9s %14s %12s  slot free after\n", "bucket", "params", "elems",
-        "slice", "type/grad", "ring offset", "ring bytes");
+    put(to, "buckets, in order of reduction\n  %6s %7s %14s %12s %-9s %14s %12s  slot free after\n", "bucket",
+        "params", "elems", "slice", "type/grad", "ring offset", "ring bytes");
     for (uint32_t b = 0; b < plan->n_buckets; b++) {
         const sherd__bucket *bucket = &plan->buckets[b];
-        put(to, "  %6" PRIu32 " %7" PRIu32 " %14" PRId64 " %12" PRId64 " %s/%s %14" PRIu64 " %12" PRIu64 "  %" PRIu32 "%s\n", b,
-            bucket->count, bucket->elems, bucket->slice_elems, sherd_dtype_name(bucket->dtype), sherd_dtype_name(bucket->grad_dtype),
-            bucket->ring_offset, bucket->ring_bytes, bucket->ring_after,
+        put(to,
+            "  %6" PRIu32 " %7" PRIu32 " %14" PRId64 " %12" PRId64 " %s/%s %14" PRIu64 " %12" PRIu64 "  %" PRIu32
+            "%s\n",
+            b, bucket->count, bucket->elems, bucket->slice_elems, sherd_dtype_name(bucket->dtype),
+            sherd_dtype_name(bucket->grad_dtype), bucket->ring_offset, bucket->ring_bytes, bucket->ring_after,
             bucket->ring_after_previous ? " of the former micro-step" : "");
     }
     put(to, "ring: %" PRIu64 " bytes\n", plan->ring_bytes);
@@ -125,7 +131,7 @@ static void put_schedule(sink *to, const sherd_plan *plan)
 
 size_t sherd_plan_text(const sherd_plan *plan, char *buffer, size_t capacity)
 {
-    sink to = { buffer, buffer ? capacity : 0, 0 };
+    sink to = {buffer, buffer ? capacity : 0, 0};
     if (to.capacity)
         buffer[0] = '\0';
     put_header(&to, plan);
