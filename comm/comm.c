@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The public face of a communicator.
+ */
+#include "comm/comm.h"
+
+#include <string.h>
+
+void sherd_comm_options_init(sherd_comm_options *options, size_t size)
+{
+    sherd_comm_options defaults = {.size = sizeof defaults, .warn_after_s = 60, .fail_after_s = 600};
+    if (options == NULL || size < sizeof options->size) {
+        return;
+    }
+    memset(options, 0, size);
+    memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
+    options->size = size;
+}
+
+void sherd_comm_destroy(sherd_comm *comm)
+{
+    if (comm != NULL) {
+        comm->ops->destroy(comm);
+    }
+}
+
+int32_t sherd_comm_rank(const sherd_comm *comm) { return comm->rank; }
+
+int32_t sherd_comm_world(const sherd_comm *comm) { return comm->world; }
+
+const char *sherd_comm_describe(const sherd_comm *comm) { return comm->description; }
