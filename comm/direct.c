@@ -364,7 +364,7 @@ void sherd__direct_connect(sherd__direct *direct)
         int own = peer == direct->base.rank;
         direct->votes[peer] = control;
         direct->arrive[peer] = own ? NULL : &control->arrive;
-        direct->depart[peer] = own ? NULL : &control->depart;
+        direct->depart[peer] = &control->depart; /* the own one too: `released` may run on another stream than the collective */
     }
 }
 

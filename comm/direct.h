@@ -61,7 +61,8 @@ struct sherd__direct {
     int64_t *pid;             /* [world]; 0: not a process of its own */
     sherd__control **control; /* [world] */
     const void **votes;       /* [world] the same, as sources of reduce_u64 */
-    _Atomic uint32_t **arrive, **depart; /* [world] peers' flags; own entry NULL */
+    _Atomic uint32_t **arrive; /* [world] peers' flags; own entry NULL */
+    _Atomic uint32_t **depart; /* [world] everybody's */
     uint32_t sequence;        /* collectives enqueued */
     uint32_t slot;            /* of the last one; apart from `sequence`, which skips 0 when it wraps */
     uint32_t exchanges;
