@@ -45,7 +45,7 @@ static sherd_status normalise(json_t *root, sherd_error *err)
 
 static sherd_status read_source(const sherd__source *source, sherd_config *config, sherd_error *err)
 {
-    sherd__draft draft = {.fp16_enabled = 0, .bf16_enabled = -1, .adam_w_mode = 1, .communication_dtype = -1,
+    sherd__draft draft = {.fp16_enabled = 0, .adam_w_mode = 1, .communication_dtype = -1,
                           .optimizer_type = -1, .scheduler_type = -1};
     json_error_t fault;
     json_t *root = json_loadb(source->text, source->bytes, JSON_REJECT_DUPLICATES, &fault);
@@ -60,9 +60,7 @@ static sherd_status read_source(const sherd__source *source, sherd_config *confi
         goto free_root;
     }
     sherd__config_load(&draft.config, config);
-    if (draft.config.dtype == SHERD_BF16) {
-        draft.bf16_enabled = 1;
-    }
+    draft.bf16_enabled = draft.config.dtype == SHERD_BF16;
     status = sherd__sets_apply(source, root, err);
     if (status == SHERD_OK) {
         status = normalise(root, err);

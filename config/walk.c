@@ -239,9 +239,7 @@ static sherd_status finish_types(walk *w, json_t *root)
         return sherd__source_fail(w->source, "fp16.enabled", w->err, SHERD_EINVAL,
                                   "fp16 and bf16 are both enabled, set one of them to false");
     }
-    if (draft->bf16_enabled >= 0) {
-        draft->config.dtype = draft->bf16_enabled ? SHERD_BF16 : SHERD_FP32;
-    }
+    draft->config.dtype = draft->bf16_enabled ? SHERD_BF16 : SHERD_FP32;
     if (draft->communication_dtype >= 0 && draft->communication_dtype != (int32_t)draft->config.dtype) {
         refuse(w, sherd__key_find("communication_data_type"), json_object_get(root, "communication_data_type"));
     }
