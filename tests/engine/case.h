@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One training run of a small synthetic model, as one rank sees it and as the oracle does. Everything is a function of the case, so that
+ * any two runs of it can be compared bit for bit.
+ */
+#ifndef SHERD_TESTS_ENGINE_CASE_H
+#define SHERD_TESTS_ENGINE_CASE_H
+
+#include "sherd/sherd.h"
+#include "tests/support/oracle.h"
+
+#define CASE_MAX_STEPS 24
+
+typedef enum case_arrival { ARRIVE_BACKWARD = 0, ARRIVE_SHUFFLED = 1, ARRIVE_FORWARD = 2 } case_arrival;
+
+typedef struct engine_case {
+    int32_t world, stage;
+    int64_t bucket;          /* elements, exact: 1 is one parameter per bucket, 1 << 40 all in one; 0: the plan's choice */
+    sherd_optimizer optimizer;
+    sherd_dtype dtype;
+    int64_t accumulation, steps;
+    double clipping;
+    int32_t grad_sum_bf16, overlap;
+    case_arrival arrival;    /* order in which backward brings the gradients */
+    int32_t bad_step;        /* > 0: one gradient of this step is infinite */
+    int32_t copy_grads;      /* gradients come by sherd_grad_copy */
+    uint64_t seed;
+} engine_case;
+
+typedef struct case_result {
+    sherd_status status;
+    sherd_error error;
+    uint8_t param_hash[16], state_hash[16];
+    double norm[CASE_MAX_STEPS];
+    int32_t skipped[CASE_MAX_STEPS];
+    int64_t bad_param;       /* of the last skipped step */
+    int64_t updates;
+    uint64_t parked;
+    int32_t memory_matches;  /* ledger = plan in every planned category */
+} case_result;
+
+/* A number for table and message: "world 3 stage 2 bucket 1 AdamW bf16 K 1 …". Static buffer per thread. */
+const char *case_name(const engine_case *c);
+/* The i-th of the matrix for one world; returns 0 past the end. wide: also accumulation, grad_sum, arrival orders. */
+int case_at(uint32_t index, int32_t world, int64_t steps, int wide, engine_case *out);
+
+sherd_status case_config(const engine_case *c, sherd_config *out, sherd_error *err);
+/* The model: under 30 k parameters; odd, empty, 0-d, frozen, tied, unused, larger than a bucket, two groups. */
+const sherd_param *case_params(const engine_case *c, sherd_param out[16], uint32_t *n);
+
+void case_run_rank(const engine_case *c, sherd_device *device, sherd_comm *comm, case_result *out);
+void case_run_oracle(const engine_case *c, sherd_oracle_fault fault, case_result *out);
+/* The engine's reads of masters, compared element by element with the oracle's; for diagnosis. */
+int case_equal(const case_result *a, const case_result *b, int64_t steps);
+
+#endif
