@@ -8,11 +8,43 @@
 
 #include "device/host_math_table.h"
 
+#if defined(SHERD_HAVE_X86_KERNELS)
+static int runs_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+static int runs_avx512(void)
+{
+    return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+static int runs_always(void)
+{
+    return 1;
+}
+
+static const struct variant {
+    const sherd__host_math *math;
+    int (*runs)(void);
+} variants[] = {
+#if defined(SHERD_HAVE_X86_KERNELS)
+    {&sherd__host_math_avx512, runs_avx512},
+    {&sherd__host_math_avx2, runs_avx2},
+#endif
+    {&sherd__host_math_portable, runs_always},
+    {&sherd__host_math_reference, runs_always},
+};
+
 uint32_t sherd__host_math_all(const sherd__host_math **out, uint32_t capacity)
 {
     uint32_t n = 0;
-    if (n < capacity) {
-        out[n++] = &sherd__host_math_reference;
+    for (size_t i = 0; i < sizeof variants / sizeof *variants && n < capacity; ++i) {
+        if (variants[i].runs()) {
+            out[n++] = variants[i].math;
+        }
     }
     return n;
 }

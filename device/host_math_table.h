@@ -7,7 +7,9 @@
 
 #include "device/host_math.h"
 
-extern const sherd__host_math sherd__host_math_reference;
+extern const sherd__host_math sherd__host_math_reference, sherd__host_math_portable;
+/* x86 builds only */
+extern const sherd__host_math sherd__host_math_avx2, sherd__host_math_avx512;
 
 /* A NaN becomes 0x7FC00000. */
 static inline float sherd__one_nan(float value)

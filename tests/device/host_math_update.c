@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The fused update: every fast variant against the reference, bit for bit: optimizers, sum types, spans with odd ends and gaps,
+ * special values, teams. What lies outside the spans must not change.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/device/host_math_values.h"
+
+#define ELEMS 60000
+#define ORIGIN 512
+
+typedef struct arrays {
+    float *master, *moment[2];
+    uint16_t *emit;
+    void *sum;
+} arrays;
+
+typedef struct update_case {
+    sherd_optimizer kind;
+    sherd_dtype sum_dtype;
+    int32_t emit, first, skip;
+    value_mix mix;
+    const sherd__span *spans;
+    uint32_t n_spans;
+} update_case;
+
+static const sherd__span whole[] = {{ORIGIN, ORIGIN + ELEMS, 0}};
+static const sherd__span odd[] = {
+    {ORIGIN + 256, ORIGIN + 257, 1},     {ORIGIN + 512, ORIGIN + 512 + 255, 0}, {ORIGIN + 1024, ORIGIN + 1024, 2},
+    {ORIGIN + 1024, ORIGIN + 17000, 2},  {ORIGIN + 17152, ORIGIN + 17157, 1},   {ORIGIN + 33024, ORIGIN + 52001, 0},
+    {ORIGIN + 59904, ORIGIN + 59909, 1},
+};
+
+static void arrays_init(arrays *a, const update_case *c)
+{
+    a->master = array_new(ELEMS * 4);
+    a->moment[0] = array_new(ELEMS * 4);
+    a->moment[1] = array_new(ELEMS * 4);
+    a->emit = array_new(ELEMS * 2);
+    a->sum = array_new(ELEMS * 4);
+    fill_values(a->master, SHERD_FP32, ELEMS, 1, c->mix);
+    fill_values(a->moment[0], SHERD_FP32, ELEMS, 2, c->mix);
+    fill_values(a->moment[1], SHERD_FP32, ELEMS, 3, c->mix);
+    for (int64_t i = 0; i < ELEMS && c->mix == FINITE; ++i) {
+        a->moment[1][i] = a->moment[1][i] < 0 ? -a->moment[1][i] : a->moment[1][i];
+    }
+    fill_values(a->sum, c->sum_dtype, ELEMS, 4, c->mix);
+}
+
+static void arrays_free(arrays *a)
+{
+    free(a->master);
+    free(a->moment[0]);
+    free(a->moment[1]);
+    free(a->emit);
+    free(a->sum);
+}
+
+static void run_update(const sherd__host_math *math, sherd__team *team, const update_case *c, arrays *a)
+{
+    sherd__step_rules rules = {.kind = c->kind, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .momentum = 0.9,
+                               .bias_correction = 1, .check_overflow = 1, .base_lr = 1e-2, .clipping = 1.0, .divisor = 6.0,
+                               .n_groups = 3, .groups = {{1e-2, 0.1}, {3e-3, 0.0}, {5e-2, 1e-4}}};
+    uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] = {0};
+    double lr = 0.0123;
+    sherd__step_state state;
+    sherd__step_scalars scalars;
+    sherd__update update = {.kind = c->kind, .scalars = &scalars, .sum = a->sum, .sum_dtype = c->sum_dtype,
+                            .master = a->master, .moment = {a->moment[0], c->kind == SHERD_SGD ? NULL : a->moment[1]},
+                            .emit = c->emit ? a->emit : NULL, .origin = ORIGIN, .spans = c->spans, .n_spans = c->n_spans};
+    sherd__step_state_init(&state);
+    state.updates = c->first ? 0 : 4;
+    vote[9] = 12345; /* some norm */
+    memcpy(&vote[SHERD__NORM_LIMBS], &lr, sizeof lr);
+    vote[SHERD__VOTE_SUMS] = c->skip ? 3 : SHERD__NO_BAD_BLOCK;
+    sherd__step_prepare(&rules, vote, &state, &scalars);
+    assert_int_equal(scalars.skip, c->skip);
+    assert_int_equal(scalars.first, c->first && !c->skip);
+    math->update(team, &update);
+}
+
+static int same(const arrays *a, const arrays *b)
+{
+    return memcmp(a->master, b->master, ELEMS * 4 + 4096) == 0 && memcmp(a->emit, b->emit, ELEMS * 2 + 4096) == 0 &&
+           memcmp(a->moment[0], b->moment[0], ELEMS * 4 + 4096) == 0 &&
+           memcmp(a->moment[1], b->moment[1], ELEMS * 4 + 4096) == 0 && memcmp(a->sum, b->sum, ELEMS * 4 + 4096) == 0;
+}
+
+static void check_update(const update_case *c, sherd__team *team, uint64_t *cases)
+{
+    const sherd__host_math *fast[MAX_VARIANTS];
+    uint32_t n = fast_variants(fast);
+    arrays before, expected, got;
+    arrays_init(&before, c);
+    arrays_init(&expected, c);
+    run_update(reference_variant(), NULL, c, &expected);
+    assert_int_equal(same(&before, &expected), c->skip);
+    for (uint32_t v = 0; v < n; ++v, ++*cases) {
+        arrays_init(&got, c);
+        run_update(fast[v], team, c, &got);
+        if (!same(&expected, &got)) {
+            fail_msg("%s, %d threads: optimizer %d, sums %d, emit %d, first %d, %u spans, mix %d differ from the reference",
+                     fast[v]->name, (int)sherd__team_threads(team), (int)c->kind, (int)c->sum_dtype, (int)c->emit,
+                     (int)c->first, c->n_spans, (int)c->mix);
+        }
+        arrays_free(&got);
+    }
+    arrays_free(&before);
+    arrays_free(&expected);
+}
+
+static void test_updates_equal_reference(void **state)
+{
+    sherd__team *teams[4];
+    uint64_t cases = 0;
+    (void)state;
+    for (int32_t t = 0; t < 4; ++t) {
+        assert_int_equal(sherd__team_create(&sherd__default_allocator, t + 1, &teams[t], NULL), SHERD_OK);
+    }
+    for (int k = 0; k < 3 * 16; ++k) {
+        int bits = k / 3;
+        update_case c = {.kind = (sherd_optimizer)(k % 3), .sum_dtype = bits & 1 ? SHERD_BF16 : SHERD_FP32,
+                         .emit = bits >> 1 & 1, .first = bits >> 2 & 1, .mix = bits >> 3 & 1 ? SPECIAL : FINITE};
+        c.spans = k % 2 ? whole : odd;
+        c.n_spans = k % 2 ? 1 : sizeof odd / sizeof *odd;
+        check_update(&c, teams[k % 4], &cases);
+        c.spans = k % 2 ? odd : whole;
+        c.n_spans = k % 2 ? sizeof odd / sizeof *odd : 1;
+        check_update(&c, teams[(k + 1) % 4], &cases);
+    }
+    for (int32_t t = 0; t < 4; ++t) {
+        sherd__team_destroy(teams[t]);
+    }
+    assert_true(cases >= 96);
+    printf("updates compared: %llu\n", (unsigned long long)cases);
+}
+
+static void test_skip_changes_nothing(void **state)
+{
+    uint64_t cases = 0;
+    (void)state;
+    for (int kind = 0; kind < 3; ++kind) {
+        update_case c = {.kind = (sherd_optimizer)kind, .emit = 1, .skip = 1, .first = 1, .spans = whole, .n_spans = 1};
+        check_update(&c, NULL, &cases);
+    }
+    assert_true(cases > 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_updates_equal_reference), cmocka_unit_test(test_skip_changes_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
