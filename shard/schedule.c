@@ -3,10 +3,9 @@
  * The schedule's actions, and the few waits that they need. A wait stands here only if no other order implies it; the
  * checking device's removal test holds us to that. What orders what:
  *
- * - READY[b] before the first action on bucket b: the caller wrote slot, shared and parked gradients on its own
- * stream.
- * - UPDATED[0] before the step's first write into the sums, at stage 0 only: the former step's updates read the sums
- * and the step scalars. Bucket 0 is updated last and reduced first, so this one wait covers every bucket and SCALARS.
+ * - READY[b] before the first action on bucket b: the caller wrote its gradients on its own stream.
+ * - UPDATED[0] before the step's first write into the sums, at stage 0 only: the former step's updates read sums and
+ *   step scalars. Bucket 0 is updated last and reduced first, so this one wait covers every bucket, and SCALARS too.
  *   Stages 1 and 2 need none: each GATHER on this stream has waited for its bucket's update.
  * - VOTED before the first update: sums and scalars are written on the comm stream. Peers' gathers of the former step
  *   read what the update writes; they lie before the vote on their streams.
