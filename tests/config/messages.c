@@ -50,7 +50,7 @@ static const fault faults[] = {
     {"{\"train_batch_size\": 2.5}", NULL, SHERD_EINVAL,
      "ds.json: line 1, column 2: train_batch_size: found 2.5, give an integer of at least 1"},
     {"{\"train_batch_size\": 1e300}", NULL, SHERD_EINVAL,
-     "ds.json: line 1, column 2: train_batch_size: found 1e+300, give an integer of at least 1"},
+     "ds.json: line 1, column 2: train_batch_size: found 1e300, give an integer of at least 1"},
     {"{\"gradient_clipping\": -1}", NULL, SHERD_EINVAL,
      "ds.json: line 1, column 2: gradient_clipping: found -1, give a number of at least 0"},
     {"{\"bf16\": {\"enabled\": 1}}", NULL, SHERD_EINVAL,
