@@ -16,12 +16,13 @@ void sherd_device_options_init(sherd_device_options *options, size_t size)
 
 sherd_status sherd_device_create(const sherd_device_options *options, sherd_device **out, sherd_error *err)
 {
-    if (!options || !out || options->size < offsetof(sherd_device_options, threads))
-        return sherd__fail(err, SHERD_EINVAL, "sherd_device_create: options of %zu bytes; fill them with sherd_device_options_init",
-                           options ? options->size : 0);
     sherd_device_options known;
     sherd_device_options_init(&known, sizeof known);
-    memcpy(&known, options, options->size < sizeof known ? options->size : sizeof known);
+    if (!out || (options && options->size < offsetof(sherd_device_options, threads)))
+        return sherd__fail(err, SHERD_EINVAL, "sherd_device_create: options of %zu bytes; fill them with sherd_device_options_init",
+                           options ? options->size : 0);
+    if (options)
+        memcpy(&known, options, options->size < sizeof known ? options->size : sizeof known);
     known.size = sizeof known;
     if (known.threads < 0)
         return sherd__fail(err, SHERD_EINVAL, "sherd_device_create: %d threads; give 1 or more, or 0 for 1", known.threads);

@@ -317,6 +317,7 @@ typedef struct sherd_device_options {
 } sherd_device_options;
 
 SHERD_API void sherd_device_options_init(sherd_device_options *options, size_t size);
+/* options NULL: the host, one thread. */
 SHERD_API sherd_status sherd_device_create(const sherd_device_options *options, sherd_device **out, sherd_error *err);
 /* All engines and allocations of the device must be gone. */
 SHERD_API void sherd_device_destroy(sherd_device *device);
@@ -360,7 +361,7 @@ typedef struct sherd_comm_options {
 } sherd_comm_options;
 
 SHERD_API void sherd_comm_options_init(sherd_comm_options *options, size_t size);
-/* World 1. */
+/* World 1. Here and below, options NULL: the defaults. */
 SHERD_API sherd_status sherd_comm_create_self(const sherd_comm_options *options, sherd_comm **out, sherd_error *err);
 /* `world` communicators for ranks that are threads of this process; out[world]. Each is used by its own thread. */
 SHERD_API sherd_status sherd_comm_create_threads(const sherd_comm_options *options, int32_t world, sherd_comm **out,
