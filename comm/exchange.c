@@ -55,7 +55,14 @@ sherd_status sherd__direct_exchange(sherd__direct *direct, const char *what, con
     own->offer[slot] = *mine;
     atomic_store_explicit(&own->exchange, number, memory_order_release);
     sherd__flag_wake(&own->exchange);
+    /* The checking device lets other ranks run while this one waits outside its operations. */
+    if (direct->base.device != NULL) {
+        sherd__device_outside_begin(direct->base.device);
+    }
     sherd_status status = wait_for_peers(direct, number, what, err);
+    if (direct->base.device != NULL) {
+        sherd__device_outside_end(direct->base.device);
+    }
     for (int32_t peer = 0; peer < direct->base.world && status == SHERD_OK; peer++) {
         all[peer] = direct->control[peer]->offer[slot];
     }
