@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A decoder on the host device with its parameters in the plain store, weights spread so that every gradient matters, and one
+ * random micro-batch.
+ */
+#ifndef SHERD_TESTS_MODELS_RIG_H
+#define SHERD_TESTS_MODELS_RIG_H
+
+#include "models/model.h"
+
+typedef struct rig_case {
+    int64_t layers, hidden, heads, kv_heads, intermediate, vocab;
+    int tied;
+    int64_t batch, seq;
+    int checkpointing;
+    sherd_dtype dtype, grad_dtype;
+    sherd_model_gemm gemm;
+    int threads;
+} rig_case;
+
+typedef struct rig {
+    rig_case c;
+    sherd_model_shape shape;
+    sherd_device *device;
+    sherd_model *model;
+    sherd_model_memory_store *store;
+    sherd_model_store view;
+    sherd_param *params;
+    char *names;
+    uint32_t n_params;
+    float **weights; /* as the model sees them: already rounded to its type */
+    int32_t *tokens, *targets;
+} rig;
+
+/* On failure nothing needs to be closed, but memory may be lost: the test ends anyway. */
+sherd_status rig_open(rig *r, const rig_case *c, sherd_error *err);
+void rig_close(rig *r);
+sherd_status rig_step(rig *r, double *loss, sherd_error *err);
+int64_t rig_elems(const sherd_param *param);
+float *rig_grad(rig *r, uint32_t param); /* widened; the caller frees */
+void rig_set_weight(rig *r, uint32_t param, int64_t at, float value);
+
+#endif
