@@ -264,15 +264,22 @@ static sherd_status bind_device(sherd_comm *comm, sherd_device *device, sherd_er
         return sherd__fail(err, SHERD_ESTATE, "the communicator serves an engine already: destroy that one first");
     }
     sherd_status status = sherd__ledger_add(&device->ledger, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__CONTROL_SIZE, 0, err);
-    if (status == SHERD_OK) {
-        comm->device = device;
+    if (status != SHERD_OK) {
+        return status;
     }
-    return status;
+    status = sherd__device_watch(device, ((sherd__direct *)comm)->control[comm->rank], SHERD__CONTROL_SIZE);
+    if (status != SHERD_OK) {
+        sherd__ledger_sub(&device->ledger, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__CONTROL_SIZE, 0);
+        return status;
+    }
+    comm->device = device;
+    return SHERD_OK;
 }
 
 static void unbind_device(sherd_comm *comm)
 {
     if (comm->device != NULL) {
+        sherd__device_unwatch(comm->device, ((sherd__direct *)comm)->control[comm->rank], SHERD__CONTROL_SIZE);
         sherd__ledger_sub(&comm->device->ledger, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__CONTROL_SIZE, 0);
         comm->device = NULL;
     }

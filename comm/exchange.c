@@ -196,6 +196,9 @@ sherd_status sherd__direct_window_create(sherd_comm *comm, uint64_t bytes, sherd
         goto free_view;
     }
     status = agree(direct, view, all, err);
+    if (status == SHERD_OK) {
+        status = sherd__device_watch(comm->device, view->base[comm->rank], view->mapped);
+    }
     if (status != SHERD_OK) {
         goto unbook;
     }
@@ -220,6 +223,9 @@ void sherd__direct_window_destroy(sherd_comm *comm, sherd__window *window)
     sherd__view *view = window->handle;
     if (view == NULL) {
         return;
+    }
+    if (comm->device != NULL) {
+        sherd__device_unwatch(comm->device, view->base[comm->rank], view->mapped);
     }
     direct->peers->release(direct, view);
     if (comm->device != NULL) {

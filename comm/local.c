@@ -16,9 +16,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define HELLO_MAGIC 0x53484C4Fu
+#define LINGER_NS 5000000000
 
 typedef struct hello {
     uint32_t magic, version;
@@ -32,12 +34,26 @@ typedef struct local_peers {
     uint64_t *start; /* [world] */
 } local_peers;
 
+/* A dying process closes its files before it counts as ended: give it a moment to become one or the other. */
+static int ended_soon(int64_t pid, uint64_t start)
+{
+    const struct timespec pause = {0, 1000000};
+    for (int look = 0; look < 500; look++) {
+        if (!sherd__process_alive(pid, start)) {
+            return 1;
+        }
+        nanosleep(&pause, NULL);
+    }
+    return 0;
+}
+
 static sherd_status fail_open(const sherd__direct *direct, int32_t peer, const char *what, sherd_error *err)
 {
     int code = errno;
     const local_peers *peers = direct->peers_state;
-    if (!sherd__process_alive(direct->pid[peer], peers->start[peer])) {
-        return sherd__fail_rank(err, SHERD_ERANKDEAD, peer, "rank %" PRId32 " (pid %" PRId64 ") died while its memory was opened", peer, direct->pid[peer]);
+    if (code == ENOENT && ended_soon(direct->pid[peer], peers->start[peer])) {
+        return sherd__fail_rank(err, SHERD_ERANKDEAD, peer, "rank %" PRId32 " (pid %" PRId64 ") died while its memory was opened",
+                                peer, direct->pid[peer]);
     }
     return sherd__fail_rank(err, SHERD_ESYSTEM, peer, "%s the memory of rank %" PRId32 " (pid %" PRId64
                             "): %s; ranks of one host must run as one user and see each other in /proc", what, peer, direct->pid[peer], strerror(code));
@@ -225,29 +241,48 @@ static sherd_status attach_peer(sherd__direct *direct, const hello *theirs, int3
     return SHERD_OK;
 }
 
+/* A rank that gives up stays until everybody it knows has attached or given up too: if it went at once, those who have not opened its
+ * memory yet would take it for the one that broke. */
+static void linger(sherd__direct *direct)
+{
+    int64_t begin = sherd__now_ns();
+    for (int32_t peer = 0; peer < direct->base.world; peer++) {
+        sherd__control *theirs = direct->control[peer];
+        while (theirs != NULL && peer != direct->base.rank && sherd__now_ns() - begin < LINGER_NS &&
+               atomic_load(&theirs->exchange) == 0 && atomic_load(&theirs->abort.set) == 0 && atomic_load(&theirs->left) == 0 &&
+               !local_dead(direct, peer)) {
+            const struct timespec pause = {0, 1000000};
+            nanosleep(&pause, NULL);
+        }
+    }
+}
+
 /* Attaches to all; then waits until all have. If it cannot, its abort record says why, to those who have attached to it. */
 static sherd_status attach_peers(sherd__direct *direct, const hello *all, sherd__offer *offers, sherd_error *err)
 {
     static const char creation[] = "creation of the communicator";
     const local_peers *peers = direct->peers_state;
-    sherd_error error;
-    sherd_status status = SHERD_OK;
+    sherd_error first = {0}, error;
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
         direct->pid[peer] = all[peer].identity.pid;
         peers->start[peer] = all[peer].identity.start;
     }
-    for (int32_t peer = 0; peer < direct->base.world && status == SHERD_OK; peer++) {
-        if (peer != direct->base.rank) {
-            status = attach_peer(direct, &all[peer], peer, &error);
+    for (int32_t peer = 0; peer < direct->base.world; peer++) {
+        if (peer != direct->base.rank && attach_peer(direct, &all[peer], peer, &error) != SHERD_OK && first.status == SHERD_OK) {
+            first = error;
         }
     }
-    if (status != SHERD_OK) {
-        sherd__direct_abort(&direct->base, &error);
-        return sherd__pass(err, &error);
+    if (first.status == SHERD_OK) {
+        const sherd__offer attached = {.fd = -1};
+        sherd__direct_connect(direct);
+        sherd__direct_exchange(direct, creation, &attached, offers, &first);
     }
-    sherd__direct_connect(direct);
-    const sherd__offer attached = {.fd = -1};
-    return sherd__direct_exchange(direct, creation, &attached, offers, err);
+    if (first.status != SHERD_OK) {
+        sherd__direct_abort(&direct->base, &first);
+        linger(direct);
+        return sherd__pass(err, &first);
+    }
+    return SHERD_OK;
 }
 
 static sherd_status bootstrap_failed(sherd_allgather_fn allgather, void *ctx, int code, sherd_error *err)
