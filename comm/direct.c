@@ -267,7 +267,7 @@ static sherd_status bind_device(sherd_comm *comm, sherd_device *device, sherd_er
     if (status != SHERD_OK) {
         return status;
     }
-    status = sherd__device_watch(device, ((sherd__direct *)comm)->control[comm->rank], SHERD__CONTROL_SIZE);
+    status = sherd__device_watch(device, ((sherd__direct *)comm)->control[comm->rank], SHERD__CONTROL_SIZE, err);
     if (status != SHERD_OK) {
         sherd__ledger_sub(&device->ledger, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__CONTROL_SIZE, 0);
         return status;

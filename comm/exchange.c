@@ -197,7 +197,7 @@ sherd_status sherd__direct_window_create(sherd_comm *comm, uint64_t bytes, sherd
     }
     status = agree(direct, view, all, err);
     if (status == SHERD_OK) {
-        status = sherd__device_watch(comm->device, view->base[comm->rank], view->mapped);
+        status = sherd__device_watch(comm->device, view->base[comm->rank], view->mapped, err);
     }
     if (status != SHERD_OK) {
         goto unbook;

@@ -168,4 +168,9 @@ void sherd__device_metadata_free(sherd_device *device, void *block, size_t count
 void sherd__device_outside_begin(sherd_device *device);
 void sherd__device_outside_end(sherd_device *device);
 
+/* Memory that ranks share but that is not sherd__device_alloc's (windows, control blocks): said to the checking device from its making
+ * to its end, or it would not compare ranks' accesses there. Nothing on other devices. */
+sherd_status sherd__device_watch(sherd_device *device, const void *address, uint64_t bytes, sherd_error *err);
+void sherd__device_unwatch(sherd_device *device, const void *address, uint64_t bytes);
+
 #endif

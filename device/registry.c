@@ -75,3 +75,14 @@ void sherd__device_outside_end(sherd_device *device)
     if (device && device->kind == SHERD_DEVICE_CHECK)
         sherd__check_outside_end(device);
 }
+
+sherd_status sherd__device_watch(sherd_device *device, const void *address, uint64_t bytes, sherd_error *err)
+{
+    return device->kind == SHERD_DEVICE_CHECK ? sherd__check_device_watch(device, address, bytes, err) : SHERD_OK;
+}
+
+void sherd__device_unwatch(sherd_device *device, const void *address, uint64_t bytes)
+{
+    if (device->kind == SHERD_DEVICE_CHECK)
+        sherd__check_device_unwatch(device, address, bytes);
+}

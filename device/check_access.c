@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+#include "device/check.h"
+
+static void access_tree_sum(const sherd__tree_sum *sum, sherd__access_fn fn, void *ctx)
+{
+    uint64_t src_bytes = (uint64_t)sum->elems * sherd_dtype_bytes(sum->src_dtype);
+    for (uint32_t i = 0; i < sum->n_src; i++)
+        fn(ctx, (const char *)sum->src[i] + sum->src_offset, src_bytes, 0);
+    fn(ctx, sum->dst, (uint64_t)sum->elems * sherd_dtype_bytes(sum->dst_dtype), 1);
+    if (sum->norm)
+        fn(ctx, sum->norm, sizeof *sum->norm, 1);
+}
+
+static void access_update_span(const sherd__update *update, int64_t begin, int64_t end, sherd__access_fn fn, void *ctx)
+{
+    uint64_t n = (uint64_t)(end - begin), at = (uint64_t)(begin - update->origin);
+    uint64_t sum_width = sherd_dtype_bytes(update->sum_dtype);
+    fn(ctx, (const char *)update->sum + at * sum_width, n * sum_width, 0);
+    fn(ctx, update->master + at, n * sizeof *update->master, 1);
+    for (int m = 0; m < SHERD__MAX_MOMENTS; m++)
+        if (update->moment[m])
+            fn(ctx, update->moment[m] + at, n * sizeof *update->moment[m], 1);
+    if (update->emit)
+        fn(ctx, update->emit + at, n * sizeof *update->emit, 1);
+}
+
+static void access_update(const sherd__update *update, sherd__access_fn fn, void *ctx)
+{
+    fn(ctx, update->scalars, sizeof *update->scalars, 0);
+    for (uint32_t i = 0; i < update->n_spans;) {
+        int64_t begin = update->spans[i].begin, end = update->spans[i].end;
+        for (i++; i < update->n_spans && update->spans[i].begin == end; i++)
+            end = update->spans[i].end;
+        access_update_span(update, begin, end, fn, ctx);
+    }
+}
+
+static void access_reduce(const sherd__op *op, sherd__access_fn fn, void *ctx)
+{
+    uint64_t bytes = ((uint64_t)op->u.reduce.n_sum + op->u.reduce.n_min) * sizeof(uint64_t);
+    for (uint32_t i = 0; i < op->u.reduce.n_src; i++)
+        fn(ctx, (const char *)op->u.reduce.src[i] + op->u.reduce.offset, bytes, 0);
+    fn(ctx, op->u.reduce.dst, bytes, 1);
+}
+
+void sherd__op_accesses(const sherd__op *op, sherd__access_fn fn, void *ctx)
+{
+    switch (op->kind) {
+    case SHERD__OP_COPY:
+        if (op->u.copy.dst != op->u.copy.src) {
+            fn(ctx, op->u.copy.src, op->u.copy.bytes, 0);
+            fn(ctx, op->u.copy.dst, op->u.copy.bytes, 1);
+        }
+        break;
+    case SHERD__OP_ZERO:
+        for (uint32_t i = 0; i < op->u.zero.n; i++)
+            fn(ctx, (char *)op->u.zero.base + op->u.zero.ranges[i].begin,
+               op->u.zero.ranges[i].end - op->u.zero.ranges[i].begin, 1);
+        break;
+    case SHERD__OP_CONVERT:
+        fn(ctx, op->u.convert.src, (uint64_t)op->u.convert.elems * sherd_dtype_bytes(op->u.convert.src_dtype), 0);
+        fn(ctx, op->u.convert.dst, (uint64_t)op->u.convert.elems * sherd_dtype_bytes(op->u.convert.dst_dtype), 1);
+        break;
+    case SHERD__OP_TREE_SUM:
+        access_tree_sum(&op->u.tree_sum, fn, ctx);
+        break;
+    case SHERD__OP_REDUCE_U64:
+        access_reduce(op, fn, ctx);
+        break;
+    case SHERD__OP_PREPARE:
+        fn(ctx, op->u.prepare.vote, (SHERD__VOTE_SUMS + SHERD__VOTE_MINS) * sizeof(uint64_t), 0);
+        fn(ctx, op->u.prepare.state, sizeof *op->u.prepare.state, 1);
+        fn(ctx, op->u.prepare.out, sizeof *op->u.prepare.out, 1);
+        break;
+    case SHERD__OP_UPDATE:
+        access_update(&op->u.update, fn, ctx);
+        break;
+    case SHERD__OP_HOST_CALL:
+    case SHERD__OP_TOUCH:
+        for (uint32_t i = 0; i < op->u.call.n; i++)
+            fn(ctx, op->u.call.access[i].address, op->u.call.access[i].bytes, op->u.call.access[i].write);
+        break;
+    case SHERD__OP_RECORD:
+    case SHERD__OP_WAIT:
+    case SHERD__OP_SIGNAL:
+    case SHERD__OP_AWAIT:
+        break;
+    }
+}
