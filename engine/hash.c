@@ -83,6 +83,8 @@ sherd_status sherd_engine_hash(sherd_engine *engine, uint8_t param_hash[16], uin
     uint64_t *limbs = engine->block->vote;
     sherd_status status = sherd__engine_idle(engine, "sherd_engine_hash", err);
 
+    if (status != SHERD_OK)
+        return status;
     for (uint32_t b = 0; status == SHERD_OK && b < engine->plan->n_buckets; b++)
         status = hash_bucket(engine, &digest, &engine->plan->buckets[b]);
     if (status != SHERD_OK)
