@@ -124,27 +124,25 @@ static void stream_free(sherd__check_stream *stream)
     sherd__device_metadata_free(device, stream, 1, sizeof *stream);
 }
 
-/* Components are not given back: a clock may still speak of a stream that is gone. A stream of the same rank and name that comes
- * later goes on with its component, so that engines may come and go. */
+/* Each rank has its own share of the components, so that their numbers do not depend on which rank starts first. They are not given
+ * back: a clock may still speak of a stream that is gone. A stream of the same name that comes later goes on with its component, so
+ * that engines may come and go. */
 static sherd_status take_component(sherd__check_device *device, sherd__check_stream *stream, sherd_error *err)
 {
     sherd_checker *checker = device->checker;
-    uint32_t i = 0;
-    while (i < checker->n_components && (checker->component[i].rank != device->rank || checker->component[i].taken ||
-                                         strcmp(checker->component[i].name, stream->base.name) != 0))
-        i++;
-    if (i == SHERD__CHECK_COMPONENTS)
-        return sherd__fail(err, SHERD_EUNSUPPORTED, "the checking device can tell %d streams apart, and stream '%s' of rank %" PRId32
-                           " is one more; use fewer ranks", SHERD__CHECK_COMPONENTS, stream->base.name, device->rank);
-    if (i == checker->n_components) {
-        checker->component[i].rank = device->rank;
-        snprintf(checker->component[i].name, sizeof checker->component[i].name, "%s", stream->base.name);
-        checker->n_components++;
+    uint32_t share = SHERD__CHECK_COMPONENTS / (uint32_t)checker->ranks, first = (uint32_t)device->rank * share;
+    for (uint32_t i = first; i < first + share; i++) {
+        sherd__check_component *component = &checker->component[i];
+        if (component->taken || (component->name[0] && strncmp(component->name, stream->base.name, sizeof component->name - 1) != 0))
+            continue;
+        snprintf(component->name, sizeof component->name, "%s", stream->base.name);
+        component->taken = 1;
+        stream->component = i;
+        stream->clock = component->clock;
+        return SHERD_OK;
     }
-    checker->component[i].taken = 1;
-    stream->component = i;
-    stream->clock = checker->component[i].clock;
-    return SHERD_OK;
+    return sherd__fail(err, SHERD_EUNSUPPORTED, "the checking device tells %" PRIu32 " streams of each of %" PRId32 " ranks apart, and stream '%s' "
+                       "of rank %" PRId32 " is one more; use fewer ranks", share, checker->ranks, stream->base.name, device->rank);
 }
 
 static void leave_component(sherd__check_stream *stream)

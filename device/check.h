@@ -131,8 +131,8 @@ typedef struct sherd__check_shadow {
 
 /* One stream's place in the clocks. */
 typedef struct sherd__check_component {
-    int32_t rank, taken;
-    char name[24];
+    int32_t taken;
+    char name[24]; /* "": never used */
     sherd__clock clock; /* where the last stream that had it ended */
 } sherd__check_component;
 
@@ -146,6 +146,7 @@ struct sherd_checker {
     int32_t ranks;
     sherd__check_rank *rank;
     int32_t current; /* who has the turn, also while it waits in a call; −1: nobody */
+    int32_t last;     /* who was last let go on */
     pthread_t holder; /* the thread that had the turn last */
     int64_t moved_ns; /* when the turn's owner went back to the client's code */
     int64_t idle_since_ns; /* 0: something moved since */
@@ -153,7 +154,6 @@ struct sherd_checker {
     uint64_t random;
     uint32_t mood_left, eager, restless; /* of 256: to run an operation, to change turns; drawn anew now and then */
     uint64_t lazy; /* components whose operations are put off */
-    uint32_t n_components;
     sherd__check_component component[SHERD__CHECK_COMPONENTS];
     uint64_t operations, order; /* run so far; a digest of which and in what order */
     sherd__check_flag *flags;

@@ -195,13 +195,13 @@ typedef struct moves {
     sherd__check_stream *streams[SHERD__CHECK_COMPONENTS];
     sherd__check_rank *ranks[SHERD__CHECK_COMPONENTS];
     uint32_t n_streams, n_ranks;
-    int mine; /* the drawer's own wait is satisfied */
+    int last; /* the rank that was last let go on is among them */
 } moves;
 
-static void collect(sherd_checker *checker, const sherd__check_rank *me, moves *out)
+static void collect(sherd_checker *checker, moves *out)
 {
     out->n_streams = out->n_ranks = 0;
-    out->mine = 0;
+    out->last = 0;
     for (int32_t r = 0; r < checker->ranks; r++) {
         sherd__check_rank *rank = &checker->rank[r];
         if (!rank->device)
@@ -210,7 +210,7 @@ static void collect(sherd_checker *checker, const sherd__check_rank *me, moves *
             if (sherd__check_runnable(stream))
                 out->streams[out->n_streams++] = stream;
         if (rank->state == SHERD__CHECK_WAITING && satisfied(rank)) {
-            out->mine |= rank == me;
+            out->last |= r == checker->last;
             out->ranks[out->n_ranks++] = rank;
         }
     }
@@ -227,11 +227,14 @@ static sherd__check_stream *draw_stream(sherd_checker *checker, const moves *leg
     return legal->streams[first];
 }
 
-static sherd__check_rank *draw_rank(sherd_checker *checker, sherd__check_rank *me, const moves *legal)
+/* Who draws must not matter, only what there is to draw from: it may depend on the machine which of several ranks draws. */
+static sherd__check_rank *draw_rank(sherd_checker *checker, const moves *legal)
 {
-    if (legal->mine && (draw(checker) & 255) >= checker->restless)
-        return me;
-    return legal->ranks[draw_below(checker, legal->n_ranks)];
+    if (legal->last && (draw(checker) & 255) >= checker->restless)
+        return &checker->rank[checker->last];
+    sherd__check_rank *rank = legal->ranks[draw_below(checker, legal->n_ranks)];
+    checker->last = (int32_t)(rank - checker->rank);
+    return rank;
 }
 
 /* Waits, but not for long, until every rank that should call soon is in a call. */
@@ -298,7 +301,7 @@ static void schedule(sherd_checker *checker, sherd__check_rank *me)
         int64_t now = sherd__now_ns();
         if (now - checker->swept_ns > POLL_NS)
             poll_all(checker, now);
-        collect(checker, me, &legal);
+        collect(checker, &legal);
         if (legal.n_streams == 0 && legal.n_ranks == 0) {
             idle(checker);
             continue;
@@ -310,7 +313,7 @@ static void schedule(sherd_checker *checker, sherd__check_rank *me)
             sherd__check_run_head(draw_stream(checker, &legal));
             continue;
         }
-        sherd__check_rank *next = draw_rank(checker, me, &legal);
+        sherd__check_rank *next = draw_rank(checker, &legal);
         if (next == me)
             return;
         give_turn(checker, next, 1);
