@@ -13,7 +13,7 @@
 #include "device/host_math_strip.h"
 #include "optim/list.h"
 
-#define CHUNK (16 * SHERD__STRIP)
+#define CHUNK (32 * SHERD__STRIP) /* a multiple of the norm's block */
 #define COPY_CHUNK (256 * 1024)
 /* Bytes written by one call from which they go past the caches: more than a core's second-level cache. */
 #define PAST_CACHES (4 * 1024 * 1024)
@@ -99,6 +99,25 @@ static void merge_norm(sherd__norm *shared, const sherd__norm *own)
     }
 }
 
+static void fetch(const void *from, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 64) {
+        __builtin_prefetch((const char *)from + i, 0, 2);
+    }
+}
+
+/* Asks for the next strip's elements while the caches work on this one; at the end, for what nobody needs. */
+static void fetch_strip(const sherd__tree_sum *sum, int64_t at, int64_t n)
+{
+    int64_t size = sum->src_dtype == SHERD_BF16 ? 2 : 4;
+    for (uint32_t s = 0; s < sum->n_src; ++s) {
+        fetch((const char *)sum->src[s] + sum->src_offset + at * size, n * size);
+    }
+    if (sum->add) {
+        fetch((const float *)sum->dst + at, n * 4);
+    }
+}
+
 static void sum_chunk(void *arg, int64_t chunk, int32_t worker)
 {
     const sum_job *job = arg;
@@ -111,6 +130,7 @@ static void sum_chunk(void *arg, int64_t chunk, int32_t worker)
     for (int64_t at = chunk * CHUNK; at < end; at += SHERD__STRIP) {
         int64_t n = least(SHERD__STRIP, end - at);
         tree_strip(sum, values, sum->src, sum->n_src, (int64_t)sum->src_offset + at * size, n);
+        fetch_strip(sum, at + n, n);
         if (sum->add) {
             add_strip(values, (const float *)sum->dst + at, n);
         }

@@ -16,7 +16,7 @@
 
 #include "device/host_math_table.h"
 
-#define SHERD__STRIP 1024
+#define SHERD__STRIP 512
 
 static inline void widen_strip(float *restrict out, const uint16_t *a, int64_t n)
 {
