@@ -39,7 +39,14 @@ static sherd_plan *plan_of(const scenario *s)
     return plan;
 }
 
-static explore_result run(const scenario *s, explore_rule rule)
+typedef enum sabotage {
+    NOTHING,
+    BLIND,        /* not a sabotage: the explorer looks for the deadlock alone */
+    HASTY_BUCKET, /* a bucket starts one gradient too early */
+    STALE_FORMER  /* a slot's former user is taken for that of the former micro-step */
+} sabotage;
+
+static explore_result run(const scenario *s, explore_rule rule, sabotage how)
 {
     explore_result result;
     sherd_plan *plan = plan_of(s);
@@ -49,9 +56,14 @@ static explore_result run(const scenario *s, explore_rule rule)
                            .accumulation = s->accumulation,
                            .copies = s->copies,
                            .eager = s->eager,
-                           .rule = rule};
+                           .rule = rule,
+                           .blind = how == BLIND};
     for (uint32_t i = 0; s->may_miss && s->may_miss[i]; i++)
         model.may_miss |= s->may_miss[i] == 'x' ? 1u << plan->order[i] : 0;
+    if (how == HASTY_BUCKET)
+        plan->buckets[0].contributions--;
+    if (how == STALE_FORMER)
+        plan->buckets[plan->n_buckets - 1].ring_after_previous = 1;
     assert_int_equal(explore(&model, &result), 1);
     sherd_plan_destroy(plan);
     return result;
@@ -80,7 +92,7 @@ static void test_no_deadlock(void **state)
     (void)state;
     uint64_t states = 0, waits = 0, parks = 0;
     for (size_t i = 0; i < sizeof scenarios / sizeof scenarios[0]; i++) {
-        explore_result result = run(&scenarios[i], EXPLORE_AS_BUILT);
+        explore_result result = run(&scenarios[i], EXPLORE_AS_BUILT, NOTHING);
         print_message("%-44s %8llu states, %9llu moves, %8llu waits, %8llu parked\n", scenarios[i].name,
                       (unsigned long long)result.states, (unsigned long long)result.moves,
                       (unsigned long long)result.waits, (unsigned long long)result.parks);
@@ -99,16 +111,31 @@ static void test_broken_rules(void **state)
     (void)state;
     static const scenario alone = {"", "111", 1, 1, 1, 1, 1, NULL, 0, 0},
                           pair = {"", "111", 1, 2, 2, 2, 2, NULL, 0, 0};
-    static const scenario missing = {"", "111", 1, 2, 2, 2, 2, "xxx", 0, 0};
-    assert_int_equal(run(&alone, EXPLORE_AS_BUILT).outcome, EXPLORE_FINE);
-    assert_int_equal(run(&alone, EXPLORE_WAIT_FOR_PARK).outcome, EXPLORE_DEADLOCK);
-    assert_int_equal(run(&pair, EXPLORE_WAIT_FOR_PARK).outcome, EXPLORE_DEADLOCK);
-    assert_int_equal(run(&pair, EXPLORE_SLOT_FOR_WAIT).outcome, EXPLORE_OVERWRITE);
-    assert_int_equal(run(&missing, EXPLORE_EARLY_START).outcome, EXPLORE_OVERWRITE);
+    static const scenario missing = {"", "111", 1, 2, 2, 2, 2, "xxx", 0, 0},
+                          twice = {"", "121", 2, 2, 1, 1, 1, NULL, 0, 0};
+    const struct {
+        const scenario *of;
+        explore_rule rule;
+        sabotage how;
+        explore_outcome want;
+    } cases[] = {
+        {&alone, EXPLORE_AS_BUILT, NOTHING, EXPLORE_FINE},
+        {&alone, EXPLORE_WAIT_FOR_PARK, BLIND, EXPLORE_DEADLOCK},
+        {&pair, EXPLORE_WAIT_FOR_PARK, BLIND, EXPLORE_DEADLOCK},
+        {&pair, EXPLORE_WAIT_FOR_PARK, NOTHING, EXPLORE_WAITS_ON_CALLER},
+        {&pair, EXPLORE_SLOT_FOR_WAIT, NOTHING, EXPLORE_OVERWRITE},
+        {&missing, EXPLORE_EARLY_START, NOTHING, EXPLORE_OVERWRITE},
+        {&twice, EXPLORE_AS_BUILT, NOTHING, EXPLORE_FINE},
+        {&twice, EXPLORE_AS_BUILT, HASTY_BUCKET, EXPLORE_GRADIENT_LOST},
+        {&pair, EXPLORE_AS_BUILT, STALE_FORMER, EXPLORE_OVERWRITE},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        if (run(cases[i].of, cases[i].rule, cases[i].how).outcome != cases[i].want)
+            fail_msg("case %zu was not judged as %d", i, (int)cases[i].want);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_no_deadlock), cmocka_unit_test(test_broken_rules)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_broken_rules), cmocka_unit_test(test_no_deadlock)};
     return cmocka_run_group_tests_name("shard/deadlock", tests, NULL, NULL);
 }

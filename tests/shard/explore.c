@@ -357,7 +357,7 @@ static void caller_acquires(explorer *x, rank_state *rank, uint32_t p)
         break;
     case SHERD__RING_WAIT:
         x->result->waits++;
-        if (x->model->rule != EXPLORE_WAIT_FOR_PARK && former(x, micro_step(rank), b) > started(x, rank))
+        if (!x->model->blind && former(x, micro_step(rank), b) > started(x, rank))
             fault(x, EXPLORE_WAITS_ON_CALLER);
         rank->waiting = (uint8_t)(p + 1);
         break;
@@ -528,9 +528,12 @@ int explore(const explore_model *model, explore_result *result)
 void explore_relayout(sherd_plan *plan, uint32_t slots)
 {
     uint32_t n = plan->n_buckets;
-    plan->ring_bytes = slots * plan->buckets[0].ring_bytes;
+    uint64_t slot = 0;
     for (uint32_t b = 0; b < n; b++)
-        plan->buckets[b].ring_offset = b % slots * plan->buckets[b].ring_bytes;
+        slot = plan->buckets[b].ring_bytes > slot ? plan->buckets[b].ring_bytes : slot;
+    plan->ring_bytes = slots * slot;
+    for (uint32_t b = 0; b < n; b++)
+        plan->buckets[b].ring_offset = b % slots * slot;
     for (uint32_t b = 0; b < n; b++)
         for (uint32_t at = n + b; at-- > 0;)
             if (plan->buckets[at % n].ring_offset == plan->buckets[b].ring_offset) {

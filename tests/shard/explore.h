@@ -34,6 +34,7 @@ typedef struct explore_model {
     int copies;                        /* 1: callers acquire and make ready in one call */
     int eager;                         /* 1: streams move as soon as they can, so that only callers interleave */
     explore_rule rule;
+    int blind; /* 1: does not look at what acquire waits for, so that a deadlock itself has to be found */
 } explore_model;
 
 typedef struct explore_result {
