@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * sherd train: a decoder on text. Everything that can be found wrong is found before ranks exist, so that it is said once.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+/* What all ranks share; made before they exist. */
+typedef struct training {
+    const cli_options *options;
+    sherd_model_shape shape;
+    sherd_config config;
+    cli_text text;
+    int64_t windows, steps;
+    FILE *log; /* rank 0's; NULL without --log */
+} training;
+
+/* What one rank keeps. */
+typedef struct trainer {
+    const training *shared;
+    cli_session session;
+    cli_sampler sampler;
+    cli_feed feed;
+    double first_loss, last_loss;
+    int64_t steps, skipped, elapsed_ns;
+} trainer;
+
+static double rate(double amount, int64_t ns)
+{
+    return ns > 0 ? amount * 1e9 / (double)ns : 0;
+}
+
+static void fill_from_text(const cli_feed *feed, int64_t step, int64_t number)
+{
+    trainer *t = feed->ctx;
+    int64_t per_step = t->session.config.gradient_accumulation_steps * t->session.rank->world;
+
+    cli_sampler_batch(&t->sampler, &t->shared->text, feed->seq, feed->batch, step, number, per_step, feed->tokens,
+                      feed->targets);
+}
+
+/* ---- what is said on the way */
+
+static void print_start(const trainer *t)
+{
+    const cli_session *s = &t->session;
+    const sherd_config *c = &s->config;
+
+    cli_message(-1, "%d rank%s of %d thread%s, %s; %s", (int)s->rank->world, s->rank->world > 1 ? "s" : "",
+                (int)s->rank->threads, s->rank->threads > 1 ? "s" : "", sherd_comm_describe(s->rank->comm),
+                sherd_device_describe(s->device));
+    cli_message(-1, "%s", sherd_model_describe(s->model));
+    cli_message(-1, "%lld parameters in %u tensors, %s, ZeRO stage %d, %u buckets, batch %lld = %lld x %lld x %d ranks",
+                (long long)sherd_plan_elems(s->plan), (unsigned)s->n_params, sherd_dtype_name(c->dtype),
+                (int)c->zero.stage, (unsigned)sherd_plan_buckets(s->plan), (long long)c->train_batch_size,
+                (long long)c->train_micro_batch_size_per_gpu, (long long)c->gradient_accumulation_steps,
+                (int)s->rank->world);
+    cli_message(-1, "%llu bytes of text in %u file%s, %lld sequences of %lld tokens",
+                (unsigned long long)t->shared->text.size, (unsigned)t->shared->text.files,
+                t->shared->text.files == 1 ? "" : "s", (long long)t->shared->windows, (long long)t->feed.seq);
+}
+
+static void print_breakdowns(const trainer *t, const cli_step *step)
+{
+    const sherd_report *r = &step->report;
+
+    if (t->session.config.wall_clock_breakdown) {
+        cli_message(-1, "  forward %.1f ms, backward %.1f ms, exposed communication %.1f ms, update %.1f ms, step %.1f ms",
+                    (double)r->forward_ns / 1e6, (double)r->backward_ns / 1e6, (double)r->exposed_comm_ns / 1e6,
+                    (double)r->update_ns / 1e6, (double)step->wall_ns / 1e6);
+    }
+    if (t->session.config.memory_breakdown) {
+        sherd_memory live;
+        char bytes[32], line[512] = "";
+        size_t used = 0;
+
+        sherd_device_memory(t->session.device, &live, NULL);
+        for (int c = 0; c < SHERD_CATEGORIES && used < sizeof line; c++) {
+            if (live.bytes[SHERD_TIER_DEVICE][c] > 0) {
+                used += (size_t)snprintf(line + used, sizeof line - used, " %s %s", sherd_category_name((sherd_category)c),
+                                         cli_bytes_text(live.bytes[SHERD_TIER_DEVICE][c], bytes, sizeof bytes));
+            }
+        }
+        cli_message(-1, "  memory:%s", line);
+    }
+}
+
+static void print_progress(const trainer *t, const cli_step *step)
+{
+    const sherd_report *r = &step->report;
+    double tokens = (double)t->session.config.train_batch_size * (double)t->feed.seq;
+    int64_t left = (t->shared->steps - t->steps) * (t->elapsed_ns / (t->steps > 0 ? t->steps : 1)) / 1000000000;
+
+    cli_message(-1, "step %lld/%lld  loss %.4f  grad norm %.3f  lr %.3e  %.0f tokens/s  %lld:%02lld left%s",
+                (long long)t->steps, (long long)t->shared->steps, step->loss, r->grad_norm, r->lr,
+                rate(tokens, step->wall_ns), (long long)(left / 60), (long long)(left % 60),
+                r->skipped ? "  (skipped: the gradients are not finite)" : "");
+    print_breakdowns(t, step);
+}
+
+static void log_step(const trainer *t, const cli_step *step)
+{
+    const sherd_report *r = &step->report;
+    FILE *out = t->shared->log;
+    double samples = (double)t->session.config.train_batch_size;
+    sherd_memory live;
+    const struct {
+        const char *name;
+        double value;
+    } fields[] = {
+        {"loss", step->loss}, {"grad_norm", r->grad_norm}, {"lr", r->lr}, {"loss_scale", r->loss_scale},
+        {"step_ms", (double)step->wall_ns / 1e6}, {"forward_ms", (double)r->forward_ns / 1e6},
+        {"backward_ms", (double)r->backward_ns / 1e6}, {"exposed_comm_ms", (double)r->exposed_comm_ns / 1e6},
+        {"update_ms", (double)r->update_ns / 1e6},
+        {"tokens_per_s", rate(samples * (double)t->feed.seq, step->wall_ns)},
+        {"samples_per_s", rate(samples, step->wall_ns)},
+    };
+
+    sherd_device_memory(t->session.device, &live, NULL);
+    fprintf(out, "{\"step\": %lld, \"skipped\": %s", (long long)t->steps, r->skipped ? "true" : "false");
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        fprintf(out, ", \"%s\": ", fields[i].name);
+        cli_print_number(out, fields[i].value);
+    }
+    fputs(", \"memory\": ", out);
+    cli_print_memory_json(out, &live);
+    fputs("}\n", out);
+    fflush(out); /* a run that is killed leaves what it has done */
+}
+
+/* ---- the end */
+
+static void log_usage(FILE *out, const cli_usage_of_rank *usage, int32_t world)
+{
+    fputs(", \"ranks\": [", out);
+    for (int32_t r = 0; r < world; r++) {
+        fprintf(out, "%s{\"live\": ", r > 0 ? ", " : "");
+        cli_print_memory_json(out, &usage[r].live);
+        fputs(", \"peak\": ", out);
+        cli_print_memory_json(out, &usage[r].peak);
+        fputs(", \"plan\": ", out);
+        cli_print_memory_json(out, &usage[r].plan);
+        fprintf(out, ", \"peak_bytes\": %llu, \"pss_bytes\": %llu}", (unsigned long long)usage[r].peak_total,
+                (unsigned long long)usage[r].pss);
+    }
+    fputc(']', out);
+}
+
+static void log_final(const trainer *t, const uint8_t hashes[2][16], const cli_usage_of_rank *usage)
+{
+    const sherd_config *c = &t->session.config;
+    FILE *out = t->shared->log;
+    double samples = (double)c->train_batch_size * (double)t->steps, tokens = samples * (double)t->feed.seq;
+
+    fprintf(out, "{\"final\": true, \"param_hash\": \"");
+    cli_print_hash(out, hashes[0]);
+    fputs("\", \"state_hash\": \"", out);
+    cli_print_hash(out, hashes[1]);
+    fprintf(out,
+            "\", \"steps\": %lld, \"skipped\": %lld, \"world\": %d, \"threads\": %d, \"stage\": %d, \"dtype\": \"%s\", "
+            "\"samples\": %.0f, \"tokens\": %.0f, \"seconds\": %.6f, \"tokens_per_s\": %.6g, \"samples_per_s\": %.6g, "
+            "\"loss_first\": ",
+            (long long)t->steps, (long long)t->skipped, (int)t->session.rank->world, (int)t->session.rank->threads,
+            (int)c->zero.stage, sherd_dtype_name(c->dtype), samples, tokens, (double)t->elapsed_ns / 1e9,
+            rate(tokens, t->elapsed_ns), rate(samples, t->elapsed_ns));
+    cli_print_number(out, t->first_loss);
+    fputs(", \"loss_last\": ", out);
+    cli_print_number(out, t->last_loss);
+    log_usage(out, usage, t->session.rank->world);
+    fputs("}\n", out);
+    fflush(out);
+}
+
+static void print_table(const trainer *t, const uint8_t hashes[2][16], const cli_usage_of_rank *usage)
+{
+    const sherd_config *c = &t->session.config;
+    double samples = (double)c->train_batch_size * (double)t->steps;
+
+    printf("\n%-22s %.4f nats (step 1)\n", "loss at start", t->first_loss);
+    printf("%-22s %.4f nats (step %lld)\n", "loss at end", t->last_loss, (long long)t->steps);
+    printf("%-22s %.1f\n", "tokens/s", rate(samples * (double)t->feed.seq, t->elapsed_ns));
+    printf("%-22s %.2f\n", "samples/s", rate(samples, t->elapsed_ns));
+    printf("%-22s %.1f\n", "seconds", (double)t->elapsed_ns / 1e9);
+    printf("%-22s ", "parameters' hash");
+    cli_print_hash(stdout, hashes[0]);
+    printf("\n%-22s ", "state's hash");
+    cli_print_hash(stdout, hashes[1]);
+    printf("\n");
+    cli_print_usage(stdout, usage, t->session.rank->world, t->session.rank->checker != NULL);
+}
+
+/* COLLECTIVE. Memory first, while every rank stands as it stood in the last step. */
+static sherd_status finish(trainer *t, sherd_error *err)
+{
+    const cli_options *options = t->shared->options;
+    int first = t->session.rank->rank == 0;
+    uint8_t hashes[2][16];
+    double meeting = 0;
+    cli_usage_of_rank *usage = calloc((size_t)t->session.rank->world, sizeof *usage);
+    sherd_status status;
+
+    if (usage == NULL) {
+        return cli_fail(err, SHERD_ENOMEM, "no memory for the table of %d ranks", (int)t->session.rank->world);
+    }
+    status = sherd_engine_wait(t->session.engine, err);
+    if (status == SHERD_OK) {
+        status = cli_gather_usage(&t->session, usage, err);
+    }
+    if (status == SHERD_OK) {
+        status = sherd_engine_hash(t->session.engine, hashes[0], hashes[1], err);
+    }
+    if (status == SHERD_OK && first && t->shared->log != NULL) {
+        log_final(t, (const uint8_t(*)[16])hashes, usage);
+    }
+    if (status == SHERD_OK && first) {
+        print_table(t, (const uint8_t(*)[16])hashes, usage);
+    }
+    if (status == SHERD_OK && options->sample > 0) {
+        status = cli_sample(&t->session, options, t->feed.seq, err);
+    }
+    if (status == SHERD_OK && first && options->trace != NULL) {
+        status = cli_write_trace(t->session.device, options->trace, err);
+    }
+    if (status == SHERD_OK) { /* nobody leaves while rank 0 still writes */
+        status = sherd_engine_sum(t->session.engine, &meeting, err);
+    }
+    free(usage);
+    return status;
+}
+
+static sherd_status train_steps(trainer *t, sherd_error *err)
+{
+    int first = t->session.rank->rank == 0;
+    int64_t begin = cli_now_ns();
+
+    for (int64_t s = 0; s < t->shared->steps; s++) {
+        cli_step step;
+        sherd_status status = cli_session_step(&t->session, s, &t->feed, &step, err);
+
+        if (status != SHERD_OK) {
+            return status;
+        }
+        t->steps = s + 1;
+        t->elapsed_ns = cli_now_ns() - begin;
+        t->skipped += step.report.skipped;
+        t->first_loss = s == 0 ? step.loss : t->first_loss;
+        t->last_loss = step.loss;
+        if (first && t->shared->log != NULL) {
+            log_step(t, &step);
+        }
+        if (first && (t->steps % t->session.config.steps_per_print == 0 || t->steps == t->shared->steps || s == 0)) {
+            print_progress(t, &step);
+        }
+    }
+    return SHERD_OK;
+}
+
+static int train_body(const cli_rank *rank, void *ctx)
+{
+    trainer t = {.shared = ctx};
+    int64_t seq = rank->options->seq;
+    sherd_error err;
+    sherd_status status = cli_session_open(&t.session, rank, &t.shared->shape, &t.shared->config, seq, &err);
+
+    if (status == SHERD_OK) {
+        status = cli_sampler_create(rank->options->seed, t.shared->windows, &t.sampler, &err);
+    }
+    if (status == SHERD_OK) {
+        status = cli_feed_create(&t.feed, t.session.config.train_micro_batch_size_per_gpu, seq, &err);
+    }
+    if (status == SHERD_OK) {
+        t.feed.fill = fill_from_text;
+        t.feed.ctx = &t;
+        if (rank->rank == 0) {
+            print_start(&t);
+        }
+        status = train_steps(&t, &err);
+    }
+    if (status == SHERD_OK) {
+        status = finish(&t, &err);
+    }
+    if (status != SHERD_OK) { /* said before closing, which may take a while when a peer is gone */
+        cli_failure(rank->world > 1 ? rank->rank : -1, &err);
+    }
+    cli_feed_destroy(&t.feed);
+    cli_sampler_destroy(&t.sampler);
+    cli_session_close(&t.session);
+    return status == SHERD_OK ? CLI_OK : CLI_FAILED;
+}
+
+/* ---- before the ranks */
+
+static sherd_status prepare(training *t, sherd_error *err)
+{
+    const cli_options *o = t->options;
+    sherd_config resolved;
+    sherd_status status = sherd_model_shape_read(o->model, &t->shape, err);
+
+    if (status == SHERD_OK) {
+        status = cli_config(o, &t->config, err);
+    }
+    if (status == SHERD_OK) {
+        resolved = t->config;
+        status = sherd_config_resolve(&resolved, cli_world(o), err);
+    }
+    if (status == SHERD_OK && t->shape.vocab < 256) {
+        status = cli_fail(err, SHERD_EINVAL, "model %s has a vocabulary of %lld, but text as bytes needs 256", o->model,
+                          (long long)t->shape.vocab);
+    }
+    if (status == SHERD_OK) {
+        status = cli_text_read(o->data, o->n_data, &t->text, err);
+    }
+    if (status != SHERD_OK) {
+        return status;
+    }
+    t->windows = t->text.size > 0 ? (int64_t)(t->text.size - 1) / o->seq : 0;
+    if (t->windows < 1) {
+        return cli_fail(err, SHERD_EINVAL, "%.200s: %llu bytes of text, but a sequence of %lld tokens and its last target "
+                        "need %lld; give more text or a smaller --seq", o->data[0], (unsigned long long)t->text.size,
+                        (long long)o->seq, (long long)o->seq + 1);
+    }
+    if (o->log != NULL && cli_is_first()) {
+        t->log = fopen(o->log, "w");
+        status = t->log != NULL ? SHERD_OK
+                                : cli_fail(err, SHERD_EIO, "--log %.300s: cannot be written: %s", o->log, strerror(errno));
+    }
+    return status;
+}
+
+int cli_train(const cli_options *options)
+{
+    training t = {.options = options, .steps = options->steps > 0 ? options->steps : 100};
+    sherd_error err;
+    int code, broken;
+
+    if (options->model == NULL || options->n_data == 0) {
+        return cli_usage("train needs --model and --data; `sherd train --help` says more");
+    }
+    if (options->sample > 0 && options->prompt[0] == '\0') {
+        return cli_usage("--prompt is empty; give at least one character to continue");
+    }
+    if (prepare(&t, &err) == SHERD_OK) {
+        code = cli_launch(options, &t.config, train_body, &t);
+    } else {
+        code = cli_is_first() ? cli_failure(-1, &err) : CLI_FAILED;
+    }
+    if (t.log != NULL) {
+        broken = ferror(t.log);
+        broken |= fclose(t.log) != 0;
+        if (broken) {
+            cli_message(-1, "--log %s: could not be written to its end", options->log);
+            code = code == CLI_OK ? CLI_FAILED : code;
+        }
+    }
+    cli_text_free(&t.text);
+    return code;
+}
