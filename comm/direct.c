@@ -260,6 +260,7 @@ static sherd_status released(sherd_comm *comm, sherd__stream *stream, sherd__tag
 
 static sherd_status bind_device(sherd_comm *comm, sherd_device *device, sherd_error *err)
 {
+    sherd__control *own = ((sherd__direct *)comm)->control[comm->rank];
     if (comm->device != NULL) {
         return sherd__fail(err, SHERD_ESTATE, "the communicator serves an engine already: destroy that one first");
     }
@@ -267,7 +268,7 @@ static sherd_status bind_device(sherd_comm *comm, sherd_device *device, sherd_er
     if (status != SHERD_OK) {
         return status;
     }
-    status = sherd__device_watch(device, ((sherd__direct *)comm)->control[comm->rank], SHERD__CONTROL_SIZE, err);
+    status = sherd__device_watch(device, own, SHERD__CONTROL_SIZE, err);
     if (status != SHERD_OK) {
         sherd__ledger_sub(&device->ledger, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__CONTROL_SIZE, 0);
         return status;

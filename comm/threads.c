@@ -33,11 +33,15 @@ static void memory_free(const sherd_allocator *allocator, sherd__shared_memory *
     sherd__free(allocator, memory, 1, sizeof *memory);
 }
 
-static void let_go(const sherd_allocator *allocator, sherd__shared_memory *memory)
+static void let_go(const sherd_allocator *allocator, sherd_device *device, sherd__shared_memory *memory)
 {
-    if (memory != NULL && atomic_fetch_sub(&memory->holders, 1) == 1) {
-        memory_free(allocator, memory);
+    if (memory == NULL || atomic_fetch_sub(&memory->holders, 1) != 1) {
+        return;
     }
+    if (device != NULL) {
+        sherd__device_unwatch(device, memory->base, memory->bytes);
+    }
+    memory_free(allocator, memory);
 }
 
 static sherd_status threads_make(sherd__direct *direct, sherd__view *view, sherd__offer *offer, sherd_error *err)
@@ -53,6 +57,11 @@ static sherd_status threads_make(sherd__direct *direct, sherd__view *view, sherd
         return status;
     }
     memory->bytes = view->mapped;
+    status = sherd__device_watch(direct->base.device, memory->base, memory->bytes, err);
+    if (status != SHERD_OK) {
+        memory_free(&group->allocator, memory);
+        return status;
+    }
     atomic_store(&memory->holders, 1);
     view->object[direct->base.rank] = memory;
     view->base[direct->base.rank] = memory->base;
@@ -89,7 +98,7 @@ static void threads_release(sherd__direct *direct, sherd__view *view)
 {
     const thread_group *group = direct->peers_state;
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
-        let_go(&group->allocator, view->object[peer]);
+        let_go(&group->allocator, direct->base.device, view->object[peer]);
         view->object[peer] = NULL;
     }
 }
@@ -107,7 +116,7 @@ static void group_free(thread_group *group)
     while (group->abandoned != NULL) {
         sherd__shared_memory *memory = group->abandoned;
         group->abandoned = memory->next;
-        let_go(&allocator, memory);
+        let_go(&allocator, NULL, memory);
     }
     sherd__unmap(group->controls, group->control_bytes);
     pthread_mutex_destroy(&group->lock);
