@@ -53,9 +53,10 @@ static void print_start(const trainer *t)
                 (int)s->rank->threads, s->rank->threads > 1 ? "s" : "", sherd_comm_describe(s->rank->comm),
                 sherd_device_describe(s->device));
     cli_message(-1, "%s", sherd_model_describe(s->model));
-    cli_message(-1, "%lld parameters in %u tensors, %s, ZeRO stage %d, %u buckets, batch %lld = %lld x %lld x %d ranks",
+    cli_message(-1, "%lld parameters in %u tensors, %s, ZeRO stage %d, %u bucket%s, batch %lld = %lld x %lld x %d",
                 (long long)sherd_plan_elems(s->plan), (unsigned)s->n_params, sherd_dtype_name(c->dtype),
-                (int)c->zero.stage, (unsigned)sherd_plan_buckets(s->plan), (long long)c->train_batch_size,
+                (int)c->zero.stage, (unsigned)sherd_plan_buckets(s->plan), sherd_plan_buckets(s->plan) == 1 ? "" : "s",
+                (long long)c->train_batch_size,
                 (long long)c->train_micro_batch_size_per_gpu, (long long)c->gradient_accumulation_steps,
                 (int)s->rank->world);
     cli_message(-1, "%llu bytes of text in %u file%s, %lld sequences of %lld tokens",

@@ -117,7 +117,7 @@ sherd_status cli_gather_usage(cli_session *session, cli_usage_of_rank *usage, sh
 
 static void print_row(FILE *out, int32_t rank, const char *name, const uint64_t bytes[3], const char *pss)
 {
-    fprintf(out, "%4d  %-18s", (int)rank, name);
+    fprintf(out, "%4d  %-20s", (int)rank, name);
     for (int i = 0; i < 3; i++) {
         fprintf(out, " %12.2f", (double)bytes[i] / 1048576.0);
     }
@@ -133,20 +133,24 @@ static void print_rank(FILE *out, int32_t rank, const cli_usage_of_rank *u, int 
         for (int c = 0; c < SHERD_CATEGORIES; c++) {
             uint64_t bytes[3] = {u->live.bytes[tier][c], u->peak.bytes[tier][c], u->plan.bytes[tier][c]};
 
+            char name[48];
+
+            snprintf(name, sizeof name, tier == SHERD_TIER_DEVICE ? "%s" : "%s (%s)", sherd_category_name((sherd_category)c),
+                     sherd_tier_name((sherd_tier)tier));
             if (bytes[0] + bytes[1] + bytes[2] > 0) {
-                print_row(out, rank, sherd_category_name((sherd_category)c), bytes, "");
+                print_row(out, rank, name, bytes, "");
             }
         }
     }
     if (show_pss) {
         snprintf(pss, sizeof pss, "%.2f", (double)u->pss / 1048576.0);
     }
-    print_row(out, rank, "total", total, pss);
+    print_row(out, rank, "total on the device", total, pss);
 }
 
 void cli_print_usage(FILE *out, const cli_usage_of_rank *usage, int32_t world, int one_process)
 {
-    fprintf(out, "\nmemory, MiB\nrank  category            ledger live  ledger peak         plan  process PSS\n");
+    fprintf(out, "\nmemory, MiB\nrank  category              ledger live  ledger peak         plan  process PSS\n");
     for (int32_t r = 0; r < world; r++) {
         print_rank(out, r, &usage[r], !one_process || r == world - 1);
     }
