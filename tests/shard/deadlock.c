@@ -87,13 +87,19 @@ static const scenario scenarios[] = {
     {"3 ranks, 5 buckets, 3 slots, a vote each", "11121", 1, 3, 3, 2, 1, "x...x", 1, 1},
 };
 
-static void test_no_deadlock(void **state)
+/* With separate calls of acquire and ready, and streams that dawdle, where the quick ones take them together. */
+static const scenario large[] = {
+    {"2 ranks, 4 buckets, 3 slots, lazy streams", "1111", 1, 3, 2, 2, 2, NULL, 0, 0},
+    {"3 ranks, 3 buckets, 2 slots, lazy streams", "111", 1, 2, 3, 2, 2, NULL, 0, 0},
+    {"3 ranks, 4 buckets, 3 slots", "1111", 1, 3, 3, 1, 1, NULL, 0, 1},
+};
+
+static void explore_all(const scenario *list, size_t n)
 {
-    (void)state;
     uint64_t states = 0, waits = 0, parks = 0;
-    for (size_t i = 0; i < sizeof scenarios / sizeof scenarios[0]; i++) {
-        explore_result result = run(&scenarios[i], EXPLORE_AS_BUILT, NOTHING);
-        print_message("%-44s %8llu states, %9llu moves, %8llu waits, %8llu parked\n", scenarios[i].name,
+    for (size_t i = 0; i < n; i++) {
+        explore_result result = run(&list[i], EXPLORE_AS_BUILT, NOTHING);
+        print_message("%-44s %8llu states, %9llu moves, %8llu waits, %8llu parked\n", list[i].name,
                       (unsigned long long)result.states, (unsigned long long)result.moves,
                       (unsigned long long)result.waits, (unsigned long long)result.parks);
         assert_int_equal(result.outcome, EXPLORE_FINE);
@@ -104,6 +110,18 @@ static void test_no_deadlock(void **state)
     }
     assert_true(waits > 1000 && parks > 1000);
     print_message("%llu states in all, none without a move but the end\n", (unsigned long long)states);
+}
+
+static void test_no_deadlock(void **state)
+{
+    (void)state;
+    explore_all(scenarios, sizeof scenarios / sizeof scenarios[0]);
+}
+
+static void test_large(void **state)
+{
+    (void)state;
+    explore_all(large, sizeof large / sizeof large[0]);
 }
 
 static void test_broken_rules(void **state)
@@ -134,8 +152,11 @@ static void test_broken_rules(void **state)
             fail_msg("case %zu was not judged as %d", i, (int)cases[i].want);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_broken_rules), cmocka_unit_test(test_no_deadlock)};
-    return cmocka_run_group_tests_name("shard/deadlock", tests, NULL, NULL);
+    const struct CMUnitTest quick[] = {cmocka_unit_test(test_broken_rules), cmocka_unit_test(test_no_deadlock)};
+    const struct CMUnitTest full[] = {cmocka_unit_test(test_large)};
+    if (argc > 1 && !strcmp(argv[1], "full"))
+        return cmocka_run_group_tests_name("shard/deadlock, full", full, NULL, NULL);
+    return cmocka_run_group_tests_name("shard/deadlock", quick, NULL, NULL);
 }

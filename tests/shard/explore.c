@@ -484,19 +484,19 @@ static void expand(explorer *x, size_t number)
 {
     uint32_t first = x->model->eager ? STREAM_MOVES : 0, last = ACQUIRE + 2 * x->model->plan->n_params;
     uint64_t before = x->result->moves;
+    load(x, number);
     for (int32_t r = 0; r < x->model->ranks; r++)
         for (uint32_t move = first; move < last; move++) {
-            load(x, number);
-            if (!try_move(x, r, move))
+            if (!try_move(x, r, move)) /* and then has changed nothing */
                 continue;
             x->result->moves++;
             if (x->model->eager)
                 settle_streams(x);
             visit(x);
+            load(x, number);
         }
     if (x->result->moves > before)
         return;
-    load(x, number);
     if (at_end(x))
         x->result->ends++;
     else
