@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT
  *
- * Collectives over addressable peers: one algorithm, said only in device operations, so that it runs wherever a device can
- * read its peers' memory. Collective n of a rank, in stream order:
+ * Collectives over addressable peers: one algorithm, said only in device operations, so that it runs wherever a device
+ * can read its peers' memory. Collective n of a rank, in stream order:
  *
  *     what = kind, bucket, sizes          so that peers can tell a mismatch
  *     arrive = n                          my input is written
- *     wait until every peer's arrive ≥ n  their input is written (and nobody still reads what the two slots held before)
- *     compare what                        a mismatch poisons the device before any data moves
- *     read every peer's part once         tree sum, copies, or sums of the vote
- *     depart = n                          I have read your input; `released` waits for this
+ *     wait until every peer's arrive ≥ n  their input is written (and nobody still reads what the two slots held
+ * before) compare what                        a mismatch poisons the device before any data moves read every peer's
+ * part once         tree sum, copies, or sums of the vote depart = n                          I have read your input;
+ * `released` waits for this
  *
- * World 1 is the same with an empty wait. All collectives of a communicator must be enqueued in one order by one thread at a
- * time; the sequence number is taken when they are enqueued. Flags compare by signed difference, so they may wrap.
+ * World 1 is the same with an empty wait. All collectives of a communicator must be enqueued in one order by one thread
+ * at a time; the sequence number is taken when they are enqueued. Flags compare by signed difference, so they may wrap.
  */
 #include "comm/direct.h"
 
@@ -20,35 +20,33 @@
 #include <string.h>
 
 static const char *const arrive_site[SHERD__KINDS] = {
-    [SHERD__KIND_REDUCE_SCATTER] = "reduce-scatter: peers' gradients", [SHERD__KIND_ALL_GATHER] = "all-gather: peers' slices",
-    [SHERD__KIND_ALL_REDUCE] = "all-reduce: peers' values", [SHERD__KIND_BROADCAST] = "broadcast: root's bytes",
+    [SHERD__KIND_REDUCE_SCATTER] = "reduce-scatter: peers' gradients",
+    [SHERD__KIND_ALL_GATHER] = "all-gather: peers' slices",
+    [SHERD__KIND_ALL_REDUCE] = "all-reduce: peers' values",
+    [SHERD__KIND_BROADCAST] = "broadcast: root's bytes",
     [SHERD__KIND_BARRIER] = "barrier: peers' arrival",
 };
 
-const char *sherd__kind_text(sherd__kind kind)
-{
-    static const char *const text[SHERD__KINDS] = {"nothing", "reduce-scatter", "all-gather", "all-reduce", "broadcast",
-                                                   "barrier", "release", "creation of a window"};
+const char *sherd__kind_text(sherd__kind kind) {
+    static const char *const text[SHERD__KINDS] = {"nothing",   "reduce-scatter", "all-gather", "all-reduce",
+                                                   "broadcast", "barrier",        "release",    "creation of a window"};
     return (unsigned)kind < SHERD__KINDS ? text[kind] : text[0];
 }
 
-static sherd_status refuse(sherd_comm *comm, const sherd_error *error)
-{
+static sherd_status refuse(sherd_comm *comm, const sherd_error *error) {
     return comm->device != NULL ? sherd__device_poison(comm->device, error) : error->status;
 }
 
 /* --------------------------------------------------------------------------------------------------------- mismatch */
 
-static uint32_t digest(uint64_t a, uint64_t b, uint64_t c)
-{
+static uint32_t digest(uint64_t a, uint64_t b, uint64_t c) {
     uint64_t h = a * 0x9E3779B97F4A7C15u;
     h = (h ^ (h >> 29) ^ b) * 0xBF58476D1CE4E5B9u;
     h = (h ^ (h >> 32) ^ c) * 0x94D049BB133111EBu;
     return (uint32_t)(h >> 32);
 }
 
-static void describe_call(uint32_t word, char *text, size_t bytes)
-{
+static void describe_call(uint32_t word, char *text, size_t bytes) {
     const char *kind = sherd__kind_text((sherd__kind)(word >> 28));
     uint32_t bucket = word & 0x0FFFFFFFu;
     if (bucket == 0) {
@@ -59,8 +57,7 @@ static void describe_call(uint32_t word, char *text, size_t bytes)
 }
 
 /* Runs on the stream after the wait: every peer's words of this slot are those of this collective. */
-static void compare_calls(void *arg)
-{
+static void compare_calls(void *arg) {
     const sherd__compare *compare = arg;
     sherd__direct *direct = compare->comm;
     sherd_comm *comm = &direct->base;
@@ -81,8 +78,9 @@ static void compare_calls(void *arg)
             sherd__fail(&error, SHERD_EMISMATCH, "rank %" PRId32 " called %s where rank %" PRId32 " called %s", peer,
                         there, comm->rank, here);
         } else {
-            sherd__fail(&error, SHERD_EMISMATCH, "rank %" PRId32 " called %s with another size, place or root than rank %"
-                        PRId32, peer, there, comm->rank);
+            sherd__fail(&error, SHERD_EMISMATCH,
+                        "rank %" PRId32 " called %s with another size, place or root than rank %" PRId32, peer, there,
+                        comm->rank);
         }
         refuse(comm, &error);
         return;
@@ -91,8 +89,8 @@ static void compare_calls(void *arg)
 
 /* ------------------------------------------------------------------------------------------------------ both ends */
 
-static sherd_status enter(sherd__direct *direct, sherd__stream *stream, sherd__tag tag, sherd__kind kind, uint32_t sizes)
-{
+static sherd_status enter(sherd__direct *direct, sherd__stream *stream, sherd__tag tag, sherd__kind kind,
+                          uint32_t sizes) {
     sherd_comm *comm = &direct->base;
     const sherd__device_ops *device = comm->device->ops;
     sherd__control *own = direct->control[comm->rank];
@@ -107,8 +105,11 @@ static sherd_status enter(sherd__direct *direct, sherd__stream *stream, sherd__t
     if (status != SHERD_OK) {
         return status;
     }
-    sherd__await await = {.flags = (_Atomic uint32_t *const *)direct->arrive, .count = (uint32_t)comm->world,
-                          .value = direct->sequence, .site = arrive_site[kind], .poll = sherd__direct_poll,
+    sherd__await await = {.flags = (_Atomic uint32_t *const *)direct->arrive,
+                          .count = (uint32_t)comm->world,
+                          .value = direct->sequence,
+                          .site = arrive_site[kind],
+                          .poll = sherd__direct_poll,
                           .ctx = &direct->wait[kind]};
     status = device->await(stream, tag, &await);
     if (status == SHERD_OK) {
@@ -117,25 +118,24 @@ static sherd_status enter(sherd__direct *direct, sherd__stream *stream, sherd__t
     return status;
 }
 
-static sherd_status leave(sherd__direct *direct, sherd__stream *stream, sherd__tag tag, sherd__ticket *ticket)
-{
+static sherd_status leave(sherd__direct *direct, sherd__stream *stream, sherd__tag tag, sherd__ticket *ticket) {
     sherd_comm *comm = &direct->base;
-    sherd_status status = comm->device->ops->signal(stream, tag, &direct->control[comm->rank]->depart, direct->sequence);
+    sherd_status status =
+        comm->device->ops->signal(stream, tag, &direct->control[comm->rank]->depart, direct->sequence);
     if (status == SHERD_OK && ticket != NULL) {
         *ticket = direct->sequence;
     }
     return status;
 }
 
-static void take_number(sherd__direct *direct)
-{
+static void take_number(sherd__direct *direct) {
     direct->sequence += direct->sequence == UINT32_MAX ? 2 : 1;
     direct->slot ^= 1;
 }
 
 /* Checks what was asked and takes the next number. */
-static sherd_status begin(sherd_comm *comm, const sherd__window *window, uint64_t offset, uint64_t bytes, sherd__kind kind)
-{
+static sherd_status begin(sherd_comm *comm, const sherd__window *window, uint64_t offset, uint64_t bytes,
+                          sherd__kind kind) {
     sherd_error error;
     if (comm->device == NULL) {
         return SHERD_ESTATE;
@@ -152,8 +152,7 @@ static sherd_status begin(sherd_comm *comm, const sherd__window *window, uint64_
 /* ----------------------------------------------------------------------------------------------------- collectives */
 
 static sherd_status reduce_scatter(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, const sherd__window *window,
-                                   uint64_t offset, const sherd__tree_sum *sum, sherd__ticket *ticket)
-{
+                                   uint64_t offset, const sherd__tree_sum *sum, sherd__ticket *ticket) {
     sherd__direct *direct = (sherd__direct *)comm;
     uint64_t slice_bytes = (uint64_t)sum->elems * sherd_dtype_bytes(sum->src_dtype);
     sherd_status status = begin(comm, window, offset, slice_bytes * (uint64_t)comm->world, SHERD__KIND_REDUCE_SCATTER);
@@ -170,10 +169,10 @@ static sherd_status reduce_scatter(sherd_comm *comm, sherd__stream *stream, sher
     return status == SHERD_OK ? leave(direct, stream, tag, ticket) : status;
 }
 
-/* One's own slice is in place already. Each rank begins with its right neighbour, so that not all read the same one at once. */
+/* One's own slice is in place already. Each rank begins with its right neighbour, so that not all read the same one at
+ * once. */
 static sherd_status all_gather(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, const sherd__window *window,
-                               uint64_t offset, uint64_t slice_bytes, sherd__ticket *ticket)
-{
+                               uint64_t offset, uint64_t slice_bytes, sherd__ticket *ticket) {
     sherd__direct *direct = (sherd__direct *)comm;
     sherd_status status = begin(comm, window, offset, slice_bytes * (uint64_t)comm->world, SHERD__KIND_ALL_GATHER);
     if (status == SHERD_OK) {
@@ -183,20 +182,20 @@ static sherd_status all_gather(sherd_comm *comm, sherd__stream *stream, sherd__t
         int32_t peer = (comm->rank + step) % comm->world;
         uint64_t at = offset + (uint64_t)peer * slice_bytes;
         const sherd__view *view = window->handle;
-        status = comm->device->ops->copy(stream, tag, (char *)window->local + at, (const char *)view->base[peer] + at, slice_bytes);
+        status = comm->device->ops->copy(stream, tag, (char *)window->local + at, (const char *)view->base[peer] + at,
+                                         slice_bytes);
     }
     return status == SHERD_OK ? leave(direct, stream, tag, ticket) : status;
 }
 
 /* Through the control block's two slots, so that it needs neither a window nor a release. */
-static sherd_status all_reduce(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, uint64_t *values, uint32_t n_sum,
-                               uint32_t n_min)
-{
+static sherd_status all_reduce(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, uint64_t *values,
+                               uint32_t n_sum, uint32_t n_min) {
     sherd__direct *direct = (sherd__direct *)comm;
     sherd_error error;
     if (n_sum > SHERD__VOTE_MAX || n_min > SHERD__VOTE_MAX - n_sum) {
-        sherd__fail(&error, SHERD_EINVAL, "all-reduce of %" PRIu32 " sums and %" PRIu32 " minima: at most %d values", n_sum,
-                    n_min, SHERD__VOTE_MAX);
+        sherd__fail(&error, SHERD_EINVAL, "all-reduce of %" PRIu32 " sums and %" PRIu32 " minima: at most %d values",
+                    n_sum, n_min, SHERD__VOTE_MAX);
         return refuse(comm, &error);
     }
     sherd_status status = begin(comm, NULL, 0, 0, SHERD__KIND_ALL_REDUCE);
@@ -210,13 +209,13 @@ static sherd_status all_reduce(sherd_comm *comm, sherd__stream *stream, sherd__t
     if (status == SHERD_OK) {
         status = enter(direct, stream, tag, SHERD__KIND_ALL_REDUCE, digest(n_sum, n_min, 0));
     }
-    return status == SHERD_OK ? device->reduce_u64(stream, tag, values, direct->votes, (uint32_t)comm->world, at, n_sum, n_min)
-                              : status;
+    return status == SHERD_OK
+               ? device->reduce_u64(stream, tag, values, direct->votes, (uint32_t)comm->world, at, n_sum, n_min)
+               : status;
 }
 
 static sherd_status broadcast(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, const sherd__window *window,
-                              uint64_t offset, uint64_t bytes, int32_t root, sherd__ticket *ticket)
-{
+                              uint64_t offset, uint64_t bytes, int32_t root, sherd__ticket *ticket) {
     sherd__direct *direct = (sherd__direct *)comm;
     sherd_error error;
     if (root < 0 || root >= comm->world) {
@@ -229,19 +228,19 @@ static sherd_status broadcast(sherd_comm *comm, sherd__stream *stream, sherd__ta
     }
     if (status == SHERD_OK && root != comm->rank && bytes > 0) {
         const sherd__view *view = window->handle;
-        status = comm->device->ops->copy(stream, tag, (char *)window->local + offset, (const char *)view->base[root] + offset, bytes);
+        status = comm->device->ops->copy(stream, tag, (char *)window->local + offset,
+                                         (const char *)view->base[root] + offset, bytes);
     }
     return status == SHERD_OK ? leave(direct, stream, tag, ticket) : status;
 }
 
-static sherd_status barrier(sherd_comm *comm, sherd__stream *stream, sherd__tag tag)
-{
+static sherd_status barrier(sherd_comm *comm, sherd__stream *stream, sherd__tag tag) {
     sherd_status status = begin(comm, NULL, 0, 0, SHERD__KIND_BARRIER);
     return status == SHERD_OK ? enter((sherd__direct *)comm, stream, tag, SHERD__KIND_BARRIER, 0) : status;
 }
 
-static sherd_status released(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, sherd__ticket ticket, const char *site)
-{
+static sherd_status released(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, sherd__ticket ticket,
+                             const char *site) {
     sherd__direct *direct = (sherd__direct *)comm;
     if (comm->device == NULL) {
         return SHERD_ESTATE;
@@ -251,20 +250,24 @@ static sherd_status released(sherd_comm *comm, sherd__stream *stream, sherd__tag
     }
     sherd__wait *wait = &direct->release_wait[direct->releases++ % SHERD__RELEASE_WAITS];
     atomic_store(&wait->value, ticket);
-    sherd__await await = {.flags = (_Atomic uint32_t *const *)direct->depart, .count = (uint32_t)comm->world,
-                          .value = ticket, .site = site, .poll = sherd__direct_poll, .ctx = wait};
+    sherd__await await = {.flags = (_Atomic uint32_t *const *)direct->depart,
+                          .count = (uint32_t)comm->world,
+                          .value = ticket,
+                          .site = site,
+                          .poll = sherd__direct_poll,
+                          .ctx = wait};
     return comm->device->ops->await(stream, tag, &await);
 }
 
 /* --------------------------------------------------------------------------------------------------------- lifetime */
 
-static sherd_status bind_device(sherd_comm *comm, sherd_device *device, sherd_error *err)
-{
+static sherd_status bind_device(sherd_comm *comm, sherd_device *device, sherd_error *err) {
     sherd__control *own = ((sherd__direct *)comm)->control[comm->rank];
     if (comm->device != NULL) {
         return sherd__fail(err, SHERD_ESTATE, "the communicator serves an engine already: destroy that one first");
     }
-    sherd_status status = sherd__ledger_add(&device->ledger, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__CONTROL_SIZE, 0, err);
+    sherd_status status =
+        sherd__ledger_add(&device->ledger, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__CONTROL_SIZE, 0, err);
     if (status != SHERD_OK) {
         return status;
     }
@@ -277,8 +280,7 @@ static sherd_status bind_device(sherd_comm *comm, sherd_device *device, sherd_er
     return SHERD_OK;
 }
 
-static void unbind_device(sherd_comm *comm)
-{
+static void unbind_device(sherd_comm *comm) {
     if (comm->device != NULL) {
         sherd__device_unwatch(comm->device, ((sherd__direct *)comm)->control[comm->rank], SHERD__CONTROL_SIZE);
         sherd__ledger_sub(&comm->device->ledger, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__CONTROL_SIZE, 0);
@@ -286,8 +288,7 @@ static void unbind_device(sherd_comm *comm)
     }
 }
 
-static void destroy(sherd_comm *comm)
-{
+static void destroy(sherd_comm *comm) {
     sherd__direct *direct = (sherd__direct *)comm;
     sherd__control *own = direct->control[comm->rank];
     unbind_device(comm);
@@ -300,32 +301,47 @@ static void destroy(sherd_comm *comm)
 }
 
 static const sherd__comm_ops direct_ops = {
-    .destroy = destroy, .bind = bind_device, .unbind = unbind_device, .window_create = sherd__direct_window_create,
-    .window_destroy = sherd__direct_window_destroy, .reduce_scatter = reduce_scatter, .all_gather = all_gather,
-    .all_reduce = all_reduce, .broadcast = broadcast, .barrier = barrier, .released = released, .abort = sherd__direct_abort,
+    .destroy = destroy,
+    .bind = bind_device,
+    .unbind = unbind_device,
+    .window_create = sherd__direct_window_create,
+    .window_destroy = sherd__direct_window_destroy,
+    .reduce_scatter = reduce_scatter,
+    .all_gather = all_gather,
+    .all_reduce = all_reduce,
+    .broadcast = broadcast,
+    .barrier = barrier,
+    .released = released,
+    .abort = sherd__direct_abort,
 };
 
-sherd_status sherd__direct_options(const sherd_comm_options *options, sherd_comm_options *out, sherd_error *err)
-{
+sherd_status sherd__direct_options(const sherd_comm_options *options, sherd_comm_options *out, sherd_error *err) {
     sherd_comm_options_init(out, sizeof *out);
     if (options != NULL) {
         if (options->size < sizeof(size_t) || options->size > 4096) {
-            return sherd__fail(err, SHERD_EINVAL, "communicator options: size is %zu; call sherd_comm_options_init first", options->size);
+            return sherd__fail(err, SHERD_EINVAL,
+                               "communicator options: size is %zu; call sherd_comm_options_init first", options->size);
         }
         memcpy(out, options, options->size < sizeof *out ? options->size : sizeof *out);
     }
     if (!(out->fail_after_s > 0) || !(out->warn_after_s >= 0)) {
-        return sherd__fail(err, SHERD_EINVAL, "communicator options: fail_after_s (%g) must be positive and warn_after_s (%g) not negative",
-                           out->fail_after_s, out->warn_after_s);
+        return sherd__fail(
+            err, SHERD_EINVAL,
+            "communicator options: fail_after_s (%g) must be positive and warn_after_s (%g) not negative",
+            out->fail_after_s, out->warn_after_s);
     }
     out->allocator = sherd__allocator_or_default(&out->allocator);
     return SHERD_OK;
 }
 
-static void fill(sherd__direct *direct, const sherd_comm_options *options, int32_t rank, int32_t world)
-{
-    direct->base = (sherd_comm){.ops = &direct_ops, .rank = rank, .world = world, .allocator = options->allocator,
-                                .log = options->log, .warn_after_s = options->warn_after_s, .fail_after_s = options->fail_after_s};
+static void fill(sherd__direct *direct, const sherd_comm_options *options, int32_t rank, int32_t world) {
+    direct->base = (sherd_comm){.ops = &direct_ops,
+                                .rank = rank,
+                                .world = world,
+                                .allocator = options->allocator,
+                                .log = options->log,
+                                .warn_after_s = options->warn_after_s,
+                                .fail_after_s = options->fail_after_s};
     for (uint32_t slot = 0; slot < 2; slot++) {
         direct->compare[slot] = (sherd__compare){direct, slot};
     }
@@ -339,8 +355,8 @@ static void fill(sherd__direct *direct, const sherd_comm_options *options, int32
     }
 }
 
-sherd_status sherd__direct_new(const sherd_comm_options *options, int32_t rank, int32_t world, sherd__direct **out, sherd_error *err)
-{
+sherd_status sherd__direct_new(const sherd_comm_options *options, int32_t rank, int32_t world, sherd__direct **out,
+                               sherd_error *err) {
     size_t n = (size_t)world;
     const sherd_allocator *allocator = &options->allocator;
     sherd__direct *direct = sherd__alloc(allocator, 1, sizeof *direct);
@@ -365,19 +381,18 @@ sherd_status sherd__direct_new(const sherd_comm_options *options, int32_t rank, 
     return SHERD_OK;
 }
 
-void sherd__direct_connect(sherd__direct *direct)
-{
+void sherd__direct_connect(sherd__direct *direct) {
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
         sherd__control *control = direct->control[peer];
         int own = peer == direct->base.rank;
         direct->votes[peer] = control;
         direct->arrive[peer] = own ? NULL : &control->arrive;
-        direct->depart[peer] = &control->depart; /* the own one too: `released` may run on another stream than the collective */
+        direct->depart[peer] =
+            &control->depart; /* the own one too: `released` may run on another stream than the collective */
     }
 }
 
-void sherd__direct_free(sherd__direct *direct)
-{
+void sherd__direct_free(sherd__direct *direct) {
     sherd_allocator allocator = direct->base.allocator;
     size_t n = (size_t)direct->base.world;
     sherd__free(&allocator, direct->release_wait, SHERD__RELEASE_WAITS, sizeof *direct->release_wait);
@@ -389,8 +404,7 @@ void sherd__direct_free(sherd__direct *direct)
     sherd__free(&allocator, direct, 1, sizeof *direct);
 }
 
-void sherd__control_init(sherd__control *control, int32_t rank, int32_t world)
-{
+void sherd__control_init(sherd__control *control, int32_t rank, int32_t world) {
     control->magic = SHERD__CONTROL_MAGIC;
     control->version = SHERD__CONTROL_VERSION;
     control->rank = rank;

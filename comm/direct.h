@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the files of the direct communicator share. Law among them: direct.c (collectives on streams) and exchange.c (windows)
- * use watch.c (why a wait goes on or ends); threads.c and local.c make peers addressable and say who is alive.
+ * What the files of the direct communicator share. Law among them: direct.c (collectives on streams) and exchange.c
+ * (windows) use watch.c (why a wait goes on or ends); threads.c and local.c make peers addressable and say who is
+ * alive.
  */
 #ifndef SHERD_COMM_DIRECT_H
 #define SHERD_COMM_DIRECT_H
@@ -11,14 +12,21 @@
 typedef struct sherd__direct sherd__direct;
 
 typedef enum sherd__kind {
-    SHERD__KIND_NONE = 0, SHERD__KIND_REDUCE_SCATTER, SHERD__KIND_ALL_GATHER, SHERD__KIND_ALL_REDUCE,
-    SHERD__KIND_BROADCAST, SHERD__KIND_BARRIER, SHERD__KIND_RELEASE, SHERD__KIND_WINDOW, SHERD__KINDS
+    SHERD__KIND_NONE = 0,
+    SHERD__KIND_REDUCE_SCATTER,
+    SHERD__KIND_ALL_GATHER,
+    SHERD__KIND_ALL_REDUCE,
+    SHERD__KIND_BROADCAST,
+    SHERD__KIND_BARRIER,
+    SHERD__KIND_RELEASE,
+    SHERD__KIND_WINDOW,
+    SHERD__KINDS
 } sherd__kind;
 
 const char *sherd__kind_text(sherd__kind kind); /* "reduce-scatter" */
 
-/* The context of waits. One per kind serves all collectives (their value is the own arrival); releases, which may run on several
- * streams at once, have a ring of them. */
+/* The context of waits. One per kind serves all collectives (their value is the own arrival); releases, which may run
+ * on several streams at once, have a ring of them. */
 typedef struct sherd__wait {
     sherd__direct *comm;
     sherd__kind kind;
@@ -30,8 +38,8 @@ typedef struct sherd__wait {
 
 /* A window as this rank sees it. */
 typedef struct sherd__view {
-    void **base;      /* [world] addresses in this process: the table tree sums read through */
-    void **object;    /* [world] the implementation's */
+    void **base;   /* [world] addresses in this process: the table tree sums read through */
+    void **object; /* [world] the implementation's */
     uint64_t bytes, mapped;
     sherd_category category;
 } sherd__view;
@@ -40,7 +48,8 @@ typedef struct sherd__view {
 typedef struct sherd__peers_ops {
     /* Zeroed memory of view->mapped bytes at base[own rank], and how peers get at it. */
     sherd_status (*make)(sherd__direct *direct, sherd__view *view, sherd__offer *offer, sherd_error *err);
-    sherd_status (*attach)(sherd__direct *direct, sherd__view *view, int32_t peer, const sherd__offer *offer, sherd_error *err);
+    sherd_status (*attach)(sherd__direct *direct, sherd__view *view, int32_t peer, const sherd__offer *offer,
+                           sherd_error *err);
     /* All ranks have attached (`agreed`) or somebody failed: what only attaching needed goes. */
     void (*settle)(sherd__direct *direct, sherd__view *view, sherd__offer *offer, int agreed);
     void (*release)(sherd__direct *direct, sherd__view *view);
@@ -58,13 +67,13 @@ struct sherd__direct {
     sherd_comm base;
     const sherd__peers_ops *peers;
     void *peers_state;
-    int64_t *pid;             /* [world]; 0: not a process of its own */
-    sherd__control **control; /* [world] */
-    const void **votes;       /* [world] the same, as sources of reduce_u64 */
+    int64_t *pid;              /* [world]; 0: not a process of its own */
+    sherd__control **control;  /* [world] */
+    const void **votes;        /* [world] the same, as sources of reduce_u64 */
     _Atomic uint32_t **arrive; /* [world] peers' flags; own entry NULL */
     _Atomic uint32_t **depart; /* [world] everybody's */
-    uint32_t sequence;        /* collectives enqueued */
-    uint32_t slot;            /* of the last one; apart from `sequence`, which skips 0 when it wraps */
+    uint32_t sequence;         /* collectives enqueued */
+    uint32_t slot;             /* of the last one; apart from `sequence`, which skips 0 when it wraps */
     uint32_t exchanges;
     uint32_t releases;
     sherd__compare compare[2];
@@ -75,7 +84,8 @@ struct sherd__direct {
 };
 
 /* Everything but peers and control blocks. options may be NULL. */
-sherd_status sherd__direct_new(const sherd_comm_options *options, int32_t rank, int32_t world, sherd__direct **out, sherd_error *err);
+sherd_status sherd__direct_new(const sherd_comm_options *options, int32_t rank, int32_t world, sherd__direct **out,
+                               sherd_error *err);
 /* Once control[] is filled. */
 void sherd__direct_connect(sherd__direct *direct);
 /* Frees what sherd__direct_new made; peers are gone already. */
@@ -90,16 +100,17 @@ void sherd__flag_wake(_Atomic uint32_t *flag);
 
 /* exchange.c */
 /* Gives every rank all offers. Waits within the limits; `what` (static) names the exchange in sentences. */
-sherd_status sherd__direct_exchange(sherd__direct *direct, const char *what, const sherd__offer *mine, sherd__offer *all,
-                                    sherd_error *err);
-sherd_status sherd__direct_window_create(sherd_comm *comm, uint64_t bytes, sherd_category category, sherd__window *out, sherd_error *err);
+sherd_status sherd__direct_exchange(sherd__direct *direct, const char *what, const sherd__offer *mine,
+                                    sherd__offer *all, sherd_error *err);
+sherd_status sherd__direct_window_create(sherd_comm *comm, uint64_t bytes, sherd_category category, sherd__window *out,
+                                         sherd_error *err);
 void sherd__direct_window_destroy(sherd_comm *comm, sherd__window *window);
 
 /* memory.c */
 uint64_t sherd__map_bytes(uint64_t bytes); /* whole pages, at least one; 0: too large */
-/* Maps `bytes` (whole pages) of fd, or private memory if fd is −1; large ones start at a huge page's boundary and ask for huge
- * pages. Not inherited by forks. `own`: pages are made present now (an error instead of a signal later, and the owner's
- * node); else the page table is filled from what is there. */
+/* Maps `bytes` (whole pages) of fd, or private memory if fd is −1; large ones start at a huge page's boundary and ask
+ * for huge pages. Not inherited by forks. `own`: pages are made present now (an error instead of a signal later, and
+ * the owner's node); else the page table is filled from what is there. */
 sherd_status sherd__map(int fd, uint64_t bytes, int own, void **out, sherd_error *err);
 void sherd__unmap(void *base, uint64_t bytes);
 /* A sealed anonymous file. */
@@ -108,7 +119,7 @@ sherd_status sherd__memfd(const char *name, uint64_t bytes, int *fd, sherd_error
 /* process.c: who and where a process is */
 typedef struct sherd__identity {
     int64_t pid;
-    uint64_t start;   /* in clock ticks since boot: tells a reused pid */
+    uint64_t start;     /* in clock ticks since boot: tells a reused pid */
     uint64_t pid_space; /* inode of its pid namespace */
     char host[72];
     char boot[40];

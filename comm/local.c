@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * Ranks that are processes of one host. A rank's memory is a memfd; peers open it through /proc/PID/fd/FD and map it for as long
- * as the window lives. That way is chosen over passing descriptors through sockets because it needs no name in any file system
- * or network, no second rendezvous that could wait, and no order: opening succeeds or fails at once. It asks for what death
- * detection asks for anyway: one pid namespace and one user. Nothing outlives the processes: a memfd goes with its last mapping.
+ * Ranks that are processes of one host. A rank's memory is a memfd; peers open it through /proc/PID/fd/FD and map it
+ * for as long as the window lives. That way is chosen over passing descriptors through sockets because it needs no name
+ * in any file system or network, no second rendezvous that could wait, and no order: opening succeeds or fails at once.
+ * It asks for what death detection asks for anyway: one pid namespace and one user. Nothing outlives the processes: a
+ * memfd goes with its last mapping.
  *
- * Bootstrap: one all-gather of a hello (who and where I am, which file my control block is). All later agreement, the end of
- * creation included, goes through the control blocks, where a dead peer is noticed.
+ * Bootstrap: one all-gather of a hello (who and where I am, which file my control block is). All later agreement, the
+ * end of creation included, goes through the control blocks, where a dead peer is noticed.
  */
 #include "comm/direct.h"
 
@@ -35,8 +36,7 @@ typedef struct local_peers {
 } local_peers;
 
 /* A dying process closes its files before it counts as ended: give it a moment to become one or the other. */
-static int ended_soon(int64_t pid, uint64_t start)
-{
+static int ended_soon(int64_t pid, uint64_t start) {
     const struct timespec pause = {0, 1000000};
     for (int look = 0; look < 500; look++) {
         if (!sherd__process_alive(pid, start)) {
@@ -47,20 +47,22 @@ static int ended_soon(int64_t pid, uint64_t start)
     return 0;
 }
 
-static sherd_status fail_open(const sherd__direct *direct, int32_t peer, const char *what, sherd_error *err)
-{
+static sherd_status fail_open(const sherd__direct *direct, int32_t peer, const char *what, sherd_error *err) {
     int code = errno;
     const local_peers *peers = direct->peers_state;
     if (code == ENOENT && ended_soon(direct->pid[peer], peers->start[peer])) {
-        return sherd__fail_rank(err, SHERD_ERANKDEAD, peer, "rank %" PRId32 " (pid %" PRId64 ") died while its memory was opened",
-                                peer, direct->pid[peer]);
+        return sherd__fail_rank(err, SHERD_ERANKDEAD, peer,
+                                "rank %" PRId32 " (pid %" PRId64 ") died while its memory was opened", peer,
+                                direct->pid[peer]);
     }
-    return sherd__fail_rank(err, SHERD_ESYSTEM, peer, "%s the memory of rank %" PRId32 " (pid %" PRId64
-                            "): %s; ranks of one host must run as one user and see each other in /proc", what, peer, direct->pid[peer], strerror(code));
+    return sherd__fail_rank(err, SHERD_ESYSTEM, peer,
+                            "%s the memory of rank %" PRId32 " (pid %" PRId64
+                            "): %s; ranks of one host must run as one user and see each other in /proc",
+                            what, peer, direct->pid[peer], strerror(code));
 }
 
-static sherd_status open_and_map(sherd__direct *direct, int32_t peer, int peer_fd, uint64_t bytes, void **out, sherd_error *err)
-{
+static sherd_status open_and_map(sherd__direct *direct, int32_t peer, int peer_fd, uint64_t bytes, void **out,
+                                 sherd_error *err) {
     char path[64];
     struct stat info;
     snprintf(path, sizeof path, "/proc/%" PRId64 "/fd/%d", direct->pid[peer], peer_fd);
@@ -81,8 +83,7 @@ static sherd_status open_and_map(sherd__direct *direct, int32_t peer, int peer_f
 
 /* ------------------------------------------------------------------------------------------------------------ peers */
 
-static sherd_status local_make(sherd__direct *direct, sherd__view *view, sherd__offer *offer, sherd_error *err)
-{
+static sherd_status local_make(sherd__direct *direct, sherd__view *view, sherd__offer *offer, sherd_error *err) {
     int fd;
     sherd_status status = sherd__memfd("sherd-window", view->mapped, &fd, err);
     if (status != SHERD_OK) {
@@ -97,13 +98,12 @@ static sherd_status local_make(sherd__direct *direct, sherd__view *view, sherd__
     return SHERD_OK;
 }
 
-static sherd_status local_attach(sherd__direct *direct, sherd__view *view, int32_t peer, const sherd__offer *offer, sherd_error *err)
-{
+static sherd_status local_attach(sherd__direct *direct, sherd__view *view, int32_t peer, const sherd__offer *offer,
+                                 sherd_error *err) {
     return open_and_map(direct, peer, offer->fd, view->mapped, &view->base[peer], err);
 }
 
-static void local_settle(sherd__direct *direct, sherd__view *view, sherd__offer *offer, int agreed)
-{
+static void local_settle(sherd__direct *direct, sherd__view *view, sherd__offer *offer, int agreed) {
     (void)direct, (void)view, (void)agreed;
     if (offer->fd >= 0) {
         close(offer->fd);
@@ -111,16 +111,14 @@ static void local_settle(sherd__direct *direct, sherd__view *view, sherd__offer 
     }
 }
 
-static void local_release(sherd__direct *direct, sherd__view *view)
-{
+static void local_release(sherd__direct *direct, sherd__view *view) {
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
         sherd__unmap(view->base[peer], view->mapped);
         view->base[peer] = NULL;
     }
 }
 
-static int local_dead(sherd__direct *direct, int32_t peer)
-{
+static int local_dead(sherd__direct *direct, int32_t peer) {
     const local_peers *peers = direct->peers_state;
     if (peers->pidfd[peer] >= 0) {
         return sherd__pidfd_ended(peers->pidfd[peer]);
@@ -128,8 +126,7 @@ static int local_dead(sherd__direct *direct, int32_t peer)
     return !sherd__process_alive(direct->pid[peer], peers->start[peer]);
 }
 
-static void local_fini(sherd__direct *direct)
-{
+static void local_fini(sherd__direct *direct) {
     local_peers *peers = direct->peers_state;
     size_t n = (size_t)direct->base.world;
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
@@ -143,11 +140,14 @@ static void local_fini(sherd__direct *direct)
     sherd__free(&direct->base.allocator, peers, 1, sizeof *peers);
 }
 
-static const sherd__peers_ops process_peers = {.make = local_make, .attach = local_attach, .settle = local_settle,
-                                               .release = local_release, .dead = local_dead, .fini = local_fini};
+static const sherd__peers_ops process_peers = {.make = local_make,
+                                               .attach = local_attach,
+                                               .settle = local_settle,
+                                               .release = local_release,
+                                               .dead = local_dead,
+                                               .fini = local_fini};
 
-static sherd_status peers_new(sherd__direct *direct, sherd_error *err)
-{
+static sherd_status peers_new(sherd__direct *direct, sherd_error *err) {
     size_t n = (size_t)direct->base.world;
     const sherd_allocator *allocator = &direct->base.allocator;
     local_peers *peers = sherd__alloc(allocator, 1, sizeof *peers);
@@ -171,8 +171,7 @@ static sherd_status peers_new(sherd__direct *direct, sherd_error *err)
 /* -------------------------------------------------------------------------------------------------------- bootstrap */
 
 /* Makes the own control block; a failure travels in the hello, so that all ranks end alike. */
-static void say_hello(sherd__direct *direct, hello *mine)
-{
+static void say_hello(sherd__direct *direct, hello *mine) {
     sherd_error error = {0};
     void *control = NULL;
     int fd = -1;
@@ -197,38 +196,46 @@ static void say_hello(sherd__direct *direct, hello *mine)
 }
 
 /* The same verdict on every rank: only what all have received is looked at. */
-static sherd_status judge_hello(const hello *all, int32_t peer, int32_t world, sherd_error *err)
-{
+static sherd_status judge_hello(const hello *all, int32_t peer, int32_t world, sherd_error *err) {
     const hello *theirs = &all[peer];
     if (theirs->magic != HELLO_MAGIC || theirs->version != SHERD__CONTROL_VERSION) {
-        return sherd__fail_rank(err, SHERD_EMISMATCH, peer, "rank %" PRId32 " runs another version of the library", peer);
+        return sherd__fail_rank(err, SHERD_EMISMATCH, peer, "rank %" PRId32 " runs another version of the library",
+                                peer);
     }
     if (theirs->rank != peer || theirs->world != world) {
-        return sherd__fail_rank(err, SHERD_EMISMATCH, peer, "the bootstrap's place %" PRId32 " of %" PRId32 " says it is rank %" PRId32 " of %" PRId32,
+        return sherd__fail_rank(err, SHERD_EMISMATCH, peer,
+                                "the bootstrap's place %" PRId32 " of %" PRId32 " says it is rank %" PRId32
+                                " of %" PRId32,
                                 peer, world, theirs->rank, theirs->world);
     }
     const sherd__identity *first = &all[0].identity, *other = &theirs->identity;
-    if (strncmp(first->host, other->host, sizeof first->host) != 0 || strncmp(first->boot, other->boot, sizeof first->boot) != 0) {
-        return sherd__fail_rank(err, SHERD_EUNSUPPORTED, peer, "rank 0 runs on host %.64s and rank %" PRId32
-                                " on host %.64s: shared memory needs all ranks on one host", first->host, peer, other->host);
+    if (strncmp(first->host, other->host, sizeof first->host) != 0 ||
+        strncmp(first->boot, other->boot, sizeof first->boot) != 0) {
+        return sherd__fail_rank(err, SHERD_EUNSUPPORTED, peer,
+                                "rank 0 runs on host %.64s and rank %" PRId32
+                                " on host %.64s: shared memory needs all ranks on one host",
+                                first->host, peer, other->host);
     }
     if (first->pid_space != other->pid_space) {
-        return sherd__fail_rank(err, SHERD_EUNSUPPORTED, peer, "rank 0 and rank %" PRId32
-                                " are in different pid namespaces: run all ranks in one container", peer);
+        return sherd__fail_rank(
+            err, SHERD_EUNSUPPORTED, peer,
+            "rank 0 and rank %" PRId32 " are in different pid namespaces: run all ranks in one container", peer);
     }
     if (theirs->control.status != SHERD_OK) {
-        return sherd__fail_rank(err, (sherd_status)theirs->control.status, peer, "rank %" PRId32 " could not start: %.440s", peer, theirs->control.text);
+        return sherd__fail_rank(err, (sherd_status)theirs->control.status, peer,
+                                "rank %" PRId32 " could not start: %.440s", peer, theirs->control.text);
     }
     return SHERD_OK;
 }
 
-static sherd_status attach_peer(sherd__direct *direct, const hello *theirs, int32_t peer, sherd_error *err)
-{
+static sherd_status attach_peer(sherd__direct *direct, const hello *theirs, int32_t peer, sherd_error *err) {
     local_peers *peers = direct->peers_state;
     void *control;
     peers->pidfd[peer] = sherd__process_open(direct->pid[peer], peers->start[peer]);
     if (peers->pidfd[peer] == -1) {
-        return sherd__fail_rank(err, SHERD_ERANKDEAD, peer, "rank %" PRId32 " (pid %" PRId64 ") died during creation of the communicator", peer, direct->pid[peer]);
+        return sherd__fail_rank(err, SHERD_ERANKDEAD, peer,
+                                "rank %" PRId32 " (pid %" PRId64 ") died during creation of the communicator", peer,
+                                direct->pid[peer]);
     }
     sherd_status status = open_and_map(direct, peer, theirs->control.fd, SHERD__CONTROL_SIZE, &control, err);
     if (status != SHERD_OK) {
@@ -236,30 +243,31 @@ static sherd_status attach_peer(sherd__direct *direct, const hello *theirs, int3
     }
     direct->control[peer] = control;
     if (direct->control[peer]->magic != SHERD__CONTROL_MAGIC || direct->control[peer]->rank != peer) {
-        return sherd__fail_rank(err, SHERD_EMISMATCH, peer, "the memory of rank %" PRId32 " (pid %" PRId64 ") is not its control block", peer, direct->pid[peer]);
+        return sherd__fail_rank(err, SHERD_EMISMATCH, peer,
+                                "the memory of rank %" PRId32 " (pid %" PRId64 ") is not its control block", peer,
+                                direct->pid[peer]);
     }
     return SHERD_OK;
 }
 
-/* A rank that gives up stays until everybody it knows has attached or given up too: if it went at once, those who have not opened its
- * memory yet would take it for the one that broke. */
-static void linger(sherd__direct *direct)
-{
+/* A rank that gives up stays until everybody it knows has attached or given up too: if it went at once, those who have
+ * not opened its memory yet would take it for the one that broke. */
+static void linger(sherd__direct *direct) {
     int64_t begin = sherd__now_ns();
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
         sherd__control *theirs = direct->control[peer];
         while (theirs != NULL && peer != direct->base.rank && sherd__now_ns() - begin < LINGER_NS &&
-               atomic_load(&theirs->exchange) == 0 && atomic_load(&theirs->abort.set) == 0 && atomic_load(&theirs->left) == 0 &&
-               !local_dead(direct, peer)) {
+               atomic_load(&theirs->exchange) == 0 && atomic_load(&theirs->abort.set) == 0 &&
+               atomic_load(&theirs->left) == 0 && !local_dead(direct, peer)) {
             const struct timespec pause = {0, 1000000};
             nanosleep(&pause, NULL);
         }
     }
 }
 
-/* Attaches to all; then waits until all have. If it cannot, its abort record says why, to those who have attached to it. */
-static sherd_status attach_peers(sherd__direct *direct, const hello *all, sherd__offer *offers, sherd_error *err)
-{
+/* Attaches to all; then waits until all have. If it cannot, its abort record says why, to those who have attached to
+ * it. */
+static sherd_status attach_peers(sherd__direct *direct, const hello *all, sherd__offer *offers, sherd_error *err) {
     static const char creation[] = "creation of the communicator";
     const local_peers *peers = direct->peers_state;
     sherd_error first = {0}, error;
@@ -268,7 +276,8 @@ static sherd_status attach_peers(sherd__direct *direct, const hello *all, sherd_
         peers->start[peer] = all[peer].identity.start;
     }
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
-        if (peer != direct->base.rank && attach_peer(direct, &all[peer], peer, &error) != SHERD_OK && first.status == SHERD_OK) {
+        if (peer != direct->base.rank && attach_peer(direct, &all[peer], peer, &error) != SHERD_OK &&
+            first.status == SHERD_OK) {
             first = error;
         }
     }
@@ -285,16 +294,14 @@ static sherd_status attach_peers(sherd__direct *direct, const hello *all, sherd_
     return SHERD_OK;
 }
 
-static sherd_status bootstrap_failed(sherd_allgather_fn allgather, void *ctx, int code, sherd_error *err)
-{
+static sherd_status bootstrap_failed(sherd_allgather_fn allgather, void *ctx, int code, sherd_error *err) {
     if (allgather == sherd_rendezvous_allgather) {
         return sherd__rendezvous_error(ctx, err);
     }
     return sherd__fail(err, SHERD_ESYSTEM, "the bootstrap's all-gather failed with code %d: not all ranks came", code);
 }
 
-static sherd_status connect_all(sherd__direct *direct, sherd_allgather_fn allgather, void *ctx, sherd_error *err)
-{
+static sherd_status connect_all(sherd__direct *direct, sherd_allgather_fn allgather, void *ctx, sherd_error *err) {
     const sherd_allocator *allocator = &direct->base.allocator;
     size_t n = (size_t)direct->base.world;
     hello *all = sherd__alloc(allocator, n, sizeof *all);
@@ -327,9 +334,8 @@ close_control:
     return status;
 }
 
-sherd_status sherd_comm_create_local(const sherd_comm_options *options, int32_t rank, int32_t world, sherd_allgather_fn allgather,
-                                     void *ctx, sherd_comm **out, sherd_error *err)
-{
+sherd_status sherd_comm_create_local(const sherd_comm_options *options, int32_t rank, int32_t world,
+                                     sherd_allgather_fn allgather, void *ctx, sherd_comm **out, sherd_error *err) {
     sherd_comm_options settled;
     sherd__direct *direct;
     if (world < 1 || rank < 0 || rank >= world || allgather == NULL) {
@@ -350,8 +356,8 @@ sherd_status sherd_comm_create_local(const sherd_comm_options *options, int32_t 
     if (status != SHERD_OK) {
         goto free_peers;
     }
-    snprintf(direct->base.description, sizeof direct->base.description, "direct over shared memory (memfd), %" PRId32 " rank%s",
-             world, world == 1 ? "" : "s");
+    snprintf(direct->base.description, sizeof direct->base.description,
+             "direct over shared memory (memfd), %" PRId32 " rank%s", world, world == 1 ? "" : "s");
     *out = &direct->base;
     return SHERD_OK;
 

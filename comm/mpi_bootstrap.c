@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * MPI as a bootstrap: it gives ranks their numbers and carries one all-gather; data never goes through it. MPI does not report a
- * dead rank, so nothing here blocks in it: the all-gather is non-blocking and tested until a deadline. The caller's communicator
- * and its error handler stay as they are.
+ * MPI as a bootstrap: it gives ranks their numbers and carries one all-gather; data never goes through it. MPI does not
+ * report a dead rank, so nothing here blocks in it: the all-gather is non-blocking and tested until a deadline. The
+ * caller's communicator and its error handler stay as they are.
  */
 #include <mpi.h>
 
@@ -22,8 +22,7 @@ typedef struct mpi_bootstrap {
 } mpi_bootstrap;
 
 /* 0: done; else MPI's code, or −1 at the deadline. */
-static int wait_within(MPI_Request *request, int64_t limit_ns)
-{
+static int wait_within(MPI_Request *request, int64_t limit_ns) {
     int64_t begin = sherd__now_ns();
     for (;;) {
         int done = 0, code = MPI_Test(request, &done, MPI_STATUS_IGNORE);
@@ -40,8 +39,7 @@ static int wait_within(MPI_Request *request, int64_t limit_ns)
 }
 
 /* The buffers are malloc'd and, at the deadline, left behind on purpose: MPI may still write into them. */
-static int mpi_allgather(void *ctx, const void *mine, void *all, size_t bytes)
-{
+static int mpi_allgather(void *ctx, const void *mine, void *all, size_t bytes) {
     const mpi_bootstrap *bootstrap = ctx;
     MPI_Request request;
     if (bytes > INT_MAX / (size_t)bootstrap->world) {
@@ -52,7 +50,8 @@ static int mpi_allgather(void *ctx, const void *mine, void *all, size_t bytes)
         return -3;
     }
     memcpy(block, mine, bytes);
-    int code = MPI_Iallgather(block, (int)bytes, MPI_BYTE, block + bytes, (int)bytes, MPI_BYTE, bootstrap->mpi, &request);
+    int code =
+        MPI_Iallgather(block, (int)bytes, MPI_BYTE, block + bytes, (int)bytes, MPI_BYTE, bootstrap->mpi, &request);
     if (code != MPI_SUCCESS) {
         free(block);
         return code;
@@ -65,19 +64,19 @@ static int mpi_allgather(void *ctx, const void *mine, void *all, size_t bytes)
     return code;
 }
 
-static sherd_status check_mpi(sherd_error *err)
-{
+static sherd_status check_mpi(sherd_error *err) {
     int initialized = 0, finalized = 0;
     MPI_Initialized(&initialized);
     MPI_Finalized(&finalized);
     if (!initialized || finalized) {
-        return sherd__fail(err, SHERD_ESTATE, "MPI is not running: call MPI_Init before, and MPI_Finalize after, the communicator's life");
+        return sherd__fail(err, SHERD_ESTATE,
+                           "MPI is not running: call MPI_Init before, and MPI_Finalize after, the communicator's life");
     }
     return SHERD_OK;
 }
 
-sherd_status sherd_comm_create_mpi(const sherd_comm_options *options, MPI_Comm mpi, sherd_comm **out, sherd_error *err)
-{
+sherd_status sherd_comm_create_mpi(const sherd_comm_options *options, MPI_Comm mpi, sherd_comm **out,
+                                   sherd_error *err) {
     sherd_comm_options settled;
     sherd_status status = check_mpi(err);
     if (status == SHERD_OK) {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * The bootstrap for ranks forked from one parent: a shared mapping that the children inherit. An all-gather goes in rounds of
- * at most ROUND_BYTES: write into the own slot of the round's parity, announce the round's number, wait for all others' numbers,
- * read. Two slots suffice, because a rank writes slot s of round n + 2 only after all have announced n + 1, which each does
- * after it has read round n.
+ * The bootstrap for ranks forked from one parent: a shared mapping that the children inherit. An all-gather goes in
+ * rounds of at most ROUND_BYTES: write into the own slot of the round's parity, announce the round's number, wait for
+ * all others' numbers, read. Two slots suffice, because a rank writes slot s of round n + 2 only after all have
+ * announced n + 1, which each does after it has read round n.
  *
- * Waits sleep on the missing rank's number, at most SLICE_NS at a time, and look whether that rank's process still runs. One that
- * died before it joined has left no pid: there the limit ends the wait.
+ * Waits sleep on the missing rank's number, at most SLICE_NS at a time, and look whether that rank's process still
+ * runs. One that died before it joined has left no pid: there the limit ends the wait.
  */
 #include "comm/direct.h"
 
@@ -35,13 +35,12 @@ struct sherd_rendezvous {
     int32_t world, rank; /* rank: −1 until joined */
     uint32_t round;
     int64_t limit_ns;
-    seat *seats;         /* [world], shared */
+    seat *seats; /* [world], shared */
     size_t bytes;
     sherd_error error;
 };
 
-sherd_status sherd_rendezvous_create(int32_t world, sherd_rendezvous **out, sherd_error *err)
-{
+sherd_status sherd_rendezvous_create(int32_t world, sherd_rendezvous **out, sherd_error *err) {
     if (world < 1 || world > 65536) {
         return sherd__fail(err, SHERD_EINVAL, "a rendezvous of %" PRId32 " ranks: 1 to 65536 are possible", world);
     }
@@ -54,7 +53,8 @@ sherd_status sherd_rendezvous_create(int32_t world, sherd_rendezvous **out, sher
     if (seats == MAP_FAILED) {
         int code = errno;
         sherd__free(&sherd__default_allocator, rendezvous, 1, sizeof *rendezvous);
-        return sherd__fail(err, SHERD_ESYSTEM, "no shared memory for a rendezvous of %" PRId32 " ranks: %s", world, strerror(code));
+        return sherd__fail(err, SHERD_ESYSTEM, "no shared memory for a rendezvous of %" PRId32 " ranks: %s", world,
+                           strerror(code));
     }
     rendezvous->seats = seats;
     rendezvous->world = world;
@@ -64,10 +64,10 @@ sherd_status sherd_rendezvous_create(int32_t world, sherd_rendezvous **out, sher
     return SHERD_OK;
 }
 
-sherd_status sherd_rendezvous_join(sherd_rendezvous *rendezvous, int32_t rank, sherd_error *err)
-{
+sherd_status sherd_rendezvous_join(sherd_rendezvous *rendezvous, int32_t rank, sherd_error *err) {
     if (rank < 0 || rank >= rendezvous->world) {
-        return sherd__fail(err, SHERD_EINVAL, "rank %" PRId32 " joins a rendezvous of %" PRId32 " ranks", rank, rendezvous->world);
+        return sherd__fail(err, SHERD_EINVAL, "rank %" PRId32 " joins a rendezvous of %" PRId32 " ranks", rank,
+                           rendezvous->world);
     }
     seat *own = &rendezvous->seats[rank];
     if (rendezvous->rank >= 0 || atomic_exchange(&own->joined, 1) != 0) {
@@ -82,33 +82,32 @@ sherd_status sherd_rendezvous_join(sherd_rendezvous *rendezvous, int32_t rank, s
     return SHERD_OK;
 }
 
-static int seat_dead(seat *other)
-{
-    return atomic_load_explicit(&other->joined, memory_order_acquire) == 2 && !sherd__process_alive(other->pid, other->start);
+static int seat_dead(seat *other) {
+    return atomic_load_explicit(&other->joined, memory_order_acquire) == 2 &&
+           !sherd__process_alive(other->pid, other->start);
 }
 
-static int announced(seat *other, uint32_t round)
-{
+static int announced(seat *other, uint32_t round) {
     return (int32_t)(atomic_load_explicit(&other->round, memory_order_acquire) - round) >= 0;
 }
 
-static void sleep_on(_Atomic uint32_t *word, uint32_t seen)
-{
+static void sleep_on(_Atomic uint32_t *word, uint32_t seen) {
     const struct timespec slice = {0, SLICE_NS};
     syscall(SYS_futex, (void *)word, FUTEX_WAIT, seen, &slice, NULL, 0);
 }
 
-static sherd_status wait_for(sherd_rendezvous *rendezvous, int32_t rank, int64_t begin)
-{
+static sherd_status wait_for(sherd_rendezvous *rendezvous, int32_t rank, int64_t begin) {
     seat *other = &rendezvous->seats[rank];
     while (!announced(other, rendezvous->round)) {
         uint32_t seen = atomic_load(&other->round);
         if (seat_dead(other) && !announced(other, rendezvous->round)) {
-            return sherd__fail_rank(&rendezvous->error, SHERD_ERANKDEAD, rank, "rank %" PRId32 " (pid %" PRId64 ") died during start-up", rank, other->pid);
+            return sherd__fail_rank(&rendezvous->error, SHERD_ERANKDEAD, rank,
+                                    "rank %" PRId32 " (pid %" PRId64 ") died during start-up", rank, other->pid);
         }
         if (sherd__now_ns() - begin > rendezvous->limit_ns) {
-            return sherd__fail_rank(&rendezvous->error, SHERD_ETIMEOUT, rank, "rank %" PRId32 " did not come to the rendezvous within %g s",
-                                    rank, (double)rendezvous->limit_ns * 1e-9);
+            return sherd__fail_rank(&rendezvous->error, SHERD_ETIMEOUT, rank,
+                                    "rank %" PRId32 " did not come to the rendezvous within %g s", rank,
+                                    (double)rendezvous->limit_ns * 1e-9);
         }
         if ((int32_t)(seen - rendezvous->round) < 0) {
             sleep_on(&other->round, seen);
@@ -117,8 +116,7 @@ static sherd_status wait_for(sherd_rendezvous *rendezvous, int32_t rank, int64_t
     return SHERD_OK;
 }
 
-static sherd_status one_round(sherd_rendezvous *rendezvous, const char *mine, char *all, size_t bytes, size_t stride)
-{
+static sherd_status one_round(sherd_rendezvous *rendezvous, const char *mine, char *all, size_t bytes, size_t stride) {
     seat *own = &rendezvous->seats[rendezvous->rank];
     uint32_t round = ++rendezvous->round;
     int64_t begin = sherd__now_ns();
@@ -135,11 +133,11 @@ static sherd_status one_round(sherd_rendezvous *rendezvous, const char *mine, ch
     return SHERD_OK;
 }
 
-int sherd_rendezvous_allgather(void *ctx, const void *mine, void *all, size_t bytes)
-{
+int sherd_rendezvous_allgather(void *ctx, const void *mine, void *all, size_t bytes) {
     sherd_rendezvous *rendezvous = ctx;
     if (rendezvous->rank < 0) {
-        return (int)sherd__fail(&rendezvous->error, SHERD_ESTATE, "all-gather at a rendezvous that this process has not joined");
+        return (int)sherd__fail(&rendezvous->error, SHERD_ESTATE,
+                                "all-gather at a rendezvous that this process has not joined");
     }
     for (size_t done = 0; done < bytes && rendezvous->error.status == SHERD_OK; done += ROUND_BYTES) {
         size_t part = bytes - done < ROUND_BYTES ? bytes - done : ROUND_BYTES;
@@ -148,8 +146,7 @@ int sherd_rendezvous_allgather(void *ctx, const void *mine, void *all, size_t by
     return (int)rendezvous->error.status;
 }
 
-void sherd_rendezvous_destroy(sherd_rendezvous *rendezvous)
-{
+void sherd_rendezvous_destroy(sherd_rendezvous *rendezvous) {
     if (rendezvous == NULL) {
         return;
     }
@@ -157,12 +154,10 @@ void sherd_rendezvous_destroy(sherd_rendezvous *rendezvous)
     sherd__free(&sherd__default_allocator, rendezvous, 1, sizeof *rendezvous);
 }
 
-void sherd__rendezvous_limit(sherd_rendezvous *rendezvous, double seconds)
-{
+void sherd__rendezvous_limit(sherd_rendezvous *rendezvous, double seconds) {
     rendezvous->limit_ns = (int64_t)(seconds * 1e9);
 }
 
-sherd_status sherd__rendezvous_error(sherd_rendezvous *rendezvous, sherd_error *err)
-{
+sherd_status sherd__rendezvous_error(sherd_rendezvous *rendezvous, sherd_error *err) {
     return sherd__pass(err, &rendezvous->error);
 }

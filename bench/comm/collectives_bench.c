@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
  * Collectives of two ranks over shared memory, beside two yardsticks in the same run, interleaved call by call:
- *   MPI    MPI_Reduce_scatter_block and MPI_Allgather as this machine's MPI does them (bf16: with a user-defined operation, whose
- *          result stays bf16)
- *   limit  what two processes reach with no protocol at all: after a common start each sums (or copies) its half straight out of
- *          both processes' memory; the faster of ordinary and past-the-cache stores
- * Sherd's time runs from the call until every rank has read this rank's part (the buffer may be reused), as MPI's return means.
- * Every figure is the median over repetitions of the slower rank's time, with quartiles.
+ *   MPI    MPI_Reduce_scatter_block and MPI_Allgather as this machine's MPI does them (bf16: with a user-defined
+ * operation, whose result stays bf16) limit  what two processes reach with no protocol at all: after a common start
+ * each sums (or copies) its half straight out of both processes' memory; the faster of ordinary and past-the-cache
+ * stores Sherd's time runs from the call until every rank has read this rank's part (the buffer may be reused), as
+ * MPI's return means. Every figure is the median over repetitions of the slower rank's time, with quartiles.
  *
  *     mpirun -n 2 bench_comm_collectives [repetitions] [largest MiB]
  */
@@ -35,31 +34,28 @@ typedef struct bench {
     sherd__event *event;
     sherd__window window, fence; /* the bucket; one counter per rank */
     uint32_t fences;
-    void *sum;                   /* the slice's result */
+    void *sum; /* the slice's result */
     void *mpi_in, *mpi_out;
     MPI_Op add_bf16;
-    uint64_t bytes;              /* of the whole bucket now */
+    uint64_t bytes; /* of the whole bucket now */
 } bench;
 
 typedef void (*bench_fn)(bench *b);
 
-static void must(int right, const char *what)
-{
+static void must(int right, const char *what) {
     if (!right) {
         fprintf(stderr, "failed: %s\n", what);
         MPI_Abort(MPI_COMM_WORLD, 1);
     }
 }
 
-static void *base_of(const bench *b, const sherd__window *window, int rank)
-{
+static void *base_of(const bench *b, const sherd__window *window, int rank) {
     (void)b;
     return ((const sherd__view *)window->handle)->base[rank];
 }
 
 /* Starts both processes within a fraction of a microsecond of each other. */
-static void start_together(bench *b)
-{
+static void start_together(bench *b) {
     _Atomic uint32_t *own = base_of(b, &b->fence, b->rank), *other = base_of(b, &b->fence, 1 - b->rank);
     atomic_store(own, ++b->fences);
     for (uint32_t spins = 0; atomic_load(other) < b->fences; spins++) {
@@ -71,68 +67,82 @@ static void start_together(bench *b)
 
 /* ------------------------------------------------------------------------------------------------------ contestants */
 
-static void finish(bench *b, sherd__tag tag, sherd__ticket ticket)
-{
+static void finish(bench *b, sherd__tag tag, sherd__ticket ticket) {
     sherd_error error;
     b->comm->ops->released(b->comm, b->stream, tag, ticket, "bench");
     b->device->ops->event_record(b->stream, b->event);
     must(b->device->ops->event_sync(b->device, b->event, "bench", &error) == SHERD_OK, "collective");
 }
 
-static void sherd_reduce(bench *b, sherd_dtype dtype)
-{
+static void sherd_reduce(bench *b, sherd_dtype dtype) {
     sherd__tag tag = {.name = "reduce", .bucket = 0};
     sherd__ticket ticket = 0;
-    sherd__tree_sum job = {.src_dtype = dtype, .dst_dtype = SHERD_FP32, .dst = b->sum,
+    sherd__tree_sum job = {.src_dtype = dtype,
+                           .dst_dtype = SHERD_FP32,
+                           .dst = b->sum,
                            .elems = (int64_t)(b->bytes / 2 / sherd_dtype_bytes(dtype))};
     b->comm->ops->reduce_scatter(b->comm, b->stream, tag, &b->window, 0, &job, &ticket);
     finish(b, tag, ticket);
 }
 
-static void sherd_f32(bench *b) { sherd_reduce(b, SHERD_FP32); }
-static void sherd_bf16(bench *b) { sherd_reduce(b, SHERD_BF16); }
+static void sherd_f32(bench *b) {
+    sherd_reduce(b, SHERD_FP32);
+}
+static void sherd_bf16(bench *b) {
+    sherd_reduce(b, SHERD_BF16);
+}
 
-static void sherd_gather(bench *b)
-{
+static void sherd_gather(bench *b) {
     sherd__tag tag = {.name = "gather", .bucket = 0};
     sherd__ticket ticket = 0;
     b->comm->ops->all_gather(b->comm, b->stream, tag, &b->window, 0, b->bytes / 2, &ticket);
     finish(b, tag, ticket);
 }
 
-static void mpi_f32(bench *b)
-{
+static void mpi_f32(bench *b) {
     MPI_Reduce_scatter_block(b->mpi_in, b->mpi_out, (int)(b->bytes / 8), MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
 }
 
-static void mpi_bf16(bench *b)
-{
+static void mpi_bf16(bench *b) {
     MPI_Reduce_scatter_block(b->mpi_in, b->mpi_out, (int)(b->bytes / 4), MPI_UINT16_T, b->add_bf16, MPI_COMM_WORLD);
 }
 
-static void mpi_gather(bench *b)
-{
+static void mpi_gather(bench *b) {
     MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, b->mpi_in, (int)(b->bytes / 2), MPI_BYTE, MPI_COMM_WORLD);
 }
 
-static const char *half(const bench *b, int rank) { return (const char *)base_of(b, &b->window, rank) + (uint64_t)b->rank * (b->bytes / 2); }
+static const char *half(const bench *b, int rank) {
+    return (const char *)base_of(b, &b->window, rank) + (uint64_t)b->rank * (b->bytes / 2);
+}
 
-static void limit_f32(bench *b) { limit_sum_f32(b->sum, half(b, 0), half(b, 1), b->bytes / 8); }
-static void limit_f32_past(bench *b) { limit_sum_f32_past(b->sum, half(b, 0), half(b, 1), b->bytes / 8); }
-static void limit_bf16(bench *b) { limit_sum_bf16(b->sum, half(b, 0), half(b, 1), b->bytes / 4); }
-static void limit_bf16_past(bench *b) { limit_sum_bf16_past(b->sum, half(b, 0), half(b, 1), b->bytes / 4); }
+static void limit_f32(bench *b) {
+    limit_sum_f32(b->sum, half(b, 0), half(b, 1), b->bytes / 8);
+}
+static void limit_f32_past(bench *b) {
+    limit_sum_f32_past(b->sum, half(b, 0), half(b, 1), b->bytes / 8);
+}
+static void limit_bf16(bench *b) {
+    limit_sum_bf16(b->sum, half(b, 0), half(b, 1), b->bytes / 4);
+}
+static void limit_bf16_past(bench *b) {
+    limit_sum_bf16_past(b->sum, half(b, 0), half(b, 1), b->bytes / 4);
+}
 
-static void limit_gather_by(bench *b, void (*copy)(void *, const void *, uint64_t))
-{
+static void limit_gather_by(bench *b, void (*copy)(void *, const void *, uint64_t)) {
     int peer = 1 - b->rank;
     uint64_t at = (uint64_t)peer * (b->bytes / 2);
     copy((char *)b->window.local + at, (const char *)base_of(b, &b->window, peer) + at, b->bytes / 2);
 }
 
-static void limit_gather(bench *b) { limit_gather_by(b, limit_copy); }
-static void limit_gather_past(bench *b) { limit_gather_by(b, limit_copy_past); }
+static void limit_gather(bench *b) {
+    limit_gather_by(b, limit_copy);
+}
+static void limit_gather_past(bench *b) {
+    limit_gather_by(b, limit_copy_past);
+}
 
-/* --------------------------------------------------------------------------------------------------------- measuring */
+/* --------------------------------------------------------------------------------------------------------- measuring
+ */
 
 enum { SHERD, MPI, LIMIT, LIMIT_PAST, CONTESTANTS };
 
@@ -151,20 +161,17 @@ typedef struct summary {
     double low, median, high; /* microseconds: quartiles */
 } summary;
 
-static int by_value(const void *a, const void *b)
-{
+static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-static summary summarise(double *samples, int n)
-{
+static summary summarise(double *samples, int n) {
     qsort(samples, (size_t)n, sizeof *samples, by_value);
     return (summary){samples[n / 4], samples[n / 2], samples[n - 1 - n / 4]};
 }
 
-static void measure(bench *b, const contest *c, int reps, summary out[CONTESTANTS])
-{
+static void measure(bench *b, const contest *c, int reps, summary out[CONTESTANTS]) {
     static double own[CONTESTANTS][MAX_REPS], slower[CONTESTANTS][MAX_REPS];
     for (int rep = -2; rep < reps; rep++) {
         for (int who = 0; who < CONTESTANTS; who++) {
@@ -182,21 +189,22 @@ static void measure(bench *b, const contest *c, int reps, summary out[CONTESTANT
     }
 }
 
-static void print_row(const contest *c, uint64_t bytes, const summary s[CONTESTANTS])
-{
+static void print_row(const contest *c, uint64_t bytes, const summary s[CONTESTANTS]) {
     const summary *limit = s[LIMIT].median < s[LIMIT_PAST].median ? &s[LIMIT] : &s[LIMIT_PAST];
-    printf("| %-19s | %5" PRIu64 " MiB | %8.2f (%.2f-%.2f) | %8.2f (%.2f-%.2f) | %8.2f (%.2f-%.2f) | %5.1f x | %5.1f %% |\n", c->name,
-           bytes / MIB, s[SHERD].median / 1e3, s[SHERD].low / 1e3, s[SHERD].high / 1e3, s[MPI].median / 1e3, s[MPI].low / 1e3,
-           s[MPI].high / 1e3, limit->median / 1e3, limit->low / 1e3, limit->high / 1e3, s[MPI].median / s[SHERD].median,
-           100 * limit->median / s[SHERD].median);
+    printf("| %-19s | %5" PRIu64
+           " MiB | %8.2f (%.2f-%.2f) | %8.2f (%.2f-%.2f) | %8.2f (%.2f-%.2f) | %5.1f x | %5.1f %% |\n",
+           c->name, bytes / MIB, s[SHERD].median / 1e3, s[SHERD].low / 1e3, s[SHERD].high / 1e3, s[MPI].median / 1e3,
+           s[MPI].low / 1e3, s[MPI].high / 1e3, limit->median / 1e3, limit->low / 1e3, limit->high / 1e3,
+           s[MPI].median / s[SHERD].median, 100 * limit->median / s[SHERD].median);
     fflush(stdout);
 }
 
-static void throughput(bench *b, uint64_t largest)
-{
+static void throughput(bench *b, uint64_t largest) {
     if (b->rank == 0) {
-        printf("\nBucket of both ranks' elements; milliseconds: median (quartiles), %d interleaved repetitions\n\n"
-               "| collective | bucket | Sherd | MPI | limit | times MPI | of the limit |\n|---|---|---|---|---|---|---|\n", b->reps);
+        printf(
+            "\nBucket of both ranks' elements; milliseconds: median (quartiles), %d interleaved repetitions\n\n"
+            "| collective | bucket | Sherd | MPI | limit | times MPI | of the limit |\n|---|---|---|---|---|---|---|\n",
+            b->reps);
     }
     for (size_t c = 0; c < sizeof contests / sizeof *contests; c++) {
         for (b->bytes = 16 * MIB; b->bytes <= largest; b->bytes *= 4) {
@@ -209,20 +217,22 @@ static void throughput(bench *b, uint64_t largest)
     }
 }
 
-static void latency(bench *b)
-{
+static void latency(bench *b) {
     int reps = b->reps * 10 < MAX_REPS ? b->reps * 10 : MAX_REPS;
     if (b->rank == 0) {
-        printf("\nSmall buckets; microseconds: median (quartiles), %d interleaved repetitions\n\n| collective | bucket | Sherd | MPI |\n"
-               "|---|---|---|---|\n", reps);
+        printf("\nSmall buckets; microseconds: median (quartiles), %d interleaved repetitions\n\n| collective | bucket "
+               "| Sherd | MPI |\n"
+               "|---|---|---|---|\n",
+               reps);
     }
     for (size_t c = 0; c < sizeof contests / sizeof *contests; c++) {
         for (b->bytes = 4096; b->bytes <= MIB; b->bytes *= 4) {
             summary s[CONTESTANTS];
             measure(b, &contests[c], reps, s);
             if (b->rank == 0) {
-                printf("| %-19s | %5" PRIu64 " KiB | %8.1f (%.1f-%.1f) | %8.1f (%.1f-%.1f) |\n", contests[c].name, b->bytes / 1024, s[SHERD].median,
-                       s[SHERD].low, s[SHERD].high, s[MPI].median, s[MPI].low, s[MPI].high);
+                printf("| %-19s | %5" PRIu64 " KiB | %8.1f (%.1f-%.1f) | %8.1f (%.1f-%.1f) |\n", contests[c].name,
+                       b->bytes / 1024, s[SHERD].median, s[SHERD].low, s[SHERD].high, s[MPI].median, s[MPI].low,
+                       s[MPI].high);
                 fflush(stdout);
             }
         }
@@ -231,14 +241,12 @@ static void latency(bench *b)
 
 /* ----------------------------------------------------------------------------------------------------------- set-up */
 
-static void add_bf16(void *in, void *inout, int *n, MPI_Datatype *type)
-{
+static void add_bf16(void *in, void *inout, int *n, MPI_Datatype *type) {
     (void)type;
     limit_add_bf16(inout, in, (uint64_t)*n);
 }
 
-static void print_line_of(const char *path, const char *key, const char *label)
-{
+static void print_line_of(const char *path, const char *key, const char *label) {
     char line[512];
     FILE *file = fopen(path, "r");
     while (file != NULL && fgets(line, sizeof line, file) != NULL) {
@@ -253,8 +261,7 @@ static void print_line_of(const char *path, const char *key, const char *label)
     }
 }
 
-static void print_machine(const bench *b)
-{
+static void print_machine(const bench *b) {
     struct utsname system;
     char library[MPI_MAX_LIBRARY_VERSION_STRING];
     int length;
@@ -264,20 +271,18 @@ static void print_machine(const bench *b)
     print_line_of("/proc/cpuinfo", "model name", "processor");
     printf("system: %s %s, %ld processors online\n", system.sysname, system.release, sysconf(_SC_NPROCESSORS_ONLN));
     print_line_of("/sys/kernel/mm/transparent_hugepage/shmem_enabled", NULL, "huge pages in shared memory");
-    printf("device: %s\ntransport: %s\nMPI: %s\nlimit's loops: %s\n", sherd_device_describe(b->device), sherd_comm_describe(b->comm), library,
-           limit_name());
+    printf("device: %s\ntransport: %s\nMPI: %s\nlimit's loops: %s\n", sherd_device_describe(b->device),
+           sherd_comm_describe(b->comm), library, limit_name());
 }
 
-static void fill(void *at, uint64_t bytes)
-{
+static void fill(void *at, uint64_t bytes) {
     float *values = at;
     for (uint64_t i = 0; i < bytes / 4; i++) {
         values[i] = (float)(i % 1000) + 0.5f;
     }
 }
 
-static void set_up(bench *b, uint64_t largest)
-{
+static void set_up(bench *b, uint64_t largest) {
     sherd_error error;
     sherd_device_options options;
     sherd_device_options_init(&options, sizeof options);
@@ -299,8 +304,7 @@ static void set_up(bench *b, uint64_t largest)
     fill(b->sum, largest);
 }
 
-static void tear_down(bench *b)
-{
+static void tear_down(bench *b) {
     MPI_Op_free(&b->add_bf16);
     free(b->mpi_in);
     free(b->mpi_out);
@@ -314,8 +318,7 @@ static void tear_down(bench *b)
     sherd_device_destroy(b->device);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     static bench b;
     int world;
     MPI_Init(&argc, &argv);

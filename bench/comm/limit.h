@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The plainest loops that do a collective's arithmetic, for the yardstick of the benchmark. Compiled for the machine at hand.
- * `past`: stores that go past the caches where the processor has them.
+ * The plainest loops that do a collective's arithmetic, for the yardstick of the benchmark. Compiled for the machine at
+ * hand. `past`: stores that go past the caches where the processor has them.
  */
 #ifndef SHERD_BENCH_COMM_LIMIT_H
 #define SHERD_BENCH_COMM_LIMIT_H

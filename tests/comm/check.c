@@ -21,10 +21,9 @@ typedef struct buffers {
     uint64_t vote[4];
 } buffers;
 
-/* Each collective three times, its input rewritten right after it, all in stream order: what keeps ranks apart is the waits only.
- * (After a later collective the release would be there anyway: that one's arrival says it too.) */
-static int use_everything(rank_ctx *ctx, sherd__window *window, buffers *b)
-{
+/* Each collective three times, its input rewritten right after it, all in stream order: what keeps ranks apart is the
+ * waits only. (After a later collective the release would be there anyway: that one's arrival says it too.) */
+static int use_everything(rank_ctx *ctx, sherd__window *window, buffers *b) {
     const sherd__comm_ops *comm = ctx->comm->ops;
     const sherd__device_ops *device = ctx->device->ops;
     const sherd__view *view = window->handle;
@@ -46,26 +45,28 @@ static int use_everything(rank_ctx *ctx, sherd__window *window, buffers *b)
         RANK_CHECK(device->copy(ctx->stream, tag, at + bytes + own, b->source[1], slice) == SHERD_OK);
 
         RANK_CHECK(device->copy(ctx->stream, tag, at + 2 * bytes, b->source[0], slice) == SHERD_OK);
-        RANK_CHECK(comm->broadcast(ctx->comm, ctx->stream, tag, window, 2 * bytes, slice, round % ctx->world, &ticket) == SHERD_OK);
+        RANK_CHECK(comm->broadcast(ctx->comm, ctx->stream, tag, window, 2 * bytes, slice, round % ctx->world,
+                                   &ticket) == SHERD_OK);
         RANK_CHECK(comm->released(ctx->comm, ctx->stream, tag, ticket, "received by all") == SHERD_OK);
         RANK_CHECK(device->copy(ctx->stream, tag, at + 2 * bytes, b->source[1], slice) == SHERD_OK);
 
         RANK_CHECK(comm->all_reduce(ctx->comm, ctx->stream, tag, b->vote, 2, 2) == SHERD_OK);
         RANK_CHECK(device->copy(ctx->stream, tag, at + 3 * bytes, b->source[1], slice) == SHERD_OK);
         RANK_CHECK(comm->barrier(ctx->comm, ctx->stream, tag) == SHERD_OK);
-        RANK_CHECK(device->copy(ctx->stream, tag, b->back, (const char *)view->base[right] + 3 * bytes, slice) == SHERD_OK);
+        RANK_CHECK(device->copy(ctx->stream, tag, b->back, (const char *)view->base[right] + 3 * bytes, slice) ==
+                   SHERD_OK);
         RANK_CHECK(comm->all_reduce(ctx->comm, ctx->stream, tag, b->vote, 2, 2) == SHERD_OK);
     }
     return 0;
 }
 
-static int body_check(rank_ctx *ctx)
-{
+static int body_check(rank_ctx *ctx) {
     sherd_error error = {0};
     sherd__window window;
     buffers *b = calloc(1, sizeof *b);
     b->vote[0] = 1;
-    RANK_CHECK(ctx->comm->ops->window_create(ctx->comm, 4 * ELEMS * 4 * (uint64_t)ctx->world, SHERD_CAT_GRADIENTS, &window, &error) == SHERD_OK);
+    RANK_CHECK(ctx->comm->ops->window_create(ctx->comm, 4 * ELEMS * 4 * (uint64_t)ctx->world, SHERD_CAT_GRADIENTS,
+                                             &window, &error) == SHERD_OK);
     int failed = use_everything(ctx, &window, b);
     if (!failed && rank_wait(ctx, &error) != SHERD_OK) {
         fprintf(stderr, "rank %d: %s\n", (int)ctx->rank, error.text);
@@ -81,8 +82,8 @@ static int body_check(rank_ctx *ctx)
     return failed;
 }
 
-static sherd_status verdict(int32_t world, uint64_t seed, const char *drop, rank_fn body, int *failed, sherd_error *err)
-{
+static sherd_status verdict(int32_t world, uint64_t seed, const char *drop, rank_fn body, int *failed,
+                            sherd_error *err) {
     sherd_checker *checker;
     uint64_t operations = 0;
     assert_int_equal(sherd_checker_create(world, seed, &checker, err), SHERD_OK);
@@ -95,8 +96,7 @@ static sherd_status verdict(int32_t world, uint64_t seed, const char *drop, rank
     return status;
 }
 
-static void clean_in_any_order(void **state)
-{
+static void clean_in_any_order(void **state) {
     (void)state;
     for (int32_t world = 1; world <= 4; world++) {
         for (uint64_t seed = 1; seed <= 5; seed++) {
@@ -113,8 +113,7 @@ static void clean_in_any_order(void **state)
 }
 
 /* Right results too, and windows made and destroyed again at the same addresses. */
-static void right_in_any_order(void **state)
-{
+static void right_in_any_order(void **state) {
     (void)state;
     for (int32_t world = 2; world <= 3; world++) {
         sherd_error error = {0};
@@ -124,12 +123,17 @@ static void right_in_any_order(void **state)
     }
 }
 
-static void every_wait_is_needed(void **state)
-{
+static void every_wait_is_needed(void **state) {
     (void)state;
     static const char *const sites[] = {
-        "reduce-scatter: peers' gradients", "all-gather: peers' slices", "all-reduce: peers' values", "broadcast: root's bytes",
-        "barrier: peers' arrival", "reduced by all", "gathered by all", "received by all",
+        "reduce-scatter: peers' gradients",
+        "all-gather: peers' slices",
+        "all-reduce: peers' values",
+        "broadcast: root's bytes",
+        "barrier: peers' arrival",
+        "reduced by all",
+        "gathered by all",
+        "received by all",
     };
     for (size_t s = 0; s < sizeof sites / sizeof *sites; s++) {
         sherd_error error = {0};
@@ -140,10 +144,11 @@ static void every_wait_is_needed(void **state)
     }
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(clean_in_any_order), cmocka_unit_test(right_in_any_order), cmocka_unit_test(every_wait_is_needed),
+        cmocka_unit_test(clean_in_any_order),
+        cmocka_unit_test(right_in_any_order),
+        cmocka_unit_test(every_wait_is_needed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What survivors see when a rank dies, gives up, leaves, is late or does something else. Ranks are processes; nobody helps them:
- * each must end by itself, with the right sentence, in time.
+ * What survivors see when a rank dies, gives up, leaves, is late or does something else. Ranks are processes; nobody
+ * helps them: each must end by itself, with the right sentence, in time.
  */
 #include <setjmp.h>
 #include <signal.h>
@@ -22,32 +22,32 @@
 #define MANY 40
 
 typedef struct fault {
-    int32_t rank;     /* who */
-    int64_t at;       /* before which collective */
+    int32_t rank; /* who */
+    int64_t at;   /* before which collective */
     sherd_status expected;
     const char *says[3]; /* what the survivors' sentence contains */
 } fault;
 
-static void pause_ms(long ms)
-{
+static void pause_ms(long ms) {
     struct timespec pause = {ms / 1000, ms % 1000 * 1000000};
     nanosleep(&pause, NULL);
 }
 
-/* MANY all-gathers of bucket = number; `stop` is called on the faulty rank instead of number `at`, and returns what the rank returns
- * if it goes on. Survivors check status and sentence. */
-static int gather_until(rank_ctx *ctx, int (*stop)(rank_ctx *ctx, sherd__window *window))
-{
+/* MANY all-gathers of bucket = number; `stop` is called on the faulty rank instead of number `at`, and returns what the
+ * rank returns if it goes on. Survivors check status and sentence. */
+static int gather_until(rank_ctx *ctx, int (*stop)(rank_ctx *ctx, sherd__window *window)) {
     const fault *plan = ctx->arg;
     sherd_error error = {0};
     sherd__window window;
     sherd_status status = SHERD_OK;
-    RANK_CHECK(ctx->comm->ops->window_create(ctx->comm, (uint64_t)ctx->world * 4096, SHERD_CAT_PARAMETERS, &window, &error) == SHERD_OK);
+    RANK_CHECK(ctx->comm->ops->window_create(ctx->comm, (uint64_t)ctx->world * 4096, SHERD_CAT_PARAMETERS, &window,
+                                             &error) == SHERD_OK);
     for (int64_t number = 0; number < MANY && status == SHERD_OK; number++) {
         if (ctx->rank == plan->rank && number == plan->at) {
             return stop(ctx, &window);
         }
-        status = ctx->comm->ops->all_gather(ctx->comm, ctx->stream, tag_of("gather", (int32_t)number), &window, 0, 4096, NULL);
+        status = ctx->comm->ops->all_gather(ctx->comm, ctx->stream, tag_of("gather", (int32_t)number), &window, 0, 4096,
+                                            NULL);
         if (status == SHERD_OK) {
             status = rank_wait(ctx, &error);
         }
@@ -65,22 +65,23 @@ static int gather_until(rank_ctx *ctx, int (*stop)(rank_ctx *ctx, sherd__window 
     return 0;
 }
 
-static int die(rank_ctx *ctx, sherd__window *window)
-{
+static int die(rank_ctx *ctx, sherd__window *window) {
     (void)ctx, (void)window;
     kill(getpid(), SIGKILL);
     return 1;
 }
 
-static int body_die(rank_ctx *ctx) { return gather_until(ctx, die); }
+static int body_die(rank_ctx *ctx) {
+    return gather_until(ctx, die);
+}
 
-static void rank_is_killed(void **state)
-{
+static void rank_is_killed(void **state) {
     (void)state;
     for (uint64_t trial = 0; trial < 8; trial++) {
         int32_t world = 2 + (int32_t)(trial % 4);
         fault plan = {.rank = (int32_t)(sherd_test_mix(trial, 1, 0, 0, 0) % (uint64_t)world),
-                      .at = (int64_t)(sherd_test_mix(trial, 2, 0, 0, 0) % MANY), .expected = SHERD_ERANKDEAD};
+                      .at = (int64_t)(sherd_test_mix(trial, 2, 0, 0, 0) % MANY),
+                      .expected = SHERD_ERANKDEAD};
         char who[32], where[64];
         snprintf(who, sizeof who, "rank %d (pid ", (int)plan.rank);
         snprintf(where, sizeof where, "died during all-gather of bucket %d", (int)plan.at);
@@ -91,13 +92,13 @@ static void rank_is_killed(void **state)
         world_run_status(world, NULL, body_die, &plan, status);
         assert_true(seconds_now() - begin < 10);
         for (int32_t rank = 0; rank < world; rank++) {
-            assert_true(rank == plan.rank ? WIFSIGNALED(status[rank]) && WTERMSIG(status[rank]) == SIGKILL : status[rank] == 0);
+            assert_true(rank == plan.rank ? WIFSIGNALED(status[rank]) && WTERMSIG(status[rank]) == SIGKILL
+                                          : status[rank] == 0);
         }
     }
 }
 
-static int give_up(rank_ctx *ctx, sherd__window *window)
-{
+static int give_up(rank_ctx *ctx, sherd__window *window) {
     sherd_error why, second;
     sherd__fail(&why, SHERD_EIO, "the disk under rank %d is full", (int)ctx->rank);
     sherd__fail(&second, SHERD_EINVAL, "a later complaint");
@@ -108,12 +109,15 @@ static int give_up(rank_ctx *ctx, sherd__window *window)
     return 0;
 }
 
-static int body_give_up(rank_ctx *ctx) { return gather_until(ctx, give_up); }
+static int body_give_up(rank_ctx *ctx) {
+    return gather_until(ctx, give_up);
+}
 
-static void rank_gives_up(void **state)
-{
+static void rank_gives_up(void **state) {
     (void)state;
-    fault plan = {.rank = 1, .at = 3, .expected = SHERD_EABORTED,
+    fault plan = {.rank = 1,
+                  .at = 3,
+                  .expected = SHERD_EABORTED,
                   .says = {"rank 1 gave up during all-gather of bucket 3", "the disk under rank 1 is full"}};
     double begin = seconds_now();
     assert_int_equal(world_run(WORLD_PROCESSES, 3, NULL, body_give_up, &plan), 0);
@@ -121,25 +125,25 @@ static void rank_gives_up(void **state)
     assert_true(seconds_now() - begin < 5);
 }
 
-static int leave_early(rank_ctx *ctx, sherd__window *window)
-{
+static int leave_early(rank_ctx *ctx, sherd__window *window) {
     ctx->comm->ops->window_destroy(ctx->comm, window);
     return 0;
 }
 
-static int body_leave(rank_ctx *ctx) { return gather_until(ctx, leave_early); }
+static int body_leave(rank_ctx *ctx) {
+    return gather_until(ctx, leave_early);
+}
 
-static void rank_leaves(void **state)
-{
+static void rank_leaves(void **state) {
     (void)state;
-    fault plan = {.rank = 0, .at = 5, .expected = SHERD_EABORTED, .says = {"rank 0", "has left", "all-gather of bucket 5"}};
+    fault plan = {
+        .rank = 0, .at = 5, .expected = SHERD_EABORTED, .says = {"rank 0", "has left", "all-gather of bucket 5"}};
     assert_int_equal(world_run(WORLD_PROCESSES, 3, NULL, body_leave, &plan), 0);
     assert_int_equal(world_run(WORLD_THREADS, 2, NULL, body_leave, &plan), 0);
 }
 
 /* A rank that ends right after its last collective is no fault, however late the others are. */
-static int body_end_at_once(rank_ctx *ctx)
-{
+static int body_end_at_once(rank_ctx *ctx) {
     sherd_error error;
     for (int round = 0; round < 20; round++) {
         RANK_CHECK(ctx->comm->ops->barrier(ctx->comm, ctx->stream, tag_of("end", round)) == SHERD_OK);
@@ -157,8 +161,7 @@ static int body_end_at_once(rank_ctx *ctx)
     return 0;
 }
 
-static void ending_is_no_fault(void **state)
-{
+static void ending_is_no_fault(void **state) {
     (void)state;
     for (int trial = 0; trial < 10; trial++) {
         assert_int_equal(world_run(WORLD_PROCESSES, 3, NULL, body_end_at_once, NULL), 0);
@@ -167,20 +170,22 @@ static void ending_is_no_fault(void **state)
 
 /* ------------------------------------------------------------------------------------------------- limits, warnings */
 
-static int be_late(rank_ctx *ctx, sherd__window *window)
-{
+static int be_late(rank_ctx *ctx, sherd__window *window) {
     pause_ms(1200);
     ctx->comm->ops->window_destroy(ctx->comm, window);
     return 0;
 }
 
-static int body_late(rank_ctx *ctx) { return gather_until(ctx, be_late); }
+static int body_late(rank_ctx *ctx) {
+    return gather_until(ctx, be_late);
+}
 
-static void rank_is_stuck(void **state)
-{
+static void rank_is_stuck(void **state) {
     (void)state;
     world_options options = {.fail_after_s = 0.5};
-    fault plan = {.rank = 2, .at = 7, .expected = SHERD_ETIMEOUT,
+    fault plan = {.rank = 2,
+                  .at = 7,
+                  .expected = SHERD_ETIMEOUT,
                   .says = {"rank 2 (pid ", "did not arrive within 0.5 s at all-gather of bucket 7"}};
     double begin = seconds_now();
     assert_int_equal(world_run(WORLD_PROCESSES, 3, &options, body_late, &plan), 0);
@@ -192,8 +197,7 @@ typedef struct warnings {
     char text[256];
 } warnings;
 
-static void keep_warning(void *ctx, sherd_log_level level, const char *text)
-{
+static void keep_warning(void *ctx, sherd_log_level level, const char *text) {
     warnings *seen = ctx;
     if (level == SHERD_LOG_WARNING) {
         seen->count++;
@@ -201,8 +205,7 @@ static void keep_warning(void *ctx, sherd_log_level level, const char *text)
     }
 }
 
-static int body_slow(rank_ctx *ctx)
-{
+static int body_slow(rank_ctx *ctx) {
     const warnings *seen = ctx->arg;
     sherd_error error;
     for (int32_t bucket = 0; bucket < 3; bucket++) {
@@ -218,8 +221,7 @@ static int body_slow(rank_ctx *ctx)
     return 0;
 }
 
-static void one_warning(void **state)
-{
+static void one_warning(void **state) {
     (void)state;
     warnings seen = {0}; /* each process has its own copy */
     world_options options = {.warn_after_s = 0.1, .log = {keep_warning, &seen}};
@@ -228,20 +230,19 @@ static void one_warning(void **state)
 
 /* --------------------------------------------------------------------------------------------------------- mismatch */
 
-static int do_other(rank_ctx *ctx, sherd__window *window)
-{
+static int do_other(rank_ctx *ctx, sherd__window *window) {
     float sum[256];
     sherd_error error = {0};
     sherd__tree_sum job = {.src_dtype = SHERD_FP32, .dst_dtype = SHERD_FP32, .dst = sum, .elems = 256};
     ctx->comm->ops->reduce_scatter(ctx->comm, ctx->stream, tag_of("reduce", 9), window, 0, &job, NULL);
     RANK_CHECK(rank_wait(ctx, &error) == SHERD_EMISMATCH);
-    RANK_CHECK(strstr(error.text, "called all-gather of bucket 4 where rank 1 called reduce-scatter of bucket 9") != NULL);
+    RANK_CHECK(strstr(error.text, "called all-gather of bucket 4 where rank 1 called reduce-scatter of bucket 9") !=
+               NULL);
     ctx->comm->ops->window_destroy(ctx->comm, window);
     return 0;
 }
 
-static int do_other_size(rank_ctx *ctx, sherd__window *window)
-{
+static int do_other_size(rank_ctx *ctx, sherd__window *window) {
     sherd_error error = {0};
     ctx->comm->ops->all_gather(ctx->comm, ctx->stream, tag_of("gather", 4), window, 0, 2048, NULL);
     RANK_CHECK(rank_wait(ctx, &error) == SHERD_EMISMATCH);
@@ -249,13 +250,18 @@ static int do_other_size(rank_ctx *ctx, sherd__window *window)
     return 0;
 }
 
-static int body_other(rank_ctx *ctx) { return gather_until(ctx, do_other); }
-static int body_other_size(rank_ctx *ctx) { return gather_until(ctx, do_other_size); }
+static int body_other(rank_ctx *ctx) {
+    return gather_until(ctx, do_other);
+}
+static int body_other_size(rank_ctx *ctx) {
+    return gather_until(ctx, do_other_size);
+}
 
-static void ranks_disagree(void **state)
-{
+static void ranks_disagree(void **state) {
     (void)state;
-    fault plan = {.rank = 1, .at = 4, .expected = SHERD_EMISMATCH,
+    fault plan = {.rank = 1,
+                  .at = 4,
+                  .expected = SHERD_EMISMATCH,
                   .says = {"rank 1 called reduce-scatter of bucket 9 where rank", "called all-gather of bucket 4"}};
     assert_int_equal(world_run(WORLD_PROCESSES, 3, NULL, body_other, &plan), 0);
     assert_int_equal(world_run(WORLD_THREADS, 3, NULL, body_other, &plan), 0);
@@ -264,40 +270,39 @@ static void ranks_disagree(void **state)
     assert_int_equal(world_run(WORLD_PROCESSES, 2, NULL, body_other_size, &plan), 0);
 }
 
-static int body_wrong_range(rank_ctx *ctx)
-{
+static int body_wrong_range(rank_ctx *ctx) {
     sherd_error error;
     sherd__window window;
     RANK_CHECK(ctx->comm->ops->window_create(ctx->comm, 4096, SHERD_CAT_PARAMETERS, &window, &error) == SHERD_OK);
-    RANK_CHECK(ctx->comm->ops->all_gather(ctx->comm, ctx->stream, tag_of("gather", 0), &window, 64, 4096, NULL) == SHERD_EINVAL);
+    RANK_CHECK(ctx->comm->ops->all_gather(ctx->comm, ctx->stream, tag_of("gather", 0), &window, 64, 4096, NULL) ==
+               SHERD_EINVAL);
     RANK_CHECK(rank_wait(ctx, &error) == SHERD_EINVAL && strstr(error.text, "window of 4096") != NULL);
     ctx->comm->ops->window_destroy(ctx->comm, &window);
     return 0;
 }
 
-static void range_outside_window(void **state)
-{
+static void range_outside_window(void **state) {
     (void)state;
     assert_int_equal(world_run(WORLD_THREADS, 1, NULL, body_wrong_range, NULL), 0);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- windows */
 
-static int body_window_sizes_differ(rank_ctx *ctx)
-{
+static int body_window_sizes_differ(rank_ctx *ctx) {
     sherd_error error;
     sherd__window window;
     sherd_memory live;
     uint64_t bytes = ctx->rank == 1 ? 8192 : 4096;
-    RANK_CHECK(ctx->comm->ops->window_create(ctx->comm, bytes, SHERD_CAT_PARAMETERS, &window, &error) == SHERD_EMISMATCH);
+    RANK_CHECK(ctx->comm->ops->window_create(ctx->comm, bytes, SHERD_CAT_PARAMETERS, &window, &error) ==
+               SHERD_EMISMATCH);
     RANK_CHECK(strstr(error.text, "4096") != NULL && strstr(error.text, "8192") != NULL);
     sherd_device_memory(ctx->device, &live, NULL);
-    RANK_CHECK(live.bytes[SHERD_TIER_DEVICE][SHERD_CAT_PARAMETERS] == 0 && live.bytes[SHERD_TIER_DEVICE][SHERD_CAT_ROUNDING] == 0);
+    RANK_CHECK(live.bytes[SHERD_TIER_DEVICE][SHERD_CAT_PARAMETERS] == 0 &&
+               live.bytes[SHERD_TIER_DEVICE][SHERD_CAT_ROUNDING] == 0);
     return 0;
 }
 
-static int body_window_no_room(rank_ctx *ctx)
-{
+static int body_window_no_room(rank_ctx *ctx) {
     sherd_error error;
     sherd__window window;
     if (ctx->rank == 1) {
@@ -309,20 +314,19 @@ static int body_window_no_room(rank_ctx *ctx)
     return body_all_gather(ctx); /* a refused window spoils nothing */
 }
 
-static int body_die_at_window(rank_ctx *ctx)
-{
+static int body_die_at_window(rank_ctx *ctx) {
     sherd_error error;
     sherd__window window;
     if (ctx->rank == 1) {
         kill(getpid(), SIGKILL);
     }
-    RANK_CHECK(ctx->comm->ops->window_create(ctx->comm, 65536, SHERD_CAT_PARAMETERS, &window, &error) == SHERD_ERANKDEAD);
+    RANK_CHECK(ctx->comm->ops->window_create(ctx->comm, 65536, SHERD_CAT_PARAMETERS, &window, &error) ==
+               SHERD_ERANKDEAD);
     RANK_CHECK(strstr(error.text, "died during creation of a window") != NULL && error.rank == 1);
     return 0;
 }
 
-static void windows_fail_together(void **state)
-{
+static void windows_fail_together(void **state) {
     (void)state;
     assert_int_equal(world_run(WORLD_PROCESSES, 3, NULL, body_window_sizes_differ, NULL), 0);
     assert_int_equal(world_run(WORLD_THREADS, 3, NULL, body_window_sizes_differ, NULL), 0);
@@ -331,10 +335,10 @@ static void windows_fail_together(void **state)
     assert_int_equal(world_run(WORLD_PROCESSES, 3, NULL, body_die_at_window, NULL), 1);
 }
 
-/* --------------------------------------------------------------------------------------------------------- processes */
+/* --------------------------------------------------------------------------------------------------------- processes
+ */
 
-static void pid_is_not_enough(void **state)
-{
+static void pid_is_not_enough(void **state) {
     (void)state;
     sherd__identity self;
     sherd__identity_self(&self);
@@ -348,8 +352,7 @@ static void pid_is_not_enough(void **state)
 }
 
 /* A child that is dead but not yet waited for counts as dead, by both ways of looking. */
-static void zombie_is_dead(void **state)
-{
+static void zombie_is_dead(void **state) {
     (void)state;
     int ready[2];
     sherd__identity child = {0};
@@ -374,13 +377,14 @@ static void zombie_is_dead(void **state)
     close(ready[1]);
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pid_is_not_enough), cmocka_unit_test(zombie_is_dead), cmocka_unit_test(rank_is_killed),
-        cmocka_unit_test(rank_gives_up), cmocka_unit_test(rank_leaves), cmocka_unit_test(ending_is_no_fault),
-        cmocka_unit_test(rank_is_stuck), cmocka_unit_test(one_warning), cmocka_unit_test(ranks_disagree),
-        cmocka_unit_test(range_outside_window), cmocka_unit_test(windows_fail_together),
+        cmocka_unit_test(pid_is_not_enough),     cmocka_unit_test(zombie_is_dead),
+        cmocka_unit_test(rank_is_killed),        cmocka_unit_test(rank_gives_up),
+        cmocka_unit_test(rank_leaves),           cmocka_unit_test(ending_is_no_fault),
+        cmocka_unit_test(rank_is_stuck),         cmocka_unit_test(one_warning),
+        cmocka_unit_test(ranks_disagree),        cmocka_unit_test(range_outside_window),
+        cmocka_unit_test(windows_fail_together),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

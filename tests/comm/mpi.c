@@ -7,16 +7,15 @@
  */
 #include <mpi.h>
 
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include "bodies.h"
 #include "sherd/sherd_mpi.h"
 
-static int body_kill(rank_ctx *ctx)
-{
+static int body_kill(rank_ctx *ctx) {
     sherd_error error = {0};
     sherd_status status = SHERD_OK;
     double begin = seconds_now();
@@ -39,8 +38,7 @@ static int body_kill(rank_ctx *ctx)
     return 0;
 }
 
-static int pretend_hosts(int rank)
-{
+static int pretend_hosts(int rank) {
     char name[32];
     if (unshare(CLONE_NEWUTS) != 0) {
         return 77;
@@ -49,8 +47,7 @@ static int pretend_hosts(int rank)
     return sethostname(name, strlen(name)) == 0 ? 0 : 77;
 }
 
-static int several_hosts(void)
-{
+static int several_hosts(void) {
     sherd_comm *comm = NULL;
     sherd_error error = {0};
     int rank, world, skip, all;
@@ -69,8 +66,7 @@ static int several_hosts(void)
     return 0;
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     sherd_comm *comm;
     sherd_error error;
     sherd_comm_options options;

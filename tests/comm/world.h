@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Worlds of ranks for the communicator's tests: threads of this process, or forked processes that meet at a rendezvous. Each rank
- * has a device, a communicator bound to it and a stream for collectives.
+ * Worlds of ranks for the communicator's tests: threads of this process, or forked processes that meet at a rendezvous.
+ * Each rank has a device, a communicator bound to it and a stream for collectives.
  */
 #ifndef SHERD_TESTS_COMM_WORLD_H
 #define SHERD_TESTS_COMM_WORLD_H
@@ -35,12 +35,14 @@ typedef struct world_options {
 #define RANK_CHECK(condition)                                                                                          \
     do {                                                                                                               \
         if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: rank %d of %d: %s\n", __FILE__, __LINE__, (int)ctx->rank, (int)ctx->world, #condition); \
+            fprintf(stderr, "%s:%d: rank %d of %d: %s\n", __FILE__, __LINE__, (int)ctx->rank, (int)ctx->world,         \
+                    #condition);                                                                                       \
             return 1;                                                                                                  \
         }                                                                                                              \
     } while (0)
 
-/* Runs `body` on every rank; returns how many ranks failed. A process that does not end within 60 s is killed and counts. */
+/* Runs `body` on every rank; returns how many ranks failed. A process that does not end within 60 s is killed and
+ * counts. */
 int world_run(world_kind kind, int32_t world, const world_options *options, rank_fn body, void *arg);
 /* The same for processes, with each rank's wait status in status[world]. */
 void world_run_status(int32_t world, const world_options *options, rank_fn body, void *arg, int *status);
