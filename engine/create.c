@@ -2,6 +2,7 @@
  *
  * Birth and death of an engine. Creation is collective: a rank that fails tells its peers why, so that none waits for it.
  */
+#include <assert.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -60,22 +61,24 @@ static sherd_status window(sherd_engine *engine, uint64_t bytes, sherd_category 
     return bytes ? engine->comm->ops->window_create(engine->comm, bytes, category, out, err) : SHERD_OK;
 }
 
-/* Zeroed private memory of the device tier. */
+/* Private memory of the device tier, zeroed on the comm stream: creation ends by waiting for that. */
 static sherd_status arena(sherd_engine *engine, uint64_t bytes, sherd_category category, void *out, sherd_error *err)
 {
-    sherd__byte_range all = {0, bytes};
+    sherd__byte_range *all = &engine->clear[engine->n_clear];
     void *block = NULL;
     sherd_status status;
 
     if (!bytes)
         return SHERD_OK;
+    assert(engine->n_clear < SHERD__ARENAS);
+    engine->n_clear++;
     status = sherd__device_alloc(engine->device, SHERD_TIER_DEVICE, category, bytes, &block, err);
     if (status != SHERD_OK)
         return status;
     memcpy(out, &block, sizeof block);
-    status = engine->device->ops->zero(engine->stream[SHERD__UPDATE], sherd__engine_tag(engine, "clear", -1), block, &all, 1);
-    status = sherd__engine_check(engine, status, err);
-    return status == SHERD_OK ? sherd__engine_sync(engine, SHERD__UPDATE, "clear sync", err) : status; /* `all` is on this frame */
+    *all = (sherd__byte_range){0, bytes};
+    status = engine->device->ops->zero(engine->stream[SHERD__COMM], sherd__engine_tag(engine, "clear", -1), block, all, 1);
+    return sherd__engine_check(engine, status, err);
 }
 
 static sherd_status create_sums(sherd_engine *engine, sherd_error *err)
@@ -165,6 +168,21 @@ static void release_memory(sherd_engine *engine)
     sherd_device_free(engine->device, engine->block);
 }
 
+/* Freeing is a write, as far as order goes. */
+static void touch_all(sherd_engine *engine)
+{
+    const sherd_plan *plan = engine->plan;
+    const sherd__window *windows[] = {&engine->params, &engine->ring, &engine->sums_window, &engine->scratch};
+
+    for (size_t w = 0; w < sizeof windows / sizeof *windows; w++)
+        (void)sherd__engine_touch(engine, "destruction", windows[w]->local, windows[w]->bytes, 1, NULL);
+    if (!engine->sums_window.local)
+        (void)sherd__engine_touch(engine, "destruction", engine->sums, plan->sum_bytes, 1, NULL);
+    (void)sherd__engine_touch(engine, "destruction", engine->master, plan->master_elems * sizeof(float), 1, NULL);
+    for (uint32_t m = 0; m < plan->n_moments; m++)
+        (void)sherd__engine_touch(engine, "destruction", engine->moment[m], plan->moment_elems * sizeof(float), 1, NULL);
+}
+
 /* Peers may still be reading this rank's windows. A healthy engine waits for them, within the limit; a failed one does not. */
 static void settle(sherd_engine *engine)
 {
@@ -174,8 +192,9 @@ static void settle(sherd_engine *engine)
         return;
     status = engine->comm->ops->released(engine->comm, engine->stream[SHERD__COMM], sherd__engine_tag(engine, "leave", -1),
                                          engine->last_ticket, "destroy release");
-    if (sherd__engine_check(engine, status, NULL) == SHERD_OK)
-        (void)sherd_engine_wait(engine, NULL); /* its error is kept and the peers are told */
+    if (sherd__engine_check(engine, status, NULL) == SHERD_OK && sherd_engine_wait(engine, NULL) == SHERD_OK)
+        touch_all(engine);
+    /* an error was kept and the peers were told: there is nobody left to pass it to */
 }
 
 void sherd_engine_destroy(sherd_engine *engine)

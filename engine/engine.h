@@ -17,6 +17,7 @@
 #include "shard/ring.h"
 
 #define SHERD__SITE_MAX 40
+#define SHERD__ARENAS (3 + SHERD__MAX_MOMENTS) /* sums, shared gradients, master, moments */
 
 /* What one step needs on the device beside the tensors; fits SHERD__STEP_BYTES. */
 typedef struct sherd__step_block {
@@ -72,6 +73,8 @@ struct sherd_engine {
     sherd__span *spans;
     sherd__byte_range *pads;
     uint32_t n_spans, n_pads;
+    sherd__byte_range clear[SHERD__ARENAS]; /* what creation zeroes: stays valid while that is enqueued */
+    uint32_t n_clear;
     uint8_t *scratch_host;         /* world × SHERD__SCRATCH_BYTES_PER_RANK */
     sherd__ticket scratch_ticket;  /* last collective that read the scratch window */
     sherd__ticket last_ticket;     /* last collective that reads this rank's windows: they live until it is released */
@@ -110,6 +113,9 @@ sherd_status sherd__engine_compute_wait(sherd_engine *engine, sherd__event *even
 sherd_status sherd__engine_compute_released(sherd_engine *engine, sherd__tag tag, sherd__ticket ticket, const char *site);
 /* Waits for everything enqueued so far on one stream. */
 sherd_status sherd__engine_sync(sherd_engine *engine, sherd__stream_id stream, const char *site, sherd_error *err);
+/* The calling thread itself reads or writes this memory here: said to the checking device. */
+sherd_status sherd__engine_touch(sherd_engine *engine, const char *who, const void *address, uint64_t bytes, int32_t write,
+                                 sherd_error *err);
 /* SHERD_OK, or the first error: peers are told, *err (may be NULL) gets the sentence. */
 sherd_status sherd__engine_health(sherd_engine *engine, sherd_error *err);
 /* A status that came back from a device or communicator call: OK, or as sherd__engine_health. */

@@ -22,8 +22,7 @@ static void add_values(digest *digest, uint32_t id, uint8_t place, int64_t first
 
 static sherd_status touch_values(sherd_engine *engine, const void *values, int64_t n)
 {
-    sherd__access access = {values, (uint64_t)n * sizeof(float), 0};
-    return engine->device->ops->touch(engine->device, sherd__engine_tag(engine, "hash", -1), access);
+    return sherd__engine_touch(engine, "hash", values, (uint64_t)n * sizeof(float), 0, NULL);
 }
 
 /* Elements [first, first + n) of a parameter, all in this rank's slice. `at` is their place in the bucket. */
@@ -98,6 +97,8 @@ sherd_status sherd_engine_hash(sherd_engine *engine, uint8_t param_hash[16], uin
     status = sherd__engine_check(engine, status, err);
     if (status == SHERD_OK)
         status = sherd__engine_sync(engine, SHERD__COMM, "hash sync", err);
+    if (status == SHERD_OK)
+        status = sherd__engine_touch(engine, "hash", limbs, 8 * sizeof *limbs, 0, err);
     if (status != SHERD_OK)
         return status;
     if (param_hash)

@@ -120,20 +120,19 @@ static uint64_t rate_bits(const sherd_engine *engine)
 
 static sherd_status boundary(sherd_engine *engine, sherd_error *err)
 {
-    const sherd__device_ops *ops = engine->device->ops;
-    sherd__access scalars = {&engine->block->scalars, sizeof engine->block->scalars, 0};
     sherd_status status;
 
     book_update_time(engine);
     engine->block->lr_bits = rate_bits(engine);
-    status = ops->event_record(engine->device->compute, engine->closed);
+    status = engine->device->ops->event_record(engine->device->compute, engine->closed);
     if (status == SHERD_OK)
         status = sherd__engine_execute_range(engine, engine->plan->schedule.boundary);
     if (status == SHERD_OK)
         status = sherd__engine_compute_wait(engine, engine->voted, "vote (report)");
-    if (status == SHERD_OK)
-        status = ops->touch(engine->device, sherd__engine_tag(engine, "report", -1), scalars);
-    return sherd__engine_check(engine, status, err);
+    status = sherd__engine_check(engine, status, err);
+    return status == SHERD_OK
+               ? sherd__engine_touch(engine, "report", &engine->block->scalars, sizeof engine->block->scalars, 0, err)
+               : status;
 }
 
 static void fill_report(sherd_engine *engine, int64_t now)

@@ -195,7 +195,9 @@ sherd_status sherd__engine_exchange(sherd_engine *engine, const void *line, size
     if (status == SHERD_OK)
         status = ops->copy(stream, tag, engine->scratch_host, engine->scratch.local, engine->scratch.bytes);
     status = sherd__engine_check(engine, status, err);
-    return status == SHERD_OK ? sherd__engine_sync(engine, SHERD__COMM, "exchange sync", err) : status;
+    if (status == SHERD_OK)
+        status = sherd__engine_sync(engine, SHERD__COMM, "exchange sync", err);
+    return status == SHERD_OK ? sherd__engine_touch(engine, "exchange", engine->scratch_host, engine->scratch.bytes, 0, err) : status;
 }
 
 /* sum(l, h) = sum(l, l+p) + sum(l+p, h), p the largest power of two below h − l (NUMERICS: Tree over ranks). */

@@ -96,6 +96,17 @@ sherd_status sherd__engine_sync(sherd_engine *engine, sherd__stream_id stream, c
     return status == SHERD_OK ? sherd__engine_health(engine, err) : status;
 }
 
+sherd_status sherd__engine_touch(sherd_engine *engine, const char *who, const void *address, uint64_t bytes, int32_t write,
+                                 sherd_error *err)
+{
+    sherd__access access = {address, bytes, write};
+    sherd_status status = SHERD_OK;
+
+    if (address && bytes)
+        status = engine->device->ops->touch(engine->device, sherd__engine_tag(engine, who, -1), access);
+    return sherd__engine_check(engine, status, err);
+}
+
 sherd_status sherd_engine_wait(sherd_engine *engine, sherd_error *err)
 {
     sherd_status status = sherd__engine_sync(engine, SHERD__UPDATE, "engine wait (update)", err);

@@ -24,6 +24,10 @@ typedef struct engine_case {
     case_arrival arrival;    /* order in which backward brings the gradients */
     int32_t bad_step;        /* > 0: one gradient of this step is infinite */
     int32_t copy_grads;      /* gradients come by sherd_grad_copy */
+    int32_t blind;           /* the client never reads parameters, so nothing it waits for orders the engine by accident */
+    int32_t leave_early;     /* the engine is destroyed right after its last step: no digest, zeros in the result */
+    int32_t all_used;        /* every gradient comes */
+    int32_t tied_large;      /* the tied parameter is as large as the largest and follows it: its slot is its neighbour's */
     uint64_t seed;
 } engine_case;
 
