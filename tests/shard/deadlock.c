@@ -91,7 +91,10 @@ static const scenario scenarios[] = {
 static const scenario large[] = {
     {"2 ranks, 4 buckets, 3 slots, lazy streams", "1111", 1, 3, 2, 2, 2, NULL, 0, 0},
     {"3 ranks, 3 buckets, 2 slots, lazy streams", "111", 1, 2, 3, 2, 2, NULL, 0, 0},
-    {"3 ranks, 4 buckets, 3 slots", "1111", 1, 3, 3, 1, 1, NULL, 0, 1},
+    {"3 ranks, 4 buckets, 3 slots, 2 micro-steps", "1111", 1, 3, 3, 2, 2, NULL, 0, 1},
+    {"3 ranks, 5 buckets, 3 slots", "11111", 1, 3, 3, 1, 1, NULL, 0, 1},
+    {"3 ranks, 3 buckets, any may miss", "111", 1, 2, 3, 2, 2, "xxx", 0, 0},
+    {"3 ranks, 3 buckets, one used twice", "121", 1, 2, 3, 2, 1, ".x.", 0, 1},
 };
 
 static void explore_all(const scenario *list, size_t n)
