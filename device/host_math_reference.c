@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The host's kernels in the plainest C: one element after the other, in the caller's thread. They define the bits that the fast
- * ones must produce. A NaN that arithmetic produces is stored as 0x7FC00000 (0x7FC0 in bf16), whatever the processor's own
- * choice of payload; plain copies keep all bits.
+ * The host's kernels in the plainest C: one element after the other, in the caller's thread. They define the bits
+ * that the fast ones must produce. A NaN that arithmetic produces is stored as 0x7FC00000 (0x7FC0 in bf16), whatever
+ * the processor's own choice of payload; plain copies keep all bits.
  */
 #include <string.h>
 

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT
  *
- * The host's fast kernels: one source, compiled once per instruction set by host_math_portable.c, host_math_avx2.c and
- * host_math_avx512.c, which define SHERD__SIMD_TABLE and SHERD__SIMD_NAME.
+ * The host's fast kernels: one source, compiled once per instruction set by host_math_portable.c, host_math_avx2.c
+ * and host_math_avx512.c, which define SHERD__SIMD_TABLE and SHERD__SIMD_NAME.
  *
- * Work is cut into chunks, chunks into strips that stay in the first cache. A strip goes through short loops (tree, add, narrow,
- * squares, store), so memory is read once and written once, and everything fits together without a kernel per combination. What
- * is only written goes past the caches when the whole array is too large to be found there later.
+ * Work is cut into chunks, chunks into strips that stay in the first cache. A strip goes through short loops (tree,
+ * add, narrow, squares, store), so memory is read once and written once, and everything fits together without a
+ * kernel per combination. What is only written goes past the caches when the whole array is too large to be found
+ * there later.
  *
- * Order: elements never meet each other except in the norm, whose blocks are fixed and whose total is an integer. So neither
- * chunks, nor workers, nor vector lengths show in the result.
+ * Order: elements never meet each other except in the norm, whose blocks are fixed and whose total is an integer. So
+ * neither chunks, nor workers, nor vector lengths show in the result.
  */
 #include "device/host_math_strip.h"
 #include "optim/list.h"
@@ -28,7 +29,8 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- tree sum */
+/* ------------------------------------------------------------------------------------------------------------- tree
+ * sum */
 
 typedef struct sum_job {
     const sherd__tree_sum *sum;
@@ -148,7 +150,8 @@ static void sum_chunk(void *arg, int64_t chunk, int32_t worker)
     }
 }
 
-/* The destination is only written, and nothing in the cache already holds it, if it is neither added to nor a source. */
+/* The destination is only written, and nothing in the cache already holds it, if it is neither added to nor a source.
+ * */
 static int sum_goes_past(const sherd__tree_sum *sum)
 {
     int64_t bytes = sum->elems * (sum->dst_dtype == SHERD_BF16 ? 2 : 4);
@@ -165,7 +168,8 @@ static void simd_tree_sum(sherd__team *team, const sherd__tree_sum *sum)
     sherd__team_run(team, chunks_of(sum->elems, CHUNK), sum_chunk, &job);
 }
 
-/* --------------------------------------------------------------------------------------------------------------- update */
+/* ---------------------------------------------------------------------------------------------------------------
+ * update */
 
 typedef void (*update_strip_fn)(const float *scalars, uint32_t first, const float *restrict gradient,
                                 float *restrict master, float *restrict moment0, float *restrict moment1, int64_t n);
@@ -282,7 +286,8 @@ static void simd_update(sherd__team *team, const sherd__update *update)
     sherd__team_run(team, chunks_of(job.end - job.begin, CHUNK), update_chunk, &job);
 }
 
-/* ----------------------------------------------------------------------------------------------------- convert and copy */
+/* ----------------------------------------------------------------------------------------------------- convert and
+ * copy */
 
 typedef struct copy_job {
     char *dst;

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * Loops over strips of at most SHERD__STRIP elements: the parts the fast kernels are made of. Plain C that gcc and clang turn
- * into vector code of whatever instruction set the including file is compiled for. Every element goes through the same IEEE
- * operations in the same order whatever the vector length, so body and tail of a loop, and all instruction sets, agree.
+ * Loops over strips of at most SHERD__STRIP elements: the parts the fast kernels are made of. Plain C that gcc and
+ * clang turn into vector code of whatever instruction set the including file is compiled for. Every element goes
+ * through the same IEEE operations in the same order whatever the vector length, so body and tail of a loop, and all
+ * instruction sets, agree.
  *
- * Results go to buffers that no source overlaps (the caller's strip on the stack, hot in the first cache), hence restrict.
+ * Results go to buffers that no source overlaps (the caller's strip on the stack, hot in the first cache), hence
+ * restrict.
  */
 #ifndef SHERD_DEVICE_HOST_MATH_STRIP_H
 #define SHERD_DEVICE_HOST_MATH_STRIP_H
@@ -40,8 +42,8 @@ static inline void round_strip(float *values, int64_t n)
     }
 }
 
-/* out[i] = f(sources[i]) for one to four leaves of one type, and one NaN: instantiated for fp32 and bf16. The pairs are those of
- * the balanced tree. */
+/* out[i] = f(sources[i]) for one to four leaves of one type, and one NaN: instantiated for fp32 and bf16. The pairs
+ * are those of the balanced tree. */
 #define SHERD__LEAF_STRIPS(suffix, type, load)                                                                         \
     static inline void leaf1_##suffix(float *restrict out, const type *a, int64_t n)                                   \
     {                                                                                                                  \
@@ -96,8 +98,8 @@ static inline void add_strip(float *restrict values, const float *more, int64_t 
     }
 }
 
-/* Sum of squares of a whole block. Lane i mod 16 lives in element i mod 16 of the vectors; combining with l ^ 8, ^4, ^2, ^1 adds
- * the halves. A square is exact in double, so fused and separate give the same bits. */
+/* Sum of squares of a whole block. Lane i mod 16 lives in element i mod 16 of the vectors; combining with l ^ 8, ^4,
+ * ^2, ^1 adds the halves. A square is exact in double, so fused and separate give the same bits. */
 static inline double block_squares(const float *values)
 {
 #if defined(__AVX512F__)

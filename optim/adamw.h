@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * AdamW and Adam with L2 decay, one element. gcc, clang and nvcc compile these functions, and all give the same bits: every
- * operation is one IEEE fp32 operation, fused exactly where fmaf is written.
+ * AdamW and Adam with L2 decay, one element. gcc, clang and nvcc compile these functions, and all give the same bits:
+ * every operation is one IEEE fp32 operation, fused exactly where fmaf is written.
  *
  *     m = b1 m;  m = fma(g, 1 - b1, m);   v = b2 v;  v = fma(g g, 1 - b2, v)
  *     d = fma(sqrt v, 1/sqrt(1 - b2^t), eps);   u = m / d

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * The optimizers there are. A new one brings its own file pair and one line here; the table, the reference twin and every
- * kernel are instantiated from this list.
+ * The optimizers there are. A new one brings its own file pair and one line here; the table, the reference twin and
+ * every kernel are instantiated from this list.
  *
- * X(KIND, name, moments): sherd_optimizer's constant without SHERD_, the stem of sherd__<name> (table row, optim/<file>.c)
- * and of sherd__<name>_element (inline arithmetic, optim/<file>.h), and how many fp32 moments it keeps.
+ * X(KIND, name, moments): sherd_optimizer's constant without SHERD_, the stem of sherd__<name> (table row,
+ * optim/<file>.c) and of sherd__<name>_element (inline arithmetic, optim/<file>.h), and how many fp32 moments it
+ * keeps.
  */
 #ifndef SHERD_OPTIM_LIST_H
 #define SHERD_OPTIM_LIST_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Sixteen lanes of double per block, then integers. Squares of fp32 values are exact in double and multiples of 2^-298, and so
- * is every rounded sum of them: nothing is lost below limb 0. A block's sum stays below 2^264, whose highest bit lies in limb
- * 17, so 20 limbs leave room for 2^77 blocks.
+ * Sixteen lanes of double per block, then integers. Squares of fp32 values are exact in double and multiples of
+ * 2^-298, and so is every rounded sum of them: nothing is lost below limb 0. A block's sum stays below 2^264, whose
+ * highest bit lies in limb 17, so 20 limbs leave room for 2^77 blocks.
  */
 #include "optim/norm.h"
 
@@ -81,7 +81,8 @@ static void carry(const uint64_t *from, uint64_t limb[SHERD__NORM_LIMBS])
     }
 }
 
-/* Nearest even by hand: the top 64 bits with everything below folded into the lowest, so that one conversion rounds once. */
+/* Nearest even by hand: the top 64 bits with everything below folded into the lowest, so that one conversion rounds
+ * once. */
 static double round_limbs(const uint64_t limb[SHERD__NORM_LIMBS])
 {
     int top = SHERD__NORM_LIMBS - 1, shift;
@@ -108,9 +109,14 @@ static double round_limbs(const uint64_t limb[SHERD__NORM_LIMBS])
     return ldexp((double)window, LOWEST_BIT + 32 * (top - 1) - shift);
 }
 
-double sherd__norm_root(const sherd__norm *norm)
+double sherd__norm_total(const sherd__norm *norm)
 {
     uint64_t limb[SHERD__NORM_LIMBS];
     carry(norm->limb, limb);
-    return sqrt(round_limbs(limb));
+    return round_limbs(limb);
+}
+
+double sherd__norm_root(const sherd__norm *norm)
+{
+    return sqrt(sherd__norm_total(norm));
 }

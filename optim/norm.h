@@ -28,5 +28,7 @@ void sherd__norm_add_double(sherd__norm *norm, double square_sum);
 void sherd__norm_merge(sherd__norm *norm, const sherd__norm *other);
 /* Carries, rounds the total to double (nearest even), square root. */
 double sherd__norm_root(const sherd__norm *norm);
+/* The same without the root. */
+double sherd__norm_total(const sherd__norm *norm);
 
 #endif

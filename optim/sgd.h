@@ -2,7 +2,8 @@
  *
  * SGD with momentum as PyTorch defines it: coupled decay, no dampening, no Nesterov. One element.
  *
- *     g = fma(p, wd, g) where wd is not 0;   first update: buf = g, later: buf = fma(mu, buf, g);   p = fma(buf, -lr, p)
+ *     g = fma(p, wd, g) where wd is not 0;   first update: buf = g, later: buf = fma(mu, buf, g)
+ *     p = fma(buf, -lr, p)
  *
  * The buffer is kept for mu = 0 too (it then holds the last gradient), so that the number of states depends on the
  * optimizer's kind only.

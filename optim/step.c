@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * From the vote to the scalars of one update. Everything here is double arithmetic with correctly rounded operations, so every
- * rank and every device forms the same bits; what enters the update is rounded to fp32 once, at the end.
+ * From the vote to the scalars of one update. Everything here is double arithmetic with correctly rounded operations,
+ * so every rank and every device forms the same bits; what enters the update is rounded to fp32 once, at the end.
  */
 #include <math.h>
 #include <string.h>

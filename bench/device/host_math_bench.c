@@ -2,9 +2,9 @@
  *
  * host_math_bench [--mb N] [--reps N] [--threads N] [--variant NAME]
  *
- * The host's update and tree sum against a pure streaming pattern with the same loads and stores. Kernel and pattern take turns
- * repetition by repetition, after a warm-up; medians, the middle 80 % as spread, and the ratio of the medians are printed. Bytes
- * are those the algorithm must move (what is only written counts once).
+ * The host's update and tree sum against a pure streaming pattern with the same loads and stores. Kernel and pattern
+ * take turns repetition by repetition, after a warm-up; medians, the middle 80 % as spread, and the ratio of the
+ * medians are printed. Bytes are those the algorithm must move (what is only written counts once).
  */
 #include <math.h>
 #include <stdio.h>
@@ -208,7 +208,8 @@ int main(int argc, char **argv)
     }
     printf("%s kernels, %d threads, fp32 arrays of %lld MB, %d repetitions; pattern: %s\n", b.math->name, (int)threads,
            (long long)mb, b.reps, stream_name());
-    printf("%-38s %7s (middle 80 %%)     %7s (middle 80 %%)     %s\n", "GB/s (1e9 bytes)", "kernel", "pattern", "ratio");
+    printf("%-38s %7s (middle 80 %%)     %7s (middle 80 %%)     %s\n", "GB/s (1e9 bytes)", "kernel", "pattern",
+           "ratio");
     for (size_t w = 0; w < sizeof works / sizeof *works; ++w) {
         measure(&b, &works[w]);
     }

@@ -8,7 +8,8 @@
 
 #define WIDE __attribute__((target("avx2")))
 
-/* Zero, but the compiler cannot know: the update's pattern adds it, so that it leaves the kernel's values as they are. */
+/* Zero, but the compiler cannot know: the update's pattern adds it, so that it leaves the kernel's values as they
+ * are. */
 static volatile int32_t nothing;
 
 const char *stream_name(void)
@@ -62,12 +63,14 @@ WIDE void stream_sum(void *dst, const void *const *src, uint32_t n_src, int src_
 
 WIDE static inline __m256i bump(void *array, int64_t i, __m256i by)
 {
-    __m256i *place = (__m256i *)(void *)((char *)array + 4 * i), value = _mm256_add_epi32(_mm256_loadu_si256(place), by);
+    __m256i *place = (__m256i *)(void *)((char *)array + 4 * i), value = _mm256_add_epi32(_mm256_loadu_si256(place),
+                                                                                          by);
     _mm256_storeu_si256(place, value);
     return value;
 }
 
-WIDE void stream_update(const void *sum, int sum_bytes, void *a, void *b, void *c, void *emit, int64_t begin, int64_t end)
+WIDE void stream_update(const void *sum, int sum_bytes, void *a, void *b, void *c, void *emit, int64_t begin,
+                        int64_t end)
 {
     __m256i mask = _mm256_set1_epi32(nothing);
     for (int64_t i = begin; i < end; i += 16) {

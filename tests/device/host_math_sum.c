@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Tree sums, conversions and copies: every fast variant against the reference, bit for bit, norm and what lies behind the end
- * included; and the reference against the specification written out by hand.
+ * Tree sums, conversions and copies: every fast variant against the reference, bit for bit, norm and what lies behind
+ * the end included; and the reference against the specification written out by hand.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -86,7 +86,8 @@ static void check_sum(const sum_case *c, int32_t threads)
     for (uint32_t v = 0; v < n; ++v) {
         run_sum(fast[v], teams[threads], c, got, &norm);
         if (memcmp(expected, got, sizeof got) != 0 || memcmp(&expected_norm, &norm, sizeof norm) != 0) {
-            fail_msg("%s, %d threads: %u sources, dtypes %d to %d, add %d, narrow %d, norm %d, alias %d, %lld elements, offset %llu",
+            fail_msg("%s, %d threads: %u sources, dtypes %d to %d, add %d, narrow %d, norm %d, alias %d, %lld elements, "
+                     "offset %llu",
                      fast[v]->name, (int)threads, c->n_src, (int)c->src_dtype, (int)c->dst_dtype, (int)c->add,
                      (int)c->narrow, (int)c->norm, (int)c->alias, (long long)c->elems, (unsigned long long)c->offset);
         }
@@ -161,7 +162,8 @@ static float sum_of(uint32_t n, const float *leaf)
 {
     const void *src[MAX_SOURCES];
     float out = 0.0f;
-    sherd__tree_sum sum = {.src = src, .n_src = n, .src_dtype = SHERD_FP32, .dst_dtype = SHERD_FP32, .dst = &out, .elems = 1};
+    sherd__tree_sum sum = {.src = src, .n_src = n, .src_dtype = SHERD_FP32, .dst_dtype = SHERD_FP32, .dst = &out,
+                           .elems = 1};
     for (uint32_t i = 0; i < n; ++i) {
         src[i] = leaf + i;
     }
@@ -208,7 +210,8 @@ static void test_minus_zero_survives(void **state)
     }
     for (uint32_t v = 0; v < n; ++v) {
         for (uint32_t leaves = 1; leaves <= 3; ++leaves) {
-            sherd__tree_sum sum = {.src = src, .n_src = leaves, .src_dtype = SHERD_FP32, .dst_dtype = SHERD_FP32, .dst = out, .elems = 256};
+            sherd__tree_sum sum = {.src = src, .n_src = leaves, .src_dtype = SHERD_FP32, .dst_dtype = SHERD_FP32,
+                                   .dst = out, .elems = 256};
             memset(out, 0x11, sizeof out);
             all[v]->tree_sum(NULL, &sum);
             assert_memory_equal(out, zero, sizeof out);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The fused update: every fast variant against the reference, bit for bit: optimizers, sum types, spans with odd ends and gaps,
- * special values, teams. What lies outside the spans must not change.
+ * The fused update: every fast variant against the reference, bit for bit: optimizers, sum types, spans with odd ends
+ * and gaps, special values, teams. What lies outside the spans must not change.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -66,15 +66,16 @@ static void arrays_free(arrays *a)
 static void run_update(const sherd__host_math *math, sherd__team *team, const update_case *c, arrays *a)
 {
     sherd__step_rules rules = {.kind = c->kind, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .momentum = 0.9,
-                               .bias_correction = 1, .check_overflow = 1, .base_lr = 1e-2, .clipping = 1.0, .divisor = 6.0,
-                               .n_groups = 3, .groups = {{1e-2, 0.1}, {3e-3, 0.0}, {5e-2, 1e-4}}};
+                               .bias_correction = 1, .check_overflow = 1, .base_lr = 1e-2, .clipping = 1.0,
+                               .divisor = 6.0, .n_groups = 3, .groups = {{1e-2, 0.1}, {3e-3, 0.0}, {5e-2, 1e-4}}};
     uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] = {0};
     double lr = 0.0123;
     sherd__step_state state;
     sherd__step_scalars scalars;
     sherd__update update = {.kind = c->kind, .scalars = &scalars, .sum = a->sum, .sum_dtype = c->sum_dtype,
                             .master = a->master, .moment = {a->moment[0], c->kind == SHERD_SGD ? NULL : a->moment[1]},
-                            .emit = c->emit ? a->emit : NULL, .origin = ORIGIN, .spans = c->spans, .n_spans = c->n_spans};
+                            .emit = c->emit ? a->emit : NULL, .origin = ORIGIN, .spans = c->spans,
+                            .n_spans = c->n_spans};
     sherd__step_state_init(&state);
     state.updates = c->first ? 0 : 4;
     vote[9] = 12345; /* some norm */
@@ -106,7 +107,7 @@ static void check_update(const update_case *c, sherd__team *team, uint64_t *case
         arrays_init(&got, c);
         run_update(fast[v], team, c, &got);
         if (!same(&expected, &got)) {
-            fail_msg("%s, %d threads: optimizer %d, sums %d, emit %d, first %d, %u spans, mix %d differ from the reference",
+            fail_msg("%s, %d threads: optimizer %d, sums %d, emit %d, first %d, %u spans, mix %d: unlike the reference",
                      fast[v]->name, (int)sherd__team_threads(team), (int)c->kind, (int)c->sum_dtype, (int)c->emit,
                      (int)c->first, c->n_spans, (int)c->mix);
         }

@@ -13,7 +13,8 @@
 uint32_t fast_variants(const sherd__host_math **out);
 const sherd__host_math *reference_variant(void);
 
-typedef enum value_mix { FINITE, SPECIAL /* ±0, subnormal, ±inf, NaNs with payloads, ties of bf16, largest */ } value_mix;
+/* SPECIAL: every third is ±0, subnormal, ±inf, a NaN with a payload, a tie of bf16 or the largest. */
+typedef enum value_mix { FINITE, SPECIAL } value_mix;
 
 /* n values of dtype; different seeds give different arrays. */
 void fill_values(void *out, sherd_dtype dtype, int64_t n, uint64_t seed, value_mix mix);

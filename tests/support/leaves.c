@@ -26,7 +26,8 @@ static uint32_t leaf_bits(uint64_t word)
     return ((uint32_t)word & 0x807FFFFFu) | exponent << 23;
 }
 
-void sherd_test_leaf(uint64_t seed, int64_t step, int64_t micro, uint32_t param, sherd_dtype dtype, int64_t n, void *out)
+void sherd_test_leaf(uint64_t seed, int64_t step, int64_t micro, uint32_t param, sherd_dtype dtype, int64_t n,
+                     void *out)
 {
     for (int64_t i = 0; i < n; ++i) {
         uint32_t bits = leaf_bits(sherd_test_mix(seed, (uint64_t)step, (uint64_t)micro, param, (uint64_t)i));

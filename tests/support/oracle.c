@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Deliberately formed in other ways than the library where there is another way: the tree goes level by level, the norm is an
- * exact floating-point expansion that is rounded once (Shewchuk 1997), digests are 128-bit integers, bf16 is rounded by
- * comparing distances. What the specification fixes (which operation, fused or not) is written down as it stands there.
+ * Deliberately formed in other ways than the library where there is another way: the tree goes level by level, the
+ * norm is an exact floating-point expansion that is rounded once (Shewchuk 1997), digests are 128-bit integers, bf16
+ * is rounded by comparing distances. What the specification fixes (which operation, fused or not) is written down as
+ * it stands there.
  */
 #include "tests/support/oracle.h"
 
@@ -38,7 +39,8 @@ struct sherd_oracle {
     sherd_oracle_fault fault;
 };
 
-/* ------------------------------------------------------------------------------------------------------ small arithmetic */
+/* ------------------------------------------------------------------------------------------------------ small
+ * arithmetic */
 
 static float of_bits(uint32_t bits)
 {
@@ -69,7 +71,8 @@ static float one_nan(float value)
     return isnan(value) ? of_bits(0x7FC00000u) : value;
 }
 
-/* ---------------------------------------------------------------------------------------------------- order of the sums */
+/* ---------------------------------------------------------------------------------------------------- order of the
+ * sums */
 
 /* Level by level: neighbours are added, an odd last one goes up as it is. */
 static float tree(float *values, int64_t n)
@@ -96,9 +99,22 @@ static float in_order(const float *values, int64_t n)
     return sum;
 }
 
+static float from_the_right(const float *values, int64_t n)
+{
+    float sum = values[n - 1];
+    for (int64_t i = n - 2; i >= 0; --i) {
+        sum = values[i] + sum;
+    }
+    return sum;
+}
+
 static float over_ranks(const sherd_oracle *oracle, float *values)
 {
-    return oracle->fault == SHERD_ORACLE_LEFT_TO_RIGHT ? in_order(values, oracle->world) : tree(values, oracle->world);
+    switch (oracle->fault) {
+    case SHERD_ORACLE_LEFT_TO_RIGHT: return in_order(values, oracle->world);
+    case SHERD_ORACLE_RIGHT_TO_LEFT: return from_the_right(values, oracle->world);
+    default: return tree(values, oracle->world);
+    }
 }
 
 /* leaf[g] with a stride of `largest`; K micro-steps, N ranks. */
@@ -156,7 +172,8 @@ static void sum_tensor(sherd_oracle *oracle, uint32_t param, sherd_oracle_leaf l
     free(scratch);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- the norm */
+/* ------------------------------------------------------------------------------------------------------------- the
+ * norm */
 
 typedef struct expansion {
     double part[64]; /* non-overlapping, growing; their exact sum is the value */
@@ -236,7 +253,8 @@ static double exact_norm(const sherd_oracle *oracle, double divisor, int64_t *ba
     return *bad_param < 0 ? sqrt(expansion_round(&total)) / divisor : (double)NAN;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- the update */
+/* ----------------------------------------------------------------------------------------------------------- the
+ * update */
 
 typedef struct scalars {
     float factor, b1, c1, b2, c2, root, eps, decay, rate, momentum;
@@ -309,7 +327,8 @@ static void update_tensor(sherd_oracle *oracle, tensor *t, double lr, float fact
 void sherd_oracle_step(sherd_oracle *oracle, double lr, sherd_oracle_leaf leaf, void *ctx, sherd_oracle_report *report)
 {
     const sherd_config *c = &oracle->config;
-    double divisor = (double)(c->gradient_accumulation_steps * (c->allreduce_sum ? 1 : oracle->world)), norm, clip = 1.0;
+    double divisor = (double)(c->gradient_accumulation_steps * (c->allreduce_sum ? 1 : oracle->world)), norm,
+        clip = 1.0;
     int64_t bad_param;
     int skipped;
     oracle->step += 1;
@@ -339,7 +358,8 @@ void sherd_oracle_step(sherd_oracle *oracle, double lr, sherd_oracle_leaf leaf, 
     }
 }
 
-/* -------------------------------------------------------------------------------------------------------------- digests */
+/* --------------------------------------------------------------------------------------------------------------
+ * digests */
 
 static u128 digest(uint32_t param, uint64_t place, const float *values, int64_t elems)
 {
@@ -375,7 +395,8 @@ void sherd_oracle_hash(const sherd_oracle *oracle, uint8_t param_hash[16], uint8
     big_endian(masters + state, state_hash);
 }
 
-/* ------------------------------------------------------------------------------------------------------- life and access */
+/* ------------------------------------------------------------------------------------------------------- life and
+ * access */
 
 static int tensor_init(tensor *t, const sherd_param *param, sherd_optimizer kind)
 {
@@ -395,7 +416,8 @@ static int tensor_init(tensor *t, const sherd_param *param, sherd_optimizer kind
     return t->master && t->sum && (t->frozen || (t->moment[0] && (kind == SHERD_SGD || t->moment[1])));
 }
 
-sherd_oracle *sherd_oracle_create(const sherd_config *config, const sherd_param *params, uint32_t n_params, int32_t world)
+sherd_oracle *sherd_oracle_create(const sherd_config *config, const sherd_param *params, uint32_t n_params,
+                                  int32_t world)
 {
     sherd_oracle *oracle = calloc(1, sizeof *oracle);
     size_t leaves = (size_t)world * (size_t)config->gradient_accumulation_steps;
@@ -454,7 +476,8 @@ void sherd_oracle_write(sherd_oracle *oracle, uint32_t param, const float *data)
     }
 }
 
-int sherd_oracle_test_leaf(void *ctx, int64_t step, int64_t micro, uint32_t param, sherd_dtype dtype, int64_t n, void *out)
+int sherd_oracle_test_leaf(void *ctx, int64_t step, int64_t micro, uint32_t param, sherd_dtype dtype, int64_t n,
+                           void *out)
 {
     sherd_test_leaf(*(const uint64_t *)ctx, step, micro, param, dtype, n, out);
     return 1;

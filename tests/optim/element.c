@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Elements: the sequence of operations written out once more, and its meaning: a trajectory close to the textbook's
+ * in double.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "optim/adamw.h"
+#include "optim/optim.h"
+#include "optim/sgd.h"
+#include "tests/support/leaves.h"
+
+#define STEPS 60
+
+typedef struct run {
+    sherd__step_rules rules;
+    sherd__step_state state;
+    float p, moment[2];
+} run;
+
+static run run_make(sherd_optimizer kind, double decay, double momentum)
+{
+    run r = {.p = 0.37f, .moment = {0, 0}};
+    r.rules = (sherd__step_rules){.kind = kind, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .momentum = momentum,
+                                  .bias_correction = 1, .check_overflow = 1, .base_lr = 1e-2, .divisor = 1.0,
+                                  .n_groups = 1, .groups = {{1e-2, decay}}};
+    sherd__step_state_init(&r.state);
+    return r;
+}
+
+static void run_step(run *r, float gradient)
+{
+    uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] = {0};
+    double lr = 1e-2;
+    sherd__step_scalars s;
+    memcpy(&vote[SHERD__NORM_LIMBS], &lr, sizeof lr);
+    vote[SHERD__VOTE_SUMS] = SHERD__NO_BAD_BLOCK;
+    sherd__step_prepare(&r->rules, vote, &r->state, &s);
+    sherd__optim_get(r->rules.kind)->element(s.group[0], s.first, gradient * s.factor, &r->p, r->moment);
+}
+
+static float gradient_at(int t)
+{
+    return 0.5f * sinf((float)t) + 0.1f;
+}
+
+/* Textbook Adam in double; decoupled or L2 decay. */
+static double adam_in_double(int decoupled, double decay)
+{
+    double p = 0.37f, m = 0, v = 0;
+    for (int t = 1; t <= STEPS; ++t) {
+        double g = gradient_at(t) + (decoupled ? 0.0 : decay * p);
+        m = 0.9 * m + 0.1 * g;
+        v = 0.999 * v + 0.001 * g * g;
+        if (decoupled) {
+            p -= 1e-2 * decay * p;
+        }
+        p -= 1e-2 * (m / (1 - pow(0.9, t))) / (sqrt(v / (1 - pow(0.999, t))) + 1e-8);
+    }
+    return p;
+}
+
+static double sgd_in_double(double momentum, double decay)
+{
+    double p = 0.37f, buf = 0;
+    for (int t = 1; t <= STEPS; ++t) {
+        double g = gradient_at(t) + decay * p;
+        buf = t == 1 ? g : momentum * buf + g;
+        p -= 1e-2 * buf;
+    }
+    return p;
+}
+
+static float trajectory(sherd_optimizer kind, double decay, double momentum)
+{
+    run r = run_make(kind, decay, momentum);
+    for (int t = 1; t <= STEPS; ++t) {
+        run_step(&r, gradient_at(t));
+    }
+    return r.p;
+}
+
+/* fp32 against double: each step adds a rounding of p and of an update of 0.01 p's size; 60 steps stay below 60 ·
+ * 2^-23. */
+static void test_trajectories_mean_what_they_should(void **state)
+{
+    double bound = STEPS * ldexp(1.0, -23);
+    (void)state;
+    for (int decayed = 0; decayed < 2; ++decayed) {
+        double decay = decayed ? 0.3 : 0.0;
+        assert_true(fabs(trajectory(SHERD_ADAMW, decay, 0) - adam_in_double(1, decay)) < bound);
+        assert_true(fabs(trajectory(SHERD_ADAM, decay, 0) - adam_in_double(0, decay)) < bound);
+        assert_true(fabs(trajectory(SHERD_SGD, decay, 0.9) - sgd_in_double(0.9, decay)) < bound);
+        assert_true(fabs(trajectory(SHERD_SGD, decay, 0.0) - sgd_in_double(0.0, decay)) < bound);
+    }
+    /* The bound can tell the optimizers apart. */
+    assert_true(fabs(trajectory(SHERD_ADAMW, 0.3, 0) - adam_in_double(0, 0.3)) > 10 * bound);
+    assert_true(fabs(trajectory(SHERD_SGD, 0.3, 0.9) - sgd_in_double(0.9, 0.0)) > 10 * bound);
+}
+
+/* The sequence by hand, over spread values; sequences with one operation fused otherwise differ somewhere. */
+static void test_adamw_sequence(void **state)
+{
+    static const float s[SHERD__GROUP_SCALARS] = {0.9f, 0.1f, 0.999f, 0.001f, 3.7f, 1e-8f, -1e-4f, -3e-3f};
+    float x[4];
+    int other_m = 0, other_p = 0;
+    (void)state;
+    for (uint64_t seed = 0; seed < 500; ++seed) {
+        float p, moment[2], m, v, u, wrong;
+        sherd_test_leaf(seed, 2, 0, 0, SHERD_FP32, 4, x);
+        p = x[0];
+        moment[0] = x[1];
+        moment[1] = fabsf(x[2]) + 1e-6f;
+        m = 0.9f * moment[0];
+        wrong = m + x[3] * 0.1f;
+        m = fmaf(x[3], 0.1f, m);
+        v = 0.999f * moment[1];
+        v = fmaf(x[3] * x[3], 0.001f, v);
+        u = m / fmaf(sqrtf(v), 3.7f, 1e-8f);
+        sherd__adamw_element(s, 0, x[3], &p, moment);
+        assert_int_equal(sherd__bits_of_f32(moment[0]), sherd__bits_of_f32(m));
+        assert_int_equal(sherd__bits_of_f32(moment[1]), sherd__bits_of_f32(v));
+        assert_int_equal(sherd__bits_of_f32(p), sherd__bits_of_f32(fmaf(u, -3e-3f, fmaf(x[0], -1e-4f, x[0]))));
+        other_m += wrong != m;
+        wrong = u * -3e-3f + fmaf(x[0], -1e-4f, x[0]);
+        other_p += wrong != p;
+    }
+    assert_true(other_m > 20 && other_p > 20);
+}
+
+static void test_sgd_sequence(void **state)
+{
+    static const float s[SHERD__GROUP_SCALARS] = {0.9f, 0.01f, -0.05f};
+    float x[3];
+    (void)state;
+    for (uint64_t seed = 0; seed < 200; ++seed) {
+        for (uint32_t first = 0; first < 2; ++first) {
+            float p, buf, g;
+            sherd_test_leaf(seed, 3, 0, 0, SHERD_FP32, 3, x);
+            p = x[0];
+            buf = x[1];
+            sherd__sgd_element(s, first, x[2], &p, &buf);
+            g = fmaf(x[0], 0.01f, x[2]);
+            g = first ? g : fmaf(0.9f, x[1], g);
+            assert_int_equal(sherd__bits_of_f32(buf), sherd__bits_of_f32(g));
+            assert_int_equal(sherd__bits_of_f32(p), sherd__bits_of_f32(fmaf(g, -0.05f, x[0])));
+        }
+    }
+}
+
+/* Without decay a gradient of -0 and a weight of -0 keep their signs; buf = g must not be 0 + g. */
+static void test_signs_of_zero(void **state)
+{
+    float sgd[SHERD__GROUP_SCALARS] = {0.9f, 0.0f, -0.05f};
+    float adamw[SHERD__GROUP_SCALARS] = {0.9f, 0.1f, 0.99f, 0.01f, 1.0f, 1e-8f, 0.0f, -1e-3f};
+    float p = 1.0f, buf = 0.0f, moment[2] = {0.0f, 0.0f};
+    (void)state;
+    sherd__sgd_element(sgd, 1, -0.0f, &p, &buf);
+    assert_int_equal(sherd__bits_of_f32(buf), 0x80000000);
+    p = -0.0f;
+    sherd__adamw_element(adamw, 0, 0.0f, &p, moment);
+    assert_int_equal(sherd__bits_of_f32(p), 0x80000000);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_trajectories_mean_what_they_should), cmocka_unit_test(test_adamw_sequence),
+        cmocka_unit_test(test_sgd_sequence), cmocka_unit_test(test_signs_of_zero),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

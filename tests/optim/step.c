@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * From vote to scalars: norm, clip, factor, skipping, powers, groups' rates.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "optim/adamw.h"
+#include "optim/optim.h"
+#include "optim/sgd.h"
+
+typedef uint64_t vote_words[SHERD__VOTE_SUMS + SHERD__VOTE_MINS];
+
+/* The vote of one block sum. */
+static void vote_make(vote_words vote, double squares, double lr, uint64_t bad)
+{
+    sherd__norm norm;
+    sherd__norm_clear(&norm);
+    sherd__norm_add_double(&norm, squares);
+    memcpy(vote, norm.limb, sizeof norm.limb);
+    memcpy(&vote[SHERD__NORM_LIMBS], &lr, sizeof lr);
+    vote[SHERD__VOTE_SUMS] = bad;
+}
+
+static sherd_config config_make(void)
+{
+    sherd_config c = {.size = sizeof c, .gradient_accumulation_steps = 3, .gradient_clipping = 1.0,
+                      .check_grad_overflow = 1};
+    c.optimizer.kind = SHERD_ADAMW;
+    c.optimizer.lr = 2e-3;
+    c.optimizer.beta1 = 0.9;
+    c.optimizer.beta2 = 0.95;
+    c.optimizer.eps = 1e-6;
+    c.optimizer.weight_decay = 0.1;
+    c.optimizer.momentum = 0.8;
+    c.optimizer.bias_correction = 1;
+    return c;
+}
+
+static sherd__step_scalars prepare_once(const sherd_config *config, double squares, double lr)
+{
+    sherd__step_rules rules;
+    sherd__step_state state;
+    sherd__step_scalars out;
+    vote_words vote;
+    sherd__step_rules_init(&rules, config, 4);
+    sherd__step_state_init(&state);
+    vote_make(vote, squares, lr, SHERD__NO_BAD_BLOCK);
+    sherd__step_prepare(&rules, vote, &state, &out);
+    return out;
+}
+
+static void test_norm_clip_factor(void **state)
+{
+    sherd_config config = config_make();
+    sherd__step_scalars out = prepare_once(&config, 144.0 * 100.0, 1e-3); /* 120 / (4 × 3) */
+    (void)state;
+    assert_true(out.norm == 10.0);
+    assert_true(out.clip == 1.0 / (10.0 + 1e-6));
+    assert_true(out.factor == (float)(1.0 / (10.0 + 1e-6) / 12.0));
+    assert_true(out.lr == 1e-3);
+    assert_int_equal(out.skip, 0);
+    assert_int_equal(out.first, 1);
+    assert_int_equal(out.updates, 1);
+    out = prepare_once(&config, 36.0, 1e-3); /* 0.5: below the threshold */
+    assert_true(out.norm == 0.5 && out.clip == 1.0 && out.factor == (float)(1.0 / 12.0));
+    out = prepare_once(&config, 0.0, 1e-3);
+    assert_true(out.norm == 0.0 && out.clip == 1.0);
+    config.gradient_clipping = 0.0;
+    out = prepare_once(&config, 1e30, 1e-3);
+    assert_true(out.clip == 1.0 && out.factor == (float)(1.0 / 12.0));
+    config.allreduce_sum = 1;
+    out = prepare_once(&config, 144.0, 1e-3);
+    assert_true(out.norm == 4.0 && out.factor == (float)(1.0 / 3.0));
+}
+
+static void test_powers_are_products(void **state)
+{
+    sherd_config config = config_make();
+    sherd__step_rules rules;
+    sherd__step_state step;
+    sherd__step_scalars out;
+    vote_words vote;
+    double p1 = 1.0, p2 = 1.0;
+    (void)state;
+    sherd__step_rules_init(&rules, &config, 1);
+    sherd__step_state_init(&step);
+    for (int t = 1; t <= 50; ++t) {
+        vote_make(vote, 1.0, 1e-3, SHERD__NO_BAD_BLOCK);
+        sherd__step_prepare(&rules, vote, &step, &out);
+        p1 *= 0.9;
+        p2 *= 0.95;
+        assert_true(step.power[0] == p1 && step.power[1] == p2);
+        assert_int_equal(step.updates, t);
+        assert_int_equal(out.first, t == 1);
+        assert_true(out.group[0][SHERD__ADAM_RATE] == (float)(-1e-3 / (1.0 - p1)));
+        assert_true(out.group[0][SHERD__ADAM_ROOT_SCALE] == (float)(1.0 / sqrt(1.0 - p2)));
+    }
+}
+
+static void test_bad_gradients_skip_or_go_on(void **state)
+{
+    sherd_config config = config_make();
+    sherd__step_rules rules;
+    sherd__step_state step, before;
+    sherd__step_scalars out;
+    vote_words vote;
+    (void)state;
+    sherd__step_rules_init(&rules, &config, 1);
+    sherd__step_state_init(&step);
+    vote_make(vote, 1.0, 1e-3, 17);
+    before = step;
+    sherd__step_prepare(&rules, vote, &step, &out);
+    assert_int_equal(out.skip, 1);
+    assert_int_equal(out.bad_block, 17);
+    assert_true(isnan(out.norm));
+    assert_memory_equal(&before, &step, sizeof step);
+    assert_int_equal(out.updates, 0);
+    vote_make(vote, 1.0, 1e-3, SHERD__NO_BAD_BLOCK);
+    sherd__step_prepare(&rules, vote, &step, &out);
+    assert_int_equal(out.first, 1); /* a skipped step is not the first update */
+    config.check_grad_overflow = 0;
+    sherd__step_rules_init(&rules, &config, 1);
+    vote_make(vote, 1.0, 1e-3, 17);
+    sherd__step_prepare(&rules, vote, &step, &out);
+    assert_int_equal(out.skip, 0);
+    assert_true(isnan(out.norm) && isnan(out.clip) && isnan(out.factor));
+    assert_int_equal(step.updates, 2);
+}
+
+static void test_groups(void **state)
+{
+    sherd_config config = config_make();
+    sherd__step_scalars out = prepare_once(&config, 1.0, 3e-4);
+    (void)state;
+    assert_true(out.group[0][SHERD__ADAM_DECAY] == (float)(-3e-4 * 0.1));
+    config.n_groups = 3;
+    config.groups[0] = (sherd_group){2e-3, 0.1};
+    config.groups[1] = (sherd_group){2e-3, 0.0};
+    config.groups[2] = (sherd_group){5e-3, 0.2};
+    out = prepare_once(&config, 1.0, 3e-4);
+    assert_true(out.group[0][SHERD__ADAM_DECAY] == (float)(-3e-4 * 0.1));
+    assert_int_equal(sherd__bits_of_f32(out.group[1][SHERD__ADAM_DECAY]), 0); /* +0: decay that leaves -0 alone */
+    assert_true(out.group[2][SHERD__ADAM_DECAY] == (float)(-(3e-4 * (5e-3 / 2e-3)) * 0.2));
+    assert_true(out.group[1][SHERD__ADAM_RATE] == out.group[0][SHERD__ADAM_RATE]);
+    config.optimizer.kind = SHERD_SGD;
+    out = prepare_once(&config, 1.0, 3e-4);
+    assert_true(out.group[2][SHERD__SGD_RATE] == (float)-(3e-4 * (5e-3 / 2e-3)));
+    assert_true(out.group[2][SHERD__SGD_DECAY] == 0.2f && out.group[0][SHERD__SGD_MOMENTUM] == 0.8f);
+    config.optimizer.kind = SHERD_ADAM;
+    config.optimizer.bias_correction = 0;
+    out = prepare_once(&config, 1.0, 3e-4);
+    assert_true(out.group[0][SHERD__ADAM_ROOT_SCALE] == 1.0f && out.group[0][SHERD__ADAM_RATE] == -3e-4f);
+    assert_true(out.group[2][SHERD__ADAM_DECAY] == 0.2f);
+}
+
+static void test_table(void **state)
+{
+    static const struct { sherd_optimizer kind; const char *name; uint32_t moments; } known[] = {
+        {SHERD_ADAMW, "AdamW", 2}, {SHERD_ADAM, "Adam", 2}, {SHERD_SGD, "SGD", 1},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof known / sizeof *known; ++i) {
+        const sherd__optim *optim = sherd__optim_get(known[i].kind);
+        assert_string_equal(optim->name, known[i].name);
+        assert_int_equal(optim->n_moments, known[i].moments);
+        for (uint32_t k = 0; k < SHERD__MAX_MOMENTS; ++k) {
+            assert_int_equal(optim->moment_names[k] != NULL, k < optim->n_moments);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_norm_clip_factor), cmocka_unit_test(test_powers_are_products),
+        cmocka_unit_test(test_bad_gradients_skip_or_go_on), cmocka_unit_test(test_groups), cmocka_unit_test(test_table),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
