@@ -16,7 +16,6 @@
 #include "shard/plan.h"
 #include "shard/ring.h"
 
-#define SHERD__SITE_MAX 40
 #define SHERD__ARENAS (3 + SHERD__MAX_MOMENTS) /* sums, shared gradients, master, moments */
 
 /* What one step needs on the device beside the tensors; fits SHERD__STEP_BYTES. */
@@ -78,7 +77,6 @@ struct sherd_engine {
     uint8_t *scratch_host;         /* world × SHERD__SCRATCH_BYTES_PER_RANK */
     sherd__ticket scratch_ticket;  /* last collective that read the scratch window */
     sherd__ticket last_ticket;     /* last collective that reads this rank's windows: they live until it is released */
-    char site[SHERD__ACTIONS][SHERD__EVENTS][SHERD__SITE_MAX];
 
     pthread_mutex_t lock;          /* of everything below: short, never held while waiting for a peer */
     sherd__ring ring_state;

@@ -253,6 +253,19 @@ sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)
     return NULL;
 }
 
+/* Names of the schedule's waits, as the checking device and traces know them. */
+#define SITES_OF(action)                                                                                               \
+    {                                                                                                                  \
+        [SHERD__EV_READY] = action " waits for ready", [SHERD__EV_REDUCED] = action " waits for reduced",              \
+        [SHERD__EV_UPDATED] = action " waits for updated", [SHERD__EV_GATHERED] = action " waits for gathered",        \
+        [SHERD__EV_CLOSED] = action " waits for closed", [SHERD__EV_VOTED] = action " waits for voted",                \
+    }
+static const char *const sites[SHERD__ACTIONS][SHERD__EVENTS] = {
+#define X(name, text) [SHERD__ACT_##name] = SITES_OF(text),
+    SHERD__ACTION_MAP(X)
+#undef X
+};
+
 sherd_status sherd__engine_execute(sherd_engine *engine, const sherd__action *action)
 {
     const sherd__device_ops *ops = engine->device->ops;
@@ -261,7 +274,7 @@ sherd_status sherd__engine_execute(sherd_engine *engine, const sherd__action *ac
 
     for (uint32_t i = 0; status == SHERD_OK && i < action->n_waits; i++)
         status = ops->event_wait(stream, sherd__engine_event(engine, action->wait[i]),
-                                 engine->site[action->kind][action->wait[i].kind]);
+                                 sites[action->kind][action->wait[i].kind]);
     if (status == SHERD_OK)
         status = executors[action->kind](engine, action, stream);
     if (status == SHERD_OK && action->record.kind != SHERD__EV_NONE)

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the steps need besides the plan: spans and paddings of this rank's part, slots of parameters, events, names of waits.
+ * What the steps need besides the plan: spans and paddings of this rank's part, slots of parameters, events.
  * All of it is made here, so that a step only walks.
  */
-#include <stdio.h>
 #include <string.h>
 
 #include "engine/engine.h"
@@ -92,14 +91,6 @@ static void fill_params(sherd_engine *engine)
     }
 }
 
-static void fill_sites(sherd_engine *engine)
-{
-    for (int action = 0; action < SHERD__ACTIONS; action++)
-        for (int event = 0; event < SHERD__EVENTS; event++)
-            snprintf(engine->site[action][event], SHERD__SITE_MAX, "%s waits for %s",
-                     sherd__action_name((sherd__action_kind)action), sherd__event_name((sherd__event_kind)event));
-}
-
 static sherd_status create_events(sherd_engine *engine, sherd_error *err)
 {
     const sherd__device_ops *ops = engine->device->ops;
@@ -159,7 +150,6 @@ sherd_status sherd__engine_tables_create(sherd_engine *engine, sherd_error *err)
         return status;
     fill_buckets(engine);
     fill_params(engine);
-    fill_sites(engine);
     return create_events(engine, err);
 }
 
