@@ -6,7 +6,8 @@
 
 #include <string.h>
 
-void sherd_comm_options_init(sherd_comm_options *options, size_t size) {
+void sherd_comm_options_init(sherd_comm_options *options, size_t size)
+{
     sherd_comm_options defaults = {.size = sizeof defaults, .warn_after_s = 60, .fail_after_s = 600};
     if (options == NULL || size < sizeof options->size) {
         return;
@@ -16,20 +17,24 @@ void sherd_comm_options_init(sherd_comm_options *options, size_t size) {
     options->size = size;
 }
 
-void sherd_comm_destroy(sherd_comm *comm) {
+void sherd_comm_destroy(sherd_comm *comm)
+{
     if (comm != NULL) {
         comm->ops->destroy(comm);
     }
 }
 
-int32_t sherd_comm_rank(const sherd_comm *comm) {
+int32_t sherd_comm_rank(const sherd_comm *comm)
+{
     return comm->rank;
 }
 
-int32_t sherd_comm_world(const sherd_comm *comm) {
+int32_t sherd_comm_world(const sherd_comm *comm)
+{
     return comm->world;
 }
 
-const char *sherd_comm_describe(const sherd_comm *comm) {
+const char *sherd_comm_describe(const sherd_comm *comm)
+{
     return comm->description;
 }

@@ -27,26 +27,30 @@ static const char *const arrive_site[SHERD__KINDS] = {
     [SHERD__KIND_BARRIER] = "barrier: peers' arrival",
 };
 
-const char *sherd__kind_text(sherd__kind kind) {
+const char *sherd__kind_text(sherd__kind kind)
+{
     static const char *const text[SHERD__KINDS] = {"nothing",   "reduce-scatter", "all-gather", "all-reduce",
                                                    "broadcast", "barrier",        "release",    "creation of a window"};
     return (unsigned)kind < SHERD__KINDS ? text[kind] : text[0];
 }
 
-static sherd_status refuse(sherd_comm *comm, const sherd_error *error) {
+static sherd_status refuse(sherd_comm *comm, const sherd_error *error)
+{
     return comm->device != NULL ? sherd__device_poison(comm->device, error) : error->status;
 }
 
 /* --------------------------------------------------------------------------------------------------------- mismatch */
 
-static uint32_t digest(uint64_t a, uint64_t b, uint64_t c) {
+static uint32_t digest(uint64_t a, uint64_t b, uint64_t c)
+{
     uint64_t h = a * 0x9E3779B97F4A7C15u;
     h = (h ^ (h >> 29) ^ b) * 0xBF58476D1CE4E5B9u;
     h = (h ^ (h >> 32) ^ c) * 0x94D049BB133111EBu;
     return (uint32_t)(h >> 32);
 }
 
-static void describe_call(uint32_t word, char *text, size_t bytes) {
+static void describe_call(uint32_t word, char *text, size_t bytes)
+{
     const char *kind = sherd__kind_text((sherd__kind)(word >> 28));
     uint32_t bucket = word & 0x0FFFFFFFu;
     if (bucket == 0) {
@@ -57,7 +61,8 @@ static void describe_call(uint32_t word, char *text, size_t bytes) {
 }
 
 /* Runs on the stream after the wait: every peer's words of this slot are those of this collective. */
-static void compare_calls(void *arg) {
+static void compare_calls(void *arg)
+{
     const sherd__compare *compare = arg;
     sherd__direct *direct = compare->comm;
     sherd_comm *comm = &direct->base;
@@ -90,7 +95,8 @@ static void compare_calls(void *arg) {
 /* ------------------------------------------------------------------------------------------------------ both ends */
 
 static sherd_status enter(sherd__direct *direct, sherd__stream *stream, sherd__tag tag, sherd__kind kind,
-                          uint32_t sizes) {
+                          uint32_t sizes)
+{
     sherd_comm *comm = &direct->base;
     const sherd__device_ops *device = comm->device->ops;
     sherd__control *own = direct->control[comm->rank];
@@ -118,7 +124,8 @@ static sherd_status enter(sherd__direct *direct, sherd__stream *stream, sherd__t
     return status;
 }
 
-static sherd_status leave(sherd__direct *direct, sherd__stream *stream, sherd__tag tag, sherd__ticket *ticket) {
+static sherd_status leave(sherd__direct *direct, sherd__stream *stream, sherd__tag tag, sherd__ticket *ticket)
+{
     sherd_comm *comm = &direct->base;
     sherd_status status =
         comm->device->ops->signal(stream, tag, &direct->control[comm->rank]->depart, direct->sequence);
@@ -128,14 +135,16 @@ static sherd_status leave(sherd__direct *direct, sherd__stream *stream, sherd__t
     return status;
 }
 
-static void take_number(sherd__direct *direct) {
+static void take_number(sherd__direct *direct)
+{
     direct->sequence += direct->sequence == UINT32_MAX ? 2 : 1;
     direct->slot ^= 1;
 }
 
 /* Checks what was asked and takes the next number. */
 static sherd_status begin(sherd_comm *comm, const sherd__window *window, uint64_t offset, uint64_t bytes,
-                          sherd__kind kind) {
+                          sherd__kind kind)
+{
     sherd_error error;
     if (comm->device == NULL) {
         return SHERD_ESTATE;
@@ -152,7 +161,8 @@ static sherd_status begin(sherd_comm *comm, const sherd__window *window, uint64_
 /* ----------------------------------------------------------------------------------------------------- collectives */
 
 static sherd_status reduce_scatter(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, const sherd__window *window,
-                                   uint64_t offset, const sherd__tree_sum *sum, sherd__ticket *ticket) {
+                                   uint64_t offset, const sherd__tree_sum *sum, sherd__ticket *ticket)
+{
     sherd__direct *direct = (sherd__direct *)comm;
     uint64_t slice_bytes = (uint64_t)sum->elems * sherd_dtype_bytes(sum->src_dtype);
     sherd_status status = begin(comm, window, offset, slice_bytes * (uint64_t)comm->world, SHERD__KIND_REDUCE_SCATTER);
@@ -172,7 +182,8 @@ static sherd_status reduce_scatter(sherd_comm *comm, sherd__stream *stream, sher
 /* One's own slice is in place already. Each rank begins with its right neighbour, so that not all read the same one at
  * once. */
 static sherd_status all_gather(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, const sherd__window *window,
-                               uint64_t offset, uint64_t slice_bytes, sherd__ticket *ticket) {
+                               uint64_t offset, uint64_t slice_bytes, sherd__ticket *ticket)
+{
     sherd__direct *direct = (sherd__direct *)comm;
     sherd_status status = begin(comm, window, offset, slice_bytes * (uint64_t)comm->world, SHERD__KIND_ALL_GATHER);
     if (status == SHERD_OK) {
@@ -190,7 +201,8 @@ static sherd_status all_gather(sherd_comm *comm, sherd__stream *stream, sherd__t
 
 /* Through the control block's two slots, so that it needs neither a window nor a release. */
 static sherd_status all_reduce(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, uint64_t *values,
-                               uint32_t n_sum, uint32_t n_min) {
+                               uint32_t n_sum, uint32_t n_min)
+{
     sherd__direct *direct = (sherd__direct *)comm;
     sherd_error error;
     if (n_sum > SHERD__VOTE_MAX || n_min > SHERD__VOTE_MAX - n_sum) {
@@ -215,7 +227,8 @@ static sherd_status all_reduce(sherd_comm *comm, sherd__stream *stream, sherd__t
 }
 
 static sherd_status broadcast(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, const sherd__window *window,
-                              uint64_t offset, uint64_t bytes, int32_t root, sherd__ticket *ticket) {
+                              uint64_t offset, uint64_t bytes, int32_t root, sherd__ticket *ticket)
+{
     sherd__direct *direct = (sherd__direct *)comm;
     sherd_error error;
     if (root < 0 || root >= comm->world) {
@@ -234,13 +247,15 @@ static sherd_status broadcast(sherd_comm *comm, sherd__stream *stream, sherd__ta
     return status == SHERD_OK ? leave(direct, stream, tag, ticket) : status;
 }
 
-static sherd_status barrier(sherd_comm *comm, sherd__stream *stream, sherd__tag tag) {
+static sherd_status barrier(sherd_comm *comm, sherd__stream *stream, sherd__tag tag)
+{
     sherd_status status = begin(comm, NULL, 0, 0, SHERD__KIND_BARRIER);
     return status == SHERD_OK ? enter((sherd__direct *)comm, stream, tag, SHERD__KIND_BARRIER, 0) : status;
 }
 
 static sherd_status released(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, sherd__ticket ticket,
-                             const char *site) {
+                             const char *site)
+{
     sherd__direct *direct = (sherd__direct *)comm;
     if (comm->device == NULL) {
         return SHERD_ESTATE;
@@ -261,7 +276,8 @@ static sherd_status released(sherd_comm *comm, sherd__stream *stream, sherd__tag
 
 /* --------------------------------------------------------------------------------------------------------- lifetime */
 
-static sherd_status bind_device(sherd_comm *comm, sherd_device *device, sherd_error *err) {
+static sherd_status bind_device(sherd_comm *comm, sherd_device *device, sherd_error *err)
+{
     sherd__control *own = ((sherd__direct *)comm)->control[comm->rank];
     if (comm->device != NULL) {
         return sherd__fail(err, SHERD_ESTATE, "the communicator serves an engine already: destroy that one first");
@@ -280,7 +296,8 @@ static sherd_status bind_device(sherd_comm *comm, sherd_device *device, sherd_er
     return SHERD_OK;
 }
 
-static void unbind_device(sherd_comm *comm) {
+static void unbind_device(sherd_comm *comm)
+{
     if (comm->device != NULL) {
         sherd__device_unwatch(comm->device, ((sherd__direct *)comm)->control[comm->rank], SHERD__CONTROL_SIZE);
         sherd__ledger_sub(&comm->device->ledger, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__CONTROL_SIZE, 0);
@@ -288,7 +305,8 @@ static void unbind_device(sherd_comm *comm) {
     }
 }
 
-static void destroy(sherd_comm *comm) {
+static void destroy(sherd_comm *comm)
+{
     sherd__direct *direct = (sherd__direct *)comm;
     sherd__control *own = direct->control[comm->rank];
     unbind_device(comm);
@@ -315,7 +333,8 @@ static const sherd__comm_ops direct_ops = {
     .abort = sherd__direct_abort,
 };
 
-sherd_status sherd__direct_options(const sherd_comm_options *options, sherd_comm_options *out, sherd_error *err) {
+sherd_status sherd__direct_options(const sherd_comm_options *options, sherd_comm_options *out, sherd_error *err)
+{
     sherd_comm_options_init(out, sizeof *out);
     if (options != NULL) {
         if (options->size < sizeof(size_t) || options->size > 4096) {
@@ -334,7 +353,8 @@ sherd_status sherd__direct_options(const sherd_comm_options *options, sherd_comm
     return SHERD_OK;
 }
 
-static void fill(sherd__direct *direct, const sherd_comm_options *options, int32_t rank, int32_t world) {
+static void fill(sherd__direct *direct, const sherd_comm_options *options, int32_t rank, int32_t world)
+{
     direct->base = (sherd_comm){.ops = &direct_ops,
                                 .rank = rank,
                                 .world = world,
@@ -356,7 +376,8 @@ static void fill(sherd__direct *direct, const sherd_comm_options *options, int32
 }
 
 sherd_status sherd__direct_new(const sherd_comm_options *options, int32_t rank, int32_t world, sherd__direct **out,
-                               sherd_error *err) {
+                               sherd_error *err)
+{
     size_t n = (size_t)world;
     const sherd_allocator *allocator = &options->allocator;
     sherd__direct *direct = sherd__alloc(allocator, 1, sizeof *direct);
@@ -381,7 +402,8 @@ sherd_status sherd__direct_new(const sherd_comm_options *options, int32_t rank, 
     return SHERD_OK;
 }
 
-void sherd__direct_connect(sherd__direct *direct) {
+void sherd__direct_connect(sherd__direct *direct)
+{
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
         sherd__control *control = direct->control[peer];
         int own = peer == direct->base.rank;
@@ -392,7 +414,8 @@ void sherd__direct_connect(sherd__direct *direct) {
     }
 }
 
-void sherd__direct_free(sherd__direct *direct) {
+void sherd__direct_free(sherd__direct *direct)
+{
     sherd_allocator allocator = direct->base.allocator;
     size_t n = (size_t)direct->base.world;
     sherd__free(&allocator, direct->release_wait, SHERD__RELEASE_WAITS, sizeof *direct->release_wait);
@@ -404,7 +427,8 @@ void sherd__direct_free(sherd__direct *direct) {
     sherd__free(&allocator, direct, 1, sizeof *direct);
 }
 
-void sherd__control_init(sherd__control *control, int32_t rank, int32_t world) {
+void sherd__control_init(sherd__control *control, int32_t rank, int32_t world)
+{
     control->magic = SHERD__CONTROL_MAGIC;
     control->version = SHERD__CONTROL_VERSION;
     control->rank = rank;

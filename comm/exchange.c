@@ -17,7 +17,8 @@
 #define POLL_EVERY_NS 1000000
 
 /* A window is rarely made: after a short spin the processor goes to those who are waited for. */
-static void rest(int64_t waited_ns) {
+static void rest(int64_t waited_ns)
+{
     if (waited_ns < 100000) {
         sched_yield();
         return;
@@ -26,7 +27,8 @@ static void rest(int64_t waited_ns) {
     nanosleep(&pause, NULL);
 }
 
-static sherd_status wait_for_peers(sherd__direct *direct, uint32_t number, const char *what, sherd_error *err) {
+static sherd_status wait_for_peers(sherd__direct *direct, uint32_t number, const char *what, sherd_error *err)
+{
     const sherd__tag tag = {.name = what, .bucket = -1};
     int64_t begin = sherd__now_ns(), polled = begin;
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
@@ -48,7 +50,8 @@ static sherd_status wait_for_peers(sherd__direct *direct, uint32_t number, const
 }
 
 sherd_status sherd__direct_exchange(sherd__direct *direct, const char *what, const sherd__offer *mine,
-                                    sherd__offer *all, sherd_error *err) {
+                                    sherd__offer *all, sherd_error *err)
+{
     sherd__control *own = direct->control[direct->base.rank];
     uint32_t number = ++direct->exchanges, slot = number & 1;
     own->offer[slot] = *mine;
@@ -72,7 +75,8 @@ sherd_status sherd__direct_exchange(sherd__direct *direct, const char *what, con
 
 static const char window_exchange[] = "creation of a window";
 
-static void view_free(sherd__direct *direct, sherd__view *view) {
+static void view_free(sherd__direct *direct, sherd__view *view)
+{
     const sherd_allocator *allocator = &direct->base.allocator;
     size_t n = (size_t)direct->base.world;
     sherd__free(allocator, view->object, n, sizeof *view->object);
@@ -80,7 +84,8 @@ static void view_free(sherd__direct *direct, sherd__view *view) {
     sherd__free(allocator, view, 1, sizeof *view);
 }
 
-static sherd__view *view_new(sherd__direct *direct, uint64_t bytes, sherd_category category) {
+static sherd__view *view_new(sherd__direct *direct, uint64_t bytes, sherd_category category)
+{
     const sherd_allocator *allocator = &direct->base.allocator;
     sherd__view *view = sherd__alloc(allocator, 1, sizeof *view);
     if (view == NULL) {
@@ -98,7 +103,8 @@ static sherd__view *view_new(sherd__direct *direct, uint64_t bytes, sherd_catego
     return view;
 }
 
-static sherd_status judge(const sherd__direct *direct, const sherd__offer *all, sherd_error *err) {
+static sherd_status judge(const sherd__direct *direct, const sherd__offer *all, sherd_error *err)
+{
     int32_t self = direct->base.rank;
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
         if (all[peer].status != SHERD_OK) {
@@ -115,13 +121,15 @@ static sherd_status judge(const sherd__direct *direct, const sherd__offer *all, 
     return SHERD_OK;
 }
 
-static void put_error(sherd__offer *offer, sherd_status status, const sherd_error *error) {
+static void put_error(sherd__offer *offer, sherd_status status, const sherd_error *error)
+{
     offer->status = (int32_t)status;
     memcpy(offer->text, error->text, sizeof offer->text - 1);
     offer->text[sizeof offer->text - 1] = '\0';
 }
 
-static sherd_status attach_all(sherd__direct *direct, sherd__view *view, const sherd__offer *all, sherd_error *err) {
+static sherd_status attach_all(sherd__direct *direct, sherd__view *view, const sherd__offer *all, sherd_error *err)
+{
     sherd_status status = SHERD_OK;
     for (int32_t peer = 0; peer < direct->base.world && status == SHERD_OK; peer++) {
         if (peer != direct->base.rank) {
@@ -132,7 +140,8 @@ static sherd_status attach_all(sherd__direct *direct, sherd__view *view, const s
 }
 
 /* Both rounds. `all` has room for the world. */
-static sherd_status agree(sherd__direct *direct, sherd__view *view, sherd__offer *all, sherd_error *err) {
+static sherd_status agree(sherd__direct *direct, sherd__view *view, sherd__offer *all, sherd_error *err)
+{
     sherd_error error = {0};
     sherd__offer mine = {.fd = -1, .bytes = view->bytes};
     sherd_status status = direct->peers->make(direct, view, &mine, &error);
@@ -161,7 +170,8 @@ static sherd_status agree(sherd__direct *direct, sherd__view *view, sherd__offer
 /* Fails on all ranks alike also if only this one cannot book or has no memory for its tables: it must take part in
  * round one. */
 static sherd_status refuse_window(sherd__direct *direct, uint64_t bytes, sherd__offer *all, sherd_status status,
-                                  sherd_error *error, sherd_error *err) {
+                                  sherd_error *error, sherd_error *err)
+{
     sherd__offer mine = {.fd = -1, .bytes = bytes};
     put_error(&mine, status, error);
     sherd_error other;
@@ -172,7 +182,8 @@ static sherd_status refuse_window(sherd__direct *direct, uint64_t bytes, sherd__
 }
 
 sherd_status sherd__direct_window_create(sherd_comm *comm, uint64_t bytes, sherd_category category, sherd__window *out,
-                                         sherd_error *err) {
+                                         sherd_error *err)
+{
     sherd__direct *direct = (sherd__direct *)comm;
     sherd_error error = {0};
     if (comm->device == NULL) {
@@ -214,7 +225,8 @@ free_view:
     return status;
 }
 
-void sherd__direct_window_destroy(sherd_comm *comm, sherd__window *window) {
+void sherd__direct_window_destroy(sherd_comm *comm, sherd__window *window)
+{
     sherd__direct *direct = (sherd__direct *)comm;
     sherd__view *view = window->handle;
     if (view == NULL) {

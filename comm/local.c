@@ -36,7 +36,8 @@ typedef struct local_peers {
 } local_peers;
 
 /* A dying process closes its files before it counts as ended: give it a moment to become one or the other. */
-static int ended_soon(int64_t pid, uint64_t start) {
+static int ended_soon(int64_t pid, uint64_t start)
+{
     const struct timespec pause = {0, 1000000};
     for (int look = 0; look < 500; look++) {
         if (!sherd__process_alive(pid, start)) {
@@ -47,7 +48,8 @@ static int ended_soon(int64_t pid, uint64_t start) {
     return 0;
 }
 
-static sherd_status fail_open(const sherd__direct *direct, int32_t peer, const char *what, sherd_error *err) {
+static sherd_status fail_open(const sherd__direct *direct, int32_t peer, const char *what, sherd_error *err)
+{
     int code = errno;
     const local_peers *peers = direct->peers_state;
     if (code == ENOENT && ended_soon(direct->pid[peer], peers->start[peer])) {
@@ -62,7 +64,8 @@ static sherd_status fail_open(const sherd__direct *direct, int32_t peer, const c
 }
 
 static sherd_status open_and_map(sherd__direct *direct, int32_t peer, int peer_fd, uint64_t bytes, void **out,
-                                 sherd_error *err) {
+                                 sherd_error *err)
+{
     char path[64];
     struct stat info;
     snprintf(path, sizeof path, "/proc/%" PRId64 "/fd/%d", direct->pid[peer], peer_fd);
@@ -83,7 +86,8 @@ static sherd_status open_and_map(sherd__direct *direct, int32_t peer, int peer_f
 
 /* ------------------------------------------------------------------------------------------------------------ peers */
 
-static sherd_status local_make(sherd__direct *direct, sherd__view *view, sherd__offer *offer, sherd_error *err) {
+static sherd_status local_make(sherd__direct *direct, sherd__view *view, sherd__offer *offer, sherd_error *err)
+{
     int fd;
     sherd_status status = sherd__memfd("sherd-window", view->mapped, &fd, err);
     if (status != SHERD_OK) {
@@ -99,11 +103,13 @@ static sherd_status local_make(sherd__direct *direct, sherd__view *view, sherd__
 }
 
 static sherd_status local_attach(sherd__direct *direct, sherd__view *view, int32_t peer, const sherd__offer *offer,
-                                 sherd_error *err) {
+                                 sherd_error *err)
+{
     return open_and_map(direct, peer, offer->fd, view->mapped, &view->base[peer], err);
 }
 
-static void local_settle(sherd__direct *direct, sherd__view *view, sherd__offer *offer, int agreed) {
+static void local_settle(sherd__direct *direct, sherd__view *view, sherd__offer *offer, int agreed)
+{
     (void)direct, (void)view, (void)agreed;
     if (offer->fd >= 0) {
         close(offer->fd);
@@ -111,14 +117,16 @@ static void local_settle(sherd__direct *direct, sherd__view *view, sherd__offer 
     }
 }
 
-static void local_release(sherd__direct *direct, sherd__view *view) {
+static void local_release(sherd__direct *direct, sherd__view *view)
+{
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
         sherd__unmap(view->base[peer], view->mapped);
         view->base[peer] = NULL;
     }
 }
 
-static int local_dead(sherd__direct *direct, int32_t peer) {
+static int local_dead(sherd__direct *direct, int32_t peer)
+{
     const local_peers *peers = direct->peers_state;
     if (peers->pidfd[peer] >= 0) {
         return sherd__pidfd_ended(peers->pidfd[peer]);
@@ -126,7 +134,8 @@ static int local_dead(sherd__direct *direct, int32_t peer) {
     return !sherd__process_alive(direct->pid[peer], peers->start[peer]);
 }
 
-static void local_fini(sherd__direct *direct) {
+static void local_fini(sherd__direct *direct)
+{
     local_peers *peers = direct->peers_state;
     size_t n = (size_t)direct->base.world;
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
@@ -147,7 +156,8 @@ static const sherd__peers_ops process_peers = {.make = local_make,
                                                .dead = local_dead,
                                                .fini = local_fini};
 
-static sherd_status peers_new(sherd__direct *direct, sherd_error *err) {
+static sherd_status peers_new(sherd__direct *direct, sherd_error *err)
+{
     size_t n = (size_t)direct->base.world;
     const sherd_allocator *allocator = &direct->base.allocator;
     local_peers *peers = sherd__alloc(allocator, 1, sizeof *peers);
@@ -171,7 +181,8 @@ static sherd_status peers_new(sherd__direct *direct, sherd_error *err) {
 /* -------------------------------------------------------------------------------------------------------- bootstrap */
 
 /* Makes the own control block; a failure travels in the hello, so that all ranks end alike. */
-static void say_hello(sherd__direct *direct, hello *mine) {
+static void say_hello(sherd__direct *direct, hello *mine)
+{
     sherd_error error = {0};
     void *control = NULL;
     int fd = -1;
@@ -196,7 +207,8 @@ static void say_hello(sherd__direct *direct, hello *mine) {
 }
 
 /* The same verdict on every rank: only what all have received is looked at. */
-static sherd_status judge_hello(const hello *all, int32_t peer, int32_t world, sherd_error *err) {
+static sherd_status judge_hello(const hello *all, int32_t peer, int32_t world, sherd_error *err)
+{
     const hello *theirs = &all[peer];
     if (theirs->magic != HELLO_MAGIC || theirs->version != SHERD__CONTROL_VERSION) {
         return sherd__fail_rank(err, SHERD_EMISMATCH, peer, "rank %" PRId32 " runs another version of the library",
@@ -228,7 +240,8 @@ static sherd_status judge_hello(const hello *all, int32_t peer, int32_t world, s
     return SHERD_OK;
 }
 
-static sherd_status attach_peer(sherd__direct *direct, const hello *theirs, int32_t peer, sherd_error *err) {
+static sherd_status attach_peer(sherd__direct *direct, const hello *theirs, int32_t peer, sherd_error *err)
+{
     local_peers *peers = direct->peers_state;
     void *control;
     peers->pidfd[peer] = sherd__process_open(direct->pid[peer], peers->start[peer]);
@@ -252,7 +265,8 @@ static sherd_status attach_peer(sherd__direct *direct, const hello *theirs, int3
 
 /* A rank that gives up stays until everybody it knows has attached or given up too: if it went at once, those who have
  * not opened its memory yet would take it for the one that broke. */
-static void linger(sherd__direct *direct) {
+static void linger(sherd__direct *direct)
+{
     int64_t begin = sherd__now_ns();
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
         sherd__control *theirs = direct->control[peer];
@@ -267,7 +281,8 @@ static void linger(sherd__direct *direct) {
 
 /* Attaches to all; then waits until all have. If it cannot, its abort record says why, to those who have attached to
  * it. */
-static sherd_status attach_peers(sherd__direct *direct, const hello *all, sherd__offer *offers, sherd_error *err) {
+static sherd_status attach_peers(sherd__direct *direct, const hello *all, sherd__offer *offers, sherd_error *err)
+{
     static const char creation[] = "creation of the communicator";
     const local_peers *peers = direct->peers_state;
     sherd_error first = {0}, error;
@@ -294,14 +309,16 @@ static sherd_status attach_peers(sherd__direct *direct, const hello *all, sherd_
     return SHERD_OK;
 }
 
-static sherd_status bootstrap_failed(sherd_allgather_fn allgather, void *ctx, int code, sherd_error *err) {
+static sherd_status bootstrap_failed(sherd_allgather_fn allgather, void *ctx, int code, sherd_error *err)
+{
     if (allgather == sherd_rendezvous_allgather) {
         return sherd__rendezvous_error(ctx, err);
     }
     return sherd__fail(err, SHERD_ESYSTEM, "the bootstrap's all-gather failed with code %d: not all ranks came", code);
 }
 
-static sherd_status connect_all(sherd__direct *direct, sherd_allgather_fn allgather, void *ctx, sherd_error *err) {
+static sherd_status connect_all(sherd__direct *direct, sherd_allgather_fn allgather, void *ctx, sherd_error *err)
+{
     const sherd_allocator *allocator = &direct->base.allocator;
     size_t n = (size_t)direct->base.world;
     hello *all = sherd__alloc(allocator, n, sizeof *all);
@@ -335,7 +352,8 @@ close_control:
 }
 
 sherd_status sherd_comm_create_local(const sherd_comm_options *options, int32_t rank, int32_t world,
-                                     sherd_allgather_fn allgather, void *ctx, sherd_comm **out, sherd_error *err) {
+                                     sherd_allgather_fn allgather, void *ctx, sherd_comm **out, sherd_error *err)
+{
     sherd_comm_options settled;
     sherd__direct *direct;
     if (world < 1 || rank < 0 || rank >= world || allgather == NULL) {

@@ -14,7 +14,8 @@
 
 #define HUGE ((uint64_t)2 << 20)
 
-uint64_t sherd__map_bytes(uint64_t bytes) {
+uint64_t sherd__map_bytes(uint64_t bytes)
+{
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     if (bytes > (uint64_t)INT64_MAX - HUGE) {
         return 0;
@@ -22,14 +23,16 @@ uint64_t sherd__map_bytes(uint64_t bytes) {
     return bytes == 0 ? page : (bytes + page - 1) / page * page;
 }
 
-static sherd_status fail_errno(sherd_error *err, const char *what, uint64_t bytes) {
+static sherd_status fail_errno(sherd_error *err, const char *what, uint64_t bytes)
+{
     int code = errno;
     return sherd__fail(err, code == ENOMEM || code == ENOSPC ? SHERD_ENOMEM : SHERD_ESYSTEM,
                        "%s of %" PRIu64 " bytes failed: %s", what, bytes, strerror(code));
 }
 
 /* A range of addresses of `bytes` that starts at a multiple of HUGE. */
-static void *reserve_aligned(uint64_t bytes) {
+static void *reserve_aligned(uint64_t bytes)
+{
     char *raw = mmap(NULL, bytes + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (raw == MAP_FAILED) {
         return NULL;
@@ -42,7 +45,8 @@ static void *reserve_aligned(uint64_t bytes) {
     return raw + head;
 }
 
-static int populate(void *base, uint64_t bytes, int own) {
+static int populate(void *base, uint64_t bytes, int own)
+{
 #if defined(MADV_POPULATE_WRITE) && defined(MADV_POPULATE_READ)
     if (madvise(base, bytes, own ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0) {
         return 0;
@@ -57,7 +61,8 @@ static int populate(void *base, uint64_t bytes, int own) {
 #endif
 }
 
-sherd_status sherd__map(int fd, uint64_t bytes, int own, void **out, sherd_error *err) {
+sherd_status sherd__map(int fd, uint64_t bytes, int own, void **out, sherd_error *err)
+{
     void *at = bytes >= HUGE ? reserve_aligned(bytes) : NULL;
     int flags = (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED) | (at != NULL ? MAP_FIXED : 0);
     void *base = mmap(at, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
@@ -81,13 +86,15 @@ sherd_status sherd__map(int fd, uint64_t bytes, int own, void **out, sherd_error
     return SHERD_OK;
 }
 
-void sherd__unmap(void *base, uint64_t bytes) {
+void sherd__unmap(void *base, uint64_t bytes)
+{
     if (base != NULL) {
         munmap(base, bytes);
     }
 }
 
-sherd_status sherd__memfd(const char *name, uint64_t bytes, int *out, sherd_error *err) {
+sherd_status sherd__memfd(const char *name, uint64_t bytes, int *out, sherd_error *err)
+{
     int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0) {
         return fail_errno(err, "making shared memory", bytes);

@@ -22,7 +22,8 @@ typedef struct mpi_bootstrap {
 } mpi_bootstrap;
 
 /* 0: done; else MPI's code, or −1 at the deadline. */
-static int wait_within(MPI_Request *request, int64_t limit_ns) {
+static int wait_within(MPI_Request *request, int64_t limit_ns)
+{
     int64_t begin = sherd__now_ns();
     for (;;) {
         int done = 0, code = MPI_Test(request, &done, MPI_STATUS_IGNORE);
@@ -39,7 +40,8 @@ static int wait_within(MPI_Request *request, int64_t limit_ns) {
 }
 
 /* The buffers are malloc'd and, at the deadline, left behind on purpose: MPI may still write into them. */
-static int mpi_allgather(void *ctx, const void *mine, void *all, size_t bytes) {
+static int mpi_allgather(void *ctx, const void *mine, void *all, size_t bytes)
+{
     const mpi_bootstrap *bootstrap = ctx;
     MPI_Request request;
     if (bytes > INT_MAX / (size_t)bootstrap->world) {
@@ -64,7 +66,8 @@ static int mpi_allgather(void *ctx, const void *mine, void *all, size_t bytes) {
     return code;
 }
 
-static sherd_status check_mpi(sherd_error *err) {
+static sherd_status check_mpi(sherd_error *err)
+{
     int initialized = 0, finalized = 0;
     MPI_Initialized(&initialized);
     MPI_Finalized(&finalized);
@@ -75,8 +78,8 @@ static sherd_status check_mpi(sherd_error *err) {
     return SHERD_OK;
 }
 
-sherd_status sherd_comm_create_mpi(const sherd_comm_options *options, MPI_Comm mpi, sherd_comm **out,
-                                   sherd_error *err) {
+sherd_status sherd_comm_create_mpi(const sherd_comm_options *options, MPI_Comm mpi, sherd_comm **out, sherd_error *err)
+{
     sherd_comm_options settled;
     sherd_status status = check_mpi(err);
     if (status == SHERD_OK) {

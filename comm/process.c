@@ -18,7 +18,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static size_t read_small(const char *path, char *text, size_t capacity) {
+static size_t read_small(const char *path, char *text, size_t capacity)
+{
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         text[0] = '\0';
@@ -32,7 +33,8 @@ static size_t read_small(const char *path, char *text, size_t capacity) {
 
 /* State letter and start time of a process: fields 3 and 22 of its stat line, counted after the name, which may hold
  * anything but ends at the last parenthesis. 0 if there is no such process. */
-static int read_stat(int64_t pid, char *state, uint64_t *start) {
+static int read_stat(int64_t pid, char *state, uint64_t *start)
+{
     char path[48], text[1024];
     snprintf(path, sizeof path, "/proc/%" PRId64 "/stat", pid);
     if (read_small(path, text, sizeof text) == 0) {
@@ -54,7 +56,8 @@ static int read_stat(int64_t pid, char *state, uint64_t *start) {
     return 1;
 }
 
-void sherd__identity_self(sherd__identity *out) {
+void sherd__identity_self(sherd__identity *out)
+{
     char state;
     struct stat space;
     memset(out, 0, sizeof *out);
@@ -68,7 +71,8 @@ void sherd__identity_self(sherd__identity *out) {
     }
 }
 
-int sherd__process_alive(int64_t pid, uint64_t start) {
+int sherd__process_alive(int64_t pid, uint64_t start)
+{
     char state;
     uint64_t found;
     if (read_stat(pid, &state, &found)) {
@@ -77,7 +81,8 @@ int sherd__process_alive(int64_t pid, uint64_t start) {
     return kill((pid_t)pid, 0) == 0 || errno == EPERM; /* /proc is hidden */
 }
 
-int sherd__process_open(int64_t pid, uint64_t start) {
+int sherd__process_open(int64_t pid, uint64_t start)
+{
     int fd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
     if (fd < 0) {
         return errno == ESRCH ? -1 : -2;
@@ -89,7 +94,8 @@ int sherd__process_open(int64_t pid, uint64_t start) {
     return fd;
 }
 
-int sherd__pidfd_ended(int pidfd) {
+int sherd__pidfd_ended(int pidfd)
+{
     struct pollfd entry = {.fd = pidfd, .events = POLLIN};
     return poll(&entry, 1, 0) > 0;
 }

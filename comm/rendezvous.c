@@ -40,7 +40,8 @@ struct sherd_rendezvous {
     sherd_error error;
 };
 
-sherd_status sherd_rendezvous_create(int32_t world, sherd_rendezvous **out, sherd_error *err) {
+sherd_status sherd_rendezvous_create(int32_t world, sherd_rendezvous **out, sherd_error *err)
+{
     if (world < 1 || world > 65536) {
         return sherd__fail(err, SHERD_EINVAL, "a rendezvous of %" PRId32 " ranks: 1 to 65536 are possible", world);
     }
@@ -64,7 +65,8 @@ sherd_status sherd_rendezvous_create(int32_t world, sherd_rendezvous **out, sher
     return SHERD_OK;
 }
 
-sherd_status sherd_rendezvous_join(sherd_rendezvous *rendezvous, int32_t rank, sherd_error *err) {
+sherd_status sherd_rendezvous_join(sherd_rendezvous *rendezvous, int32_t rank, sherd_error *err)
+{
     if (rank < 0 || rank >= rendezvous->world) {
         return sherd__fail(err, SHERD_EINVAL, "rank %" PRId32 " joins a rendezvous of %" PRId32 " ranks", rank,
                            rendezvous->world);
@@ -82,21 +84,25 @@ sherd_status sherd_rendezvous_join(sherd_rendezvous *rendezvous, int32_t rank, s
     return SHERD_OK;
 }
 
-static int seat_dead(seat *other) {
+static int seat_dead(seat *other)
+{
     return atomic_load_explicit(&other->joined, memory_order_acquire) == 2 &&
            !sherd__process_alive(other->pid, other->start);
 }
 
-static int announced(seat *other, uint32_t round) {
+static int announced(seat *other, uint32_t round)
+{
     return (int32_t)(atomic_load_explicit(&other->round, memory_order_acquire) - round) >= 0;
 }
 
-static void sleep_on(_Atomic uint32_t *word, uint32_t seen) {
+static void sleep_on(_Atomic uint32_t *word, uint32_t seen)
+{
     const struct timespec slice = {0, SLICE_NS};
     syscall(SYS_futex, (void *)word, FUTEX_WAIT, seen, &slice, NULL, 0);
 }
 
-static sherd_status wait_for(sherd_rendezvous *rendezvous, int32_t rank, int64_t begin) {
+static sherd_status wait_for(sherd_rendezvous *rendezvous, int32_t rank, int64_t begin)
+{
     seat *other = &rendezvous->seats[rank];
     while (!announced(other, rendezvous->round)) {
         uint32_t seen = atomic_load(&other->round);
@@ -116,7 +122,8 @@ static sherd_status wait_for(sherd_rendezvous *rendezvous, int32_t rank, int64_t
     return SHERD_OK;
 }
 
-static sherd_status one_round(sherd_rendezvous *rendezvous, const char *mine, char *all, size_t bytes, size_t stride) {
+static sherd_status one_round(sherd_rendezvous *rendezvous, const char *mine, char *all, size_t bytes, size_t stride)
+{
     seat *own = &rendezvous->seats[rendezvous->rank];
     uint32_t round = ++rendezvous->round;
     int64_t begin = sherd__now_ns();
@@ -133,7 +140,8 @@ static sherd_status one_round(sherd_rendezvous *rendezvous, const char *mine, ch
     return SHERD_OK;
 }
 
-int sherd_rendezvous_allgather(void *ctx, const void *mine, void *all, size_t bytes) {
+int sherd_rendezvous_allgather(void *ctx, const void *mine, void *all, size_t bytes)
+{
     sherd_rendezvous *rendezvous = ctx;
     if (rendezvous->rank < 0) {
         return (int)sherd__fail(&rendezvous->error, SHERD_ESTATE,
@@ -146,7 +154,8 @@ int sherd_rendezvous_allgather(void *ctx, const void *mine, void *all, size_t by
     return (int)rendezvous->error.status;
 }
 
-void sherd_rendezvous_destroy(sherd_rendezvous *rendezvous) {
+void sherd_rendezvous_destroy(sherd_rendezvous *rendezvous)
+{
     if (rendezvous == NULL) {
         return;
     }
@@ -154,10 +163,12 @@ void sherd_rendezvous_destroy(sherd_rendezvous *rendezvous) {
     sherd__free(&sherd__default_allocator, rendezvous, 1, sizeof *rendezvous);
 }
 
-void sherd__rendezvous_limit(sherd_rendezvous *rendezvous, double seconds) {
+void sherd__rendezvous_limit(sherd_rendezvous *rendezvous, double seconds)
+{
     rendezvous->limit_ns = (int64_t)(seconds * 1e9);
 }
 
-sherd_status sherd__rendezvous_error(sherd_rendezvous *rendezvous, sherd_error *err) {
+sherd_status sherd__rendezvous_error(sherd_rendezvous *rendezvous, sherd_error *err)
+{
     return sherd__pass(err, &rendezvous->error);
 }

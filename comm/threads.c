@@ -27,12 +27,14 @@ typedef struct thread_group {
     sherd__shared_memory *abandoned; /* offered when making a window failed: a late peer may still look at it */
 } thread_group;
 
-static void memory_free(const sherd_allocator *allocator, sherd__shared_memory *memory) {
+static void memory_free(const sherd_allocator *allocator, sherd__shared_memory *memory)
+{
     sherd__unmap(memory->base, memory->bytes);
     sherd__free(allocator, memory, 1, sizeof *memory);
 }
 
-static void let_go(const sherd_allocator *allocator, sherd_device *device, sherd__shared_memory *memory) {
+static void let_go(const sherd_allocator *allocator, sherd_device *device, sherd__shared_memory *memory)
+{
     if (memory == NULL || atomic_fetch_sub(&memory->holders, 1) != 1) {
         return;
     }
@@ -42,7 +44,8 @@ static void let_go(const sherd_allocator *allocator, sherd_device *device, sherd
     memory_free(allocator, memory);
 }
 
-static sherd_status threads_make(sherd__direct *direct, sherd__view *view, sherd__offer *offer, sherd_error *err) {
+static sherd_status threads_make(sherd__direct *direct, sherd__view *view, sherd__offer *offer, sherd_error *err)
+{
     const thread_group *group = direct->peers_state;
     sherd__shared_memory *memory = sherd__alloc(&group->allocator, 1, sizeof *memory);
     if (memory == NULL) {
@@ -67,7 +70,8 @@ static sherd_status threads_make(sherd__direct *direct, sherd__view *view, sherd
 }
 
 static sherd_status threads_attach(sherd__direct *direct, sherd__view *view, int32_t peer, const sherd__offer *offer,
-                                   sherd_error *err) {
+                                   sherd_error *err)
+{
     (void)direct, (void)err;
     sherd__shared_memory *memory = (sherd__shared_memory *)(uintptr_t)offer->address;
     atomic_fetch_add(&memory->holders, 1);
@@ -76,7 +80,8 @@ static sherd_status threads_attach(sherd__direct *direct, sherd__view *view, int
     return SHERD_OK;
 }
 
-static void threads_settle(sherd__direct *direct, sherd__view *view, sherd__offer *offer, int agreed) {
+static void threads_settle(sherd__direct *direct, sherd__view *view, sherd__offer *offer, int agreed)
+{
     thread_group *group = direct->peers_state;
     sherd__shared_memory *own = view->object[direct->base.rank];
     (void)offer;
@@ -90,7 +95,8 @@ static void threads_settle(sherd__direct *direct, sherd__view *view, sherd__offe
     atomic_fetch_add(&own->holders, 1);
 }
 
-static void threads_release(sherd__direct *direct, sherd__view *view) {
+static void threads_release(sherd__direct *direct, sherd__view *view)
+{
     const thread_group *group = direct->peers_state;
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
         let_go(&group->allocator, direct->base.device, view->object[peer]);
@@ -99,12 +105,14 @@ static void threads_release(sherd__direct *direct, sherd__view *view) {
 }
 
 /* A thread does not die alone. */
-static int threads_dead(sherd__direct *direct, int32_t peer) {
+static int threads_dead(sherd__direct *direct, int32_t peer)
+{
     (void)direct, (void)peer;
     return 0;
 }
 
-static void group_free(thread_group *group) {
+static void group_free(thread_group *group)
+{
     sherd_allocator allocator = group->allocator;
     while (group->abandoned != NULL) {
         sherd__shared_memory *memory = group->abandoned;
@@ -116,7 +124,8 @@ static void group_free(thread_group *group) {
     sherd__free(&allocator, group, 1, sizeof *group);
 }
 
-static void threads_fini(sherd__direct *direct) {
+static void threads_fini(sherd__direct *direct)
+{
     thread_group *group = direct->peers_state;
     if (atomic_fetch_sub(&group->ranks, 1) == 1) {
         group_free(group);
@@ -130,7 +139,8 @@ static const sherd__peers_ops thread_peers = {.make = threads_make,
                                               .dead = threads_dead,
                                               .fini = threads_fini};
 
-static sherd_status group_new(const sherd_allocator *allocator, int32_t world, thread_group **out, sherd_error *err) {
+static sherd_status group_new(const sherd_allocator *allocator, int32_t world, thread_group **out, sherd_error *err)
+{
     thread_group *group = sherd__alloc(allocator, 1, sizeof *group);
     if (group == NULL) {
         return sherd__fail(err, SHERD_ENOMEM, "no memory for a communicator of %" PRId32 " threads", world);
@@ -153,7 +163,8 @@ static sherd_status group_new(const sherd_allocator *allocator, int32_t world, t
 }
 
 sherd_status sherd_comm_create_threads(const sherd_comm_options *options, int32_t world, sherd_comm **out,
-                                       sherd_error *err) {
+                                       sherd_error *err)
+{
     sherd_comm_options settled;
     thread_group *group = NULL;
     if (world < 1 || world > 65536) {
@@ -195,6 +206,7 @@ sherd_status sherd_comm_create_threads(const sherd_comm_options *options, int32_
     return status;
 }
 
-sherd_status sherd_comm_create_self(const sherd_comm_options *options, sherd_comm **out, sherd_error *err) {
+sherd_status sherd_comm_create_self(const sherd_comm_options *options, sherd_comm **out, sherd_error *err)
+{
     return sherd_comm_create_threads(options, 1, out, err);
 }

@@ -24,17 +24,20 @@
 
 #define LOOK_EVERY_NS 2000000 /* looking costs a system call per peer */
 
-void sherd__flag_wake(_Atomic uint32_t *flag) {
+void sherd__flag_wake(_Atomic uint32_t *flag)
+{
     syscall(SYS_futex, (void *)flag, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
-static int reached(_Atomic uint32_t *flag, uint32_t value) {
+static int reached(_Atomic uint32_t *flag, uint32_t value)
+{
     return (int32_t)(atomic_load_explicit(flag, memory_order_acquire) - value) >= 0;
 }
 
 /* 1: what this wait needs from `peer` is there. While waiting for arrivals the own arrival is the number waited for:
  * both stand on one stream. */
-static int satisfied(const sherd__wait *wait, int32_t peer) {
+static int satisfied(const sherd__wait *wait, int32_t peer)
+{
     const sherd__direct *direct = wait->comm;
     sherd__control *own = direct->control[direct->base.rank], *theirs = direct->control[peer];
     switch (wait->kind) {
@@ -47,7 +50,8 @@ static int satisfied(const sherd__wait *wait, int32_t peer) {
     }
 }
 
-static uint32_t number_of(const sherd__wait *wait) {
+static uint32_t number_of(const sherd__wait *wait)
+{
     sherd__control *own = wait->comm->control[wait->comm->base.rank];
     switch (wait->kind) {
     case SHERD__KIND_WINDOW:
@@ -60,7 +64,8 @@ static uint32_t number_of(const sherd__wait *wait) {
 }
 
 /* "all-gather of bucket 3", "all-reduce (vote)"; host-synchronous exchanges are named by their tag alone */
-static void describe_place(sherd__kind kind, const sherd__tag *tag, char *text, size_t bytes) {
+static void describe_place(sherd__kind kind, const sherd__tag *tag, char *text, size_t bytes)
+{
     if (kind == SHERD__KIND_WINDOW && tag != NULL && tag->name != NULL) {
         snprintf(text, bytes, "%s", tag->name);
     } else if (tag != NULL && tag->bucket >= 0) {
@@ -73,7 +78,8 @@ static void describe_place(sherd__kind kind, const sherd__tag *tag, char *text, 
 }
 
 /* "rank 1 (pid 77)", and without the pid where ranks are threads */
-static void describe_rank(const sherd__direct *direct, int32_t rank, char *text, size_t bytes) {
+static void describe_rank(const sherd__direct *direct, int32_t rank, char *text, size_t bytes)
+{
     if (direct->pid[rank] != 0) {
         snprintf(text, bytes, "rank %" PRId32 " (pid %" PRId64 ")", rank, direct->pid[rank]);
     } else {
@@ -82,7 +88,8 @@ static void describe_rank(const sherd__direct *direct, int32_t rank, char *text,
 }
 
 /* What a peer found about a third rank is passed on as it stands: it names who broke. */
-static sherd_status report_abort(const sherd__direct *direct, int32_t peer, const char *place, sherd_error *err) {
+static sherd_status report_abort(const sherd__direct *direct, int32_t peer, const char *place, sherd_error *err)
+{
     const sherd__abort_record *record = &direct->control[peer]->abort;
     if (record->status == SHERD_ERANKDEAD || record->status == SHERD_EABORTED) {
         return sherd__fail_rank(err, (sherd_status)record->status, record->rank, "%.495s", record->text);
@@ -91,11 +98,13 @@ static sherd_status report_abort(const sherd__direct *direct, int32_t peer, cons
                             record->text);
 }
 
-static int aborted(const sherd__direct *direct, int32_t peer) {
+static int aborted(const sherd__direct *direct, int32_t peer)
+{
     return atomic_load_explicit(&direct->control[peer]->abort.set, memory_order_acquire) != 0;
 }
 
-static sherd_status look_for_dead(const sherd__wait *wait, const char *place, sherd_error *err) {
+static sherd_status look_for_dead(const sherd__wait *wait, const char *place, sherd_error *err)
+{
     sherd__direct *direct = wait->comm;
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
         if (peer == direct->base.rank || satisfied(wait, peer) || !direct->peers->dead(direct, peer)) {
@@ -111,7 +120,8 @@ static sherd_status look_for_dead(const sherd__wait *wait, const char *place, sh
     return SHERD_OK;
 }
 
-static sherd_status look_for_left(const sherd__wait *wait, const char *place, sherd_error *err) {
+static sherd_status look_for_left(const sherd__wait *wait, const char *place, sherd_error *err)
+{
     const sherd__direct *direct = wait->comm;
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
         if (peer == direct->base.rank || atomic_load(&direct->control[peer]->left) == 0 || satisfied(wait, peer)) {
@@ -125,7 +135,8 @@ static sherd_status look_for_left(const sherd__wait *wait, const char *place, sh
     return SHERD_OK;
 }
 
-static sherd_status look_for_aborts(const sherd__wait *wait, const char *place, sherd_error *err) {
+static sherd_status look_for_aborts(const sherd__wait *wait, const char *place, sherd_error *err)
+{
     const sherd__direct *direct = wait->comm;
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
         if (peer != direct->base.rank && aborted(direct, peer)) {
@@ -140,14 +151,16 @@ static sherd_status look_for_aborts(const sherd__wait *wait, const char *place, 
 }
 
 /* Only one of several waits looks at the processes in each interval. */
-static int time_to_look(sherd__direct *direct, int64_t waited_ns) {
+static int time_to_look(sherd__direct *direct, int64_t waited_ns)
+{
     int64_t now = sherd__now_ns(), last = atomic_load_explicit(&direct->looked_ns, memory_order_relaxed);
     return waited_ns >= LOOK_EVERY_NS && now - last >= LOOK_EVERY_NS &&
            atomic_compare_exchange_strong(&direct->looked_ns, &last, now);
 }
 
 static sherd_status check_limits(sherd__wait *wait, int32_t which, int64_t waited_ns, const char *place,
-                                 sherd_error *err) {
+                                 sherd_error *err)
+{
     sherd__direct *direct = wait->comm;
     double waited_s = (double)waited_ns * 1e-9;
     char who[64];
@@ -167,7 +180,8 @@ static sherd_status check_limits(sherd__wait *wait, int32_t which, int64_t waite
     return SHERD_OK;
 }
 
-sherd_status sherd__direct_poll(void *ctx, uint32_t which, int64_t waited_ns, const sherd__tag *tag, sherd_error *err) {
+sherd_status sherd__direct_poll(void *ctx, uint32_t which, int64_t waited_ns, const sherd__tag *tag, sherd_error *err)
+{
     sherd__wait *wait = ctx;
     char place[96];
     describe_place(wait->kind, tag, place, sizeof place);
@@ -182,7 +196,8 @@ sherd_status sherd__direct_poll(void *ctx, uint32_t which, int64_t waited_ns, co
 }
 
 /* The flags' values stay as they are: a woken peer finds the record when it looks why its flag is still missing. */
-void sherd__direct_abort(sherd_comm *comm, const sherd_error *why) {
+void sherd__direct_abort(sherd_comm *comm, const sherd_error *why)
+{
     sherd__direct *direct = (sherd__direct *)comm;
     sherd__control *own = direct->control[comm->rank];
     if (atomic_exchange(&direct->abort_claimed, 1) != 0) {

@@ -10,7 +10,8 @@
 #define SLICE 1280 /* elements */
 #define MAX_RANKS 16
 
-float tree_of(const float *leaves, int32_t low, int32_t high) {
+float tree_of(const float *leaves, int32_t low, int32_t high)
+{
     if (high - low == 1) {
         return leaves[low];
     }
@@ -21,7 +22,8 @@ float tree_of(const float *leaves, int32_t low, int32_t high) {
     return tree_of(leaves, low, low + half) + tree_of(leaves, low + half, high);
 }
 
-float left_to_right(const float *leaves, int32_t n) {
+float left_to_right(const float *leaves, int32_t n)
+{
     float sum = leaves[0];
     for (int32_t i = 1; i < n; i++) {
         sum += leaves[i];
@@ -29,7 +31,8 @@ float left_to_right(const float *leaves, int32_t n) {
     return sum;
 }
 
-static uint32_t bits(float value) {
+static uint32_t bits(float value)
+{
     return sherd__bits_of_f32(value);
 }
 
@@ -38,20 +41,23 @@ typedef struct leaf_table {
     void *of[MAX_RANKS]; /* whole buckets */
 } leaf_table;
 
-static void leaves_make(leaf_table *table, int32_t world, sherd_dtype dtype, int64_t round) {
+static void leaves_make(leaf_table *table, int32_t world, sherd_dtype dtype, int64_t round)
+{
     for (int32_t rank = 0; rank < world; rank++) {
         table->of[rank] = malloc((size_t)world * SLICE * 4);
         sherd_test_leaf(7, round, rank, 3, dtype, (int64_t)world * SLICE, table->of[rank]);
     }
 }
 
-static void leaves_free(leaf_table *table, int32_t world) {
+static void leaves_free(leaf_table *table, int32_t world)
+{
     for (int32_t rank = 0; rank < world; rank++) {
         free(table->of[rank]);
     }
 }
 
-static void leaves_at(const leaf_table *table, int32_t world, sherd_dtype dtype, int64_t element, float *out) {
+static void leaves_at(const leaf_table *table, int32_t world, sherd_dtype dtype, int64_t element, float *out)
+{
     for (int32_t rank = 0; rank < world; rank++) {
         out[rank] = dtype == SHERD_FP32 ? ((const float *)table->of[rank])[element]
                                         : sherd__f32_of_bf16(((const uint16_t *)table->of[rank])[element]);
@@ -59,7 +65,8 @@ static void leaves_at(const leaf_table *table, int32_t world, sherd_dtype dtype,
 }
 
 /* One bucket: assign, then add the same sums again; then narrowed to bf16. */
-static int reduce_one(rank_ctx *ctx, sherd__window *window, sherd_dtype dtype, int64_t *wrong_order_differs) {
+static int reduce_one(rank_ctx *ctx, sherd__window *window, sherd_dtype dtype, int64_t *wrong_order_differs)
+{
     const uint64_t offset = 512;
     leaf_table table;
     sherd_error error;
@@ -96,7 +103,8 @@ static int reduce_one(rank_ctx *ctx, sherd__window *window, sherd_dtype dtype, i
     return 0;
 }
 
-int body_reduce_scatter(rank_ctx *ctx) {
+int body_reduce_scatter(rank_ctx *ctx)
+{
     sherd_error error;
     sherd__window window;
     int64_t differs = 0;
@@ -112,11 +120,13 @@ int body_reduce_scatter(rank_ctx *ctx) {
     return failed;
 }
 
-static uint32_t pattern(int32_t rank, int64_t round, uint64_t i) {
+static uint32_t pattern(int32_t rank, int64_t round, uint64_t i)
+{
     return (uint32_t)sherd_test_mix(5, (uint64_t)rank, (uint64_t)round, i, 0);
 }
 
-int body_all_gather(rank_ctx *ctx) {
+int body_all_gather(rank_ctx *ctx)
+{
     const uint64_t words = 5 * 64, offset = 64;
     sherd_error error;
     sherd__window window;
@@ -144,7 +154,8 @@ int body_all_gather(rank_ctx *ctx) {
     return 0;
 }
 
-int body_broadcast(rank_ctx *ctx) {
+int body_broadcast(rank_ctx *ctx)
+{
     const uint64_t words = 333;
     sherd_error error;
     sherd__window window;
@@ -171,7 +182,8 @@ int body_broadcast(rank_ctx *ctx) {
     return 0;
 }
 
-int body_all_reduce(rank_ctx *ctx) {
+int body_all_reduce(rank_ctx *ctx)
+{
     for (uint64_t round = 0; round < 20; round++) {
         uint64_t values[SHERD__VOTE_MAX];
         uint32_t n_sum = (uint32_t)(round % 63) + 1, n_min = SHERD__VOTE_MAX - n_sum;
@@ -196,7 +208,8 @@ int body_all_reduce(rank_ctx *ctx) {
 }
 
 /* Back to back without waiting on the host: the slot is rewritten by the stream as soon as every rank has read it. */
-int body_reuse(rank_ctx *ctx) {
+int body_reuse(rank_ctx *ctx)
+{
     enum { ROUNDS = 100, ELEMS = 256 };
     sherd_error error;
     sherd__window window;
@@ -240,16 +253,19 @@ typedef struct random_state {
     uint64_t vote[2];
 } random_state;
 
-static uint64_t draw(const random_state *state, int64_t number, uint64_t what) {
+static uint64_t draw(const random_state *state, int64_t number, uint64_t what)
+{
     return sherd_test_mix(state->seed, (uint64_t)number, what, 1, 2);
 }
 
-static float small_leaf(int32_t rank, int64_t number, uint64_t i) {
+static float small_leaf(int32_t rank, int64_t number, uint64_t i)
+{
     return (float)(((uint64_t)rank * 3 + (uint64_t)number + i) % 101);
 }
 
 /* Writes this rank's input of collective `number` in the part of its kind, and starts it. */
-static sherd_status random_start(rank_ctx *ctx, random_state *state, int64_t number, sherd__ticket *ticket) {
+static sherd_status random_start(rank_ctx *ctx, random_state *state, int64_t number, sherd__ticket *ticket)
+{
     uint64_t kind = draw(state, number, 0) % 5, words = (draw(state, number, 1) % (RANDOM_WORDS / 256) + 1) * 256;
     sherd__tag tag = tag_of("random", (int32_t)number);
     uint64_t offset = kind * state->part;
@@ -282,7 +298,8 @@ static sherd_status random_start(rank_ctx *ctx, random_state *state, int64_t num
     }
 }
 
-static int random_check(rank_ctx *ctx, const random_state *state, int64_t number) {
+static int random_check(rank_ctx *ctx, const random_state *state, int64_t number)
+{
     uint64_t kind = draw(state, number, 0) % 5, words = (draw(state, number, 1) % (RANDOM_WORDS / 256) + 1) * 256;
     const uint32_t *at = (const uint32_t *)(const void *)((const char *)state->window.local + kind * state->part);
     for (uint64_t i = 0; i < words && kind == 0; i++) {
@@ -306,7 +323,8 @@ static int random_check(rank_ctx *ctx, const random_state *state, int64_t number
     return 0;
 }
 
-int body_random(rank_ctx *ctx) {
+int body_random(rank_ctx *ctx)
+{
     random_state state = {.seed = *(const uint64_t *)ctx->arg, .part = (uint64_t)ctx->world * RANDOM_WORDS * 4};
     sherd_error error;
     sherd__ticket last[5] = {0};
@@ -330,7 +348,8 @@ int body_random(rank_ctx *ctx) {
 
 /* ---------------------------------------------------------------------------------------------------------- windows */
 
-int body_windows(rank_ctx *ctx) {
+int body_windows(rank_ctx *ctx)
+{
     static const uint64_t sizes[] = {0, 1, 64, 4096, 4097, 100000, 3u << 20};
     sherd_error error;
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
@@ -354,7 +373,8 @@ int body_windows(rank_ctx *ctx) {
     return 0;
 }
 
-int body_all(rank_ctx *ctx) {
+int body_all(rank_ctx *ctx)
+{
     uint64_t seed = 11;
     static const rank_fn bodies[] = {body_windows,   body_reduce_scatter, body_all_gather,
                                      body_broadcast, body_all_reduce,     body_reuse};

@@ -23,7 +23,8 @@ typedef struct buffers {
 
 /* Each collective three times, its input rewritten right after it, all in stream order: what keeps ranks apart is the
  * waits only. (After a later collective the release would be there anyway: that one's arrival says it too.) */
-static int use_everything(rank_ctx *ctx, sherd__window *window, buffers *b) {
+static int use_everything(rank_ctx *ctx, sherd__window *window, buffers *b)
+{
     const sherd__comm_ops *comm = ctx->comm->ops;
     const sherd__device_ops *device = ctx->device->ops;
     const sherd__view *view = window->handle;
@@ -60,7 +61,8 @@ static int use_everything(rank_ctx *ctx, sherd__window *window, buffers *b) {
     return 0;
 }
 
-static int body_check(rank_ctx *ctx) {
+static int body_check(rank_ctx *ctx)
+{
     sherd_error error = {0};
     sherd__window window;
     buffers *b = calloc(1, sizeof *b);
@@ -82,8 +84,8 @@ static int body_check(rank_ctx *ctx) {
     return failed;
 }
 
-static sherd_status verdict(int32_t world, uint64_t seed, const char *drop, rank_fn body, int *failed,
-                            sherd_error *err) {
+static sherd_status verdict(int32_t world, uint64_t seed, const char *drop, rank_fn body, int *failed, sherd_error *err)
+{
     sherd_checker *checker;
     uint64_t operations = 0;
     assert_int_equal(sherd_checker_create(world, seed, &checker, err), SHERD_OK);
@@ -96,7 +98,8 @@ static sherd_status verdict(int32_t world, uint64_t seed, const char *drop, rank
     return status;
 }
 
-static void clean_in_any_order(void **state) {
+static void clean_in_any_order(void **state)
+{
     (void)state;
     for (int32_t world = 1; world <= 4; world++) {
         for (uint64_t seed = 1; seed <= 5; seed++) {
@@ -113,7 +116,8 @@ static void clean_in_any_order(void **state) {
 }
 
 /* Right results too, and windows made and destroyed again at the same addresses. */
-static void right_in_any_order(void **state) {
+static void right_in_any_order(void **state)
+{
     (void)state;
     for (int32_t world = 2; world <= 3; world++) {
         sherd_error error = {0};
@@ -123,7 +127,8 @@ static void right_in_any_order(void **state) {
     }
 }
 
-static void every_wait_is_needed(void **state) {
+static void every_wait_is_needed(void **state)
+{
     (void)state;
     static const char *const sites[] = {
         "reduce-scatter: peers' gradients",
@@ -144,7 +149,8 @@ static void every_wait_is_needed(void **state) {
     }
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(clean_in_any_order),
         cmocka_unit_test(right_in_any_order),

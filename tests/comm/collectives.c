@@ -16,18 +16,21 @@
 
 _Static_assert(SHERD__CONTROL_SIZE == SHERD__CONTROL_BYTES, "the plan counts the control block as it is");
 
-static void all_worlds(world_kind kind, rank_fn body, void *arg) {
+static void all_worlds(world_kind kind, rank_fn body, void *arg)
+{
     for (int32_t world = 1; world <= 8; world++) {
         assert_int_equal(world_run(kind, world, NULL, body, arg), 0);
     }
 }
 
 #define CASE(name)                                                                                                     \
-    static void threads_##name(void **state) {                                                                         \
+    static void threads_##name(void **state)                                                                           \
+    {                                                                                                                  \
         (void)state;                                                                                                   \
         all_worlds(WORLD_THREADS, body_##name, NULL);                                                                  \
     }                                                                                                                  \
-    static void processes_##name(void **state) {                                                                       \
+    static void processes_##name(void **state)                                                                         \
+    {                                                                                                                  \
         (void)state;                                                                                                   \
         all_worlds(WORLD_PROCESSES, body_##name, NULL);                                                                \
     }
@@ -39,7 +42,8 @@ CASE(all_reduce)
 CASE(reuse)
 CASE(windows)
 
-static void random_sequences(void **state) {
+static void random_sequences(void **state)
+{
     (void)state;
     for (uint64_t seed = 1; seed <= 3; seed++) {
         assert_int_equal(world_run(WORLD_THREADS, (int32_t)seed + 1, NULL, body_random, &seed), 0);
@@ -47,7 +51,8 @@ static void random_sequences(void **state) {
     }
 }
 
-static void alone(void **state) {
+static void alone(void **state)
+{
     (void)state;
     sherd_comm *comm;
     sherd_error error;
@@ -60,7 +65,8 @@ static void alone(void **state) {
     sherd_comm_destroy(NULL);
 }
 
-static int say_where(rank_ctx *ctx) {
+static int say_where(rank_ctx *ctx)
+{
     char expected[64];
     snprintf(expected, sizeof expected, (const char *)ctx->arg, (int)ctx->world);
     RANK_CHECK(strcmp(sherd_comm_describe(ctx->comm), expected) == 0);
@@ -68,7 +74,8 @@ static int say_where(rank_ctx *ctx) {
     return 0;
 }
 
-static void description(void **state) {
+static void description(void **state)
+{
     (void)state;
     char threads[] = "direct in one process, %d threads", processes[] = "direct over shared memory (memfd), %d ranks";
     assert_int_equal(world_run(WORLD_THREADS, 3, NULL, say_where, threads), 0);
@@ -77,7 +84,8 @@ static void description(void **state) {
 
 /* Numbers wrap: the sequence steps over 0, and flags still compare rightly. Windows first, so that nothing is under
  * way. */
-static int near_wrap(rank_ctx *ctx) {
+static int near_wrap(rank_ctx *ctx)
+{
     sherd__direct *direct = (sherd__direct *)ctx->comm;
     direct->sequence = UINT32_MAX - 30;
     atomic_store(&direct->control[ctx->rank]->arrive, UINT32_MAX - 30);
@@ -91,13 +99,15 @@ static int near_wrap(rank_ctx *ctx) {
     return failed;
 }
 
-static void wrapping(void **state) {
+static void wrapping(void **state)
+{
     (void)state;
     assert_int_equal(world_run(WORLD_THREADS, 3, NULL, near_wrap, NULL), 0);
     assert_int_equal(world_run(WORLD_PROCESSES, 2, NULL, near_wrap, NULL), 0);
 }
 
-static void bad_arguments(void **state) {
+static void bad_arguments(void **state)
+{
     (void)state;
     sherd_comm *comms[2];
     sherd_error error;
@@ -114,7 +124,8 @@ static void bad_arguments(void **state) {
     assert_int_equal(sherd_comm_create_local(NULL, 0, 2, NULL, NULL, comms, &error), SHERD_EINVAL);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(alone),
         cmocka_unit_test(description),

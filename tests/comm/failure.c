@@ -28,14 +28,16 @@ typedef struct fault {
     const char *says[3]; /* what the survivors' sentence contains */
 } fault;
 
-static void pause_ms(long ms) {
+static void pause_ms(long ms)
+{
     struct timespec pause = {ms / 1000, ms % 1000 * 1000000};
     nanosleep(&pause, NULL);
 }
 
 /* MANY all-gathers of bucket = number; `stop` is called on the faulty rank instead of number `at`, and returns what the
  * rank returns if it goes on. Survivors check status and sentence. */
-static int gather_until(rank_ctx *ctx, int (*stop)(rank_ctx *ctx, sherd__window *window)) {
+static int gather_until(rank_ctx *ctx, int (*stop)(rank_ctx *ctx, sherd__window *window))
+{
     const fault *plan = ctx->arg;
     sherd_error error = {0};
     sherd__window window;
@@ -65,17 +67,20 @@ static int gather_until(rank_ctx *ctx, int (*stop)(rank_ctx *ctx, sherd__window 
     return 0;
 }
 
-static int die(rank_ctx *ctx, sherd__window *window) {
+static int die(rank_ctx *ctx, sherd__window *window)
+{
     (void)ctx, (void)window;
     kill(getpid(), SIGKILL);
     return 1;
 }
 
-static int body_die(rank_ctx *ctx) {
+static int body_die(rank_ctx *ctx)
+{
     return gather_until(ctx, die);
 }
 
-static void rank_is_killed(void **state) {
+static void rank_is_killed(void **state)
+{
     (void)state;
     for (uint64_t trial = 0; trial < 8; trial++) {
         int32_t world = 2 + (int32_t)(trial % 4);
@@ -98,7 +103,8 @@ static void rank_is_killed(void **state) {
     }
 }
 
-static int give_up(rank_ctx *ctx, sherd__window *window) {
+static int give_up(rank_ctx *ctx, sherd__window *window)
+{
     sherd_error why, second;
     sherd__fail(&why, SHERD_EIO, "the disk under rank %d is full", (int)ctx->rank);
     sherd__fail(&second, SHERD_EINVAL, "a later complaint");
@@ -109,11 +115,13 @@ static int give_up(rank_ctx *ctx, sherd__window *window) {
     return 0;
 }
 
-static int body_give_up(rank_ctx *ctx) {
+static int body_give_up(rank_ctx *ctx)
+{
     return gather_until(ctx, give_up);
 }
 
-static void rank_gives_up(void **state) {
+static void rank_gives_up(void **state)
+{
     (void)state;
     fault plan = {.rank = 1,
                   .at = 3,
@@ -125,16 +133,19 @@ static void rank_gives_up(void **state) {
     assert_true(seconds_now() - begin < 5);
 }
 
-static int leave_early(rank_ctx *ctx, sherd__window *window) {
+static int leave_early(rank_ctx *ctx, sherd__window *window)
+{
     ctx->comm->ops->window_destroy(ctx->comm, window);
     return 0;
 }
 
-static int body_leave(rank_ctx *ctx) {
+static int body_leave(rank_ctx *ctx)
+{
     return gather_until(ctx, leave_early);
 }
 
-static void rank_leaves(void **state) {
+static void rank_leaves(void **state)
+{
     (void)state;
     fault plan = {
         .rank = 0, .at = 5, .expected = SHERD_EABORTED, .says = {"rank 0", "has left", "all-gather of bucket 5"}};
@@ -143,7 +154,8 @@ static void rank_leaves(void **state) {
 }
 
 /* A rank that ends right after its last collective is no fault, however late the others are. */
-static int body_end_at_once(rank_ctx *ctx) {
+static int body_end_at_once(rank_ctx *ctx)
+{
     sherd_error error;
     for (int round = 0; round < 20; round++) {
         RANK_CHECK(ctx->comm->ops->barrier(ctx->comm, ctx->stream, tag_of("end", round)) == SHERD_OK);
@@ -161,7 +173,8 @@ static int body_end_at_once(rank_ctx *ctx) {
     return 0;
 }
 
-static void ending_is_no_fault(void **state) {
+static void ending_is_no_fault(void **state)
+{
     (void)state;
     for (int trial = 0; trial < 10; trial++) {
         assert_int_equal(world_run(WORLD_PROCESSES, 3, NULL, body_end_at_once, NULL), 0);
@@ -170,17 +183,20 @@ static void ending_is_no_fault(void **state) {
 
 /* ------------------------------------------------------------------------------------------------- limits, warnings */
 
-static int be_late(rank_ctx *ctx, sherd__window *window) {
+static int be_late(rank_ctx *ctx, sherd__window *window)
+{
     pause_ms(1200);
     ctx->comm->ops->window_destroy(ctx->comm, window);
     return 0;
 }
 
-static int body_late(rank_ctx *ctx) {
+static int body_late(rank_ctx *ctx)
+{
     return gather_until(ctx, be_late);
 }
 
-static void rank_is_stuck(void **state) {
+static void rank_is_stuck(void **state)
+{
     (void)state;
     world_options options = {.fail_after_s = 0.5};
     fault plan = {.rank = 2,
@@ -197,7 +213,8 @@ typedef struct warnings {
     char text[256];
 } warnings;
 
-static void keep_warning(void *ctx, sherd_log_level level, const char *text) {
+static void keep_warning(void *ctx, sherd_log_level level, const char *text)
+{
     warnings *seen = ctx;
     if (level == SHERD_LOG_WARNING) {
         seen->count++;
@@ -205,7 +222,8 @@ static void keep_warning(void *ctx, sherd_log_level level, const char *text) {
     }
 }
 
-static int body_slow(rank_ctx *ctx) {
+static int body_slow(rank_ctx *ctx)
+{
     const warnings *seen = ctx->arg;
     sherd_error error;
     for (int32_t bucket = 0; bucket < 3; bucket++) {
@@ -221,7 +239,8 @@ static int body_slow(rank_ctx *ctx) {
     return 0;
 }
 
-static void one_warning(void **state) {
+static void one_warning(void **state)
+{
     (void)state;
     warnings seen = {0}; /* each process has its own copy */
     world_options options = {.warn_after_s = 0.1, .log = {keep_warning, &seen}};
@@ -230,7 +249,8 @@ static void one_warning(void **state) {
 
 /* --------------------------------------------------------------------------------------------------------- mismatch */
 
-static int do_other(rank_ctx *ctx, sherd__window *window) {
+static int do_other(rank_ctx *ctx, sherd__window *window)
+{
     float sum[256];
     sherd_error error = {0};
     sherd__tree_sum job = {.src_dtype = SHERD_FP32, .dst_dtype = SHERD_FP32, .dst = sum, .elems = 256};
@@ -242,7 +262,8 @@ static int do_other(rank_ctx *ctx, sherd__window *window) {
     return 0;
 }
 
-static int do_other_size(rank_ctx *ctx, sherd__window *window) {
+static int do_other_size(rank_ctx *ctx, sherd__window *window)
+{
     sherd_error error = {0};
     ctx->comm->ops->all_gather(ctx->comm, ctx->stream, tag_of("gather", 4), window, 0, 2048, NULL);
     RANK_CHECK(rank_wait(ctx, &error) == SHERD_EMISMATCH);
@@ -250,14 +271,17 @@ static int do_other_size(rank_ctx *ctx, sherd__window *window) {
     return 0;
 }
 
-static int body_other(rank_ctx *ctx) {
+static int body_other(rank_ctx *ctx)
+{
     return gather_until(ctx, do_other);
 }
-static int body_other_size(rank_ctx *ctx) {
+static int body_other_size(rank_ctx *ctx)
+{
     return gather_until(ctx, do_other_size);
 }
 
-static void ranks_disagree(void **state) {
+static void ranks_disagree(void **state)
+{
     (void)state;
     fault plan = {.rank = 1,
                   .at = 4,
@@ -270,7 +294,8 @@ static void ranks_disagree(void **state) {
     assert_int_equal(world_run(WORLD_PROCESSES, 2, NULL, body_other_size, &plan), 0);
 }
 
-static int body_wrong_range(rank_ctx *ctx) {
+static int body_wrong_range(rank_ctx *ctx)
+{
     sherd_error error;
     sherd__window window;
     RANK_CHECK(ctx->comm->ops->window_create(ctx->comm, 4096, SHERD_CAT_PARAMETERS, &window, &error) == SHERD_OK);
@@ -281,14 +306,16 @@ static int body_wrong_range(rank_ctx *ctx) {
     return 0;
 }
 
-static void range_outside_window(void **state) {
+static void range_outside_window(void **state)
+{
     (void)state;
     assert_int_equal(world_run(WORLD_THREADS, 1, NULL, body_wrong_range, NULL), 0);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- windows */
 
-static int body_window_sizes_differ(rank_ctx *ctx) {
+static int body_window_sizes_differ(rank_ctx *ctx)
+{
     sherd_error error;
     sherd__window window;
     sherd_memory live;
@@ -302,7 +329,8 @@ static int body_window_sizes_differ(rank_ctx *ctx) {
     return 0;
 }
 
-static int body_window_no_room(rank_ctx *ctx) {
+static int body_window_no_room(rank_ctx *ctx)
+{
     sherd_error error;
     sherd__window window;
     if (ctx->rank == 1) {
@@ -314,7 +342,8 @@ static int body_window_no_room(rank_ctx *ctx) {
     return body_all_gather(ctx); /* a refused window spoils nothing */
 }
 
-static int body_die_at_window(rank_ctx *ctx) {
+static int body_die_at_window(rank_ctx *ctx)
+{
     sherd_error error;
     sherd__window window;
     if (ctx->rank == 1) {
@@ -326,7 +355,8 @@ static int body_die_at_window(rank_ctx *ctx) {
     return 0;
 }
 
-static void windows_fail_together(void **state) {
+static void windows_fail_together(void **state)
+{
     (void)state;
     assert_int_equal(world_run(WORLD_PROCESSES, 3, NULL, body_window_sizes_differ, NULL), 0);
     assert_int_equal(world_run(WORLD_THREADS, 3, NULL, body_window_sizes_differ, NULL), 0);
@@ -338,7 +368,8 @@ static void windows_fail_together(void **state) {
 /* --------------------------------------------------------------------------------------------------------- processes
  */
 
-static void pid_is_not_enough(void **state) {
+static void pid_is_not_enough(void **state)
+{
     (void)state;
     sherd__identity self;
     sherd__identity_self(&self);
@@ -352,7 +383,8 @@ static void pid_is_not_enough(void **state) {
 }
 
 /* A child that is dead but not yet waited for counts as dead, by both ways of looking. */
-static void zombie_is_dead(void **state) {
+static void zombie_is_dead(void **state)
+{
     (void)state;
     int ready[2];
     sherd__identity child = {0};
@@ -377,7 +409,8 @@ static void zombie_is_dead(void **state) {
     close(ready[1]);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pid_is_not_enough),     cmocka_unit_test(zombie_is_dead),
         cmocka_unit_test(rank_is_killed),        cmocka_unit_test(rank_gives_up),

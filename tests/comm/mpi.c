@@ -15,7 +15,8 @@
 #include "bodies.h"
 #include "sherd/sherd_mpi.h"
 
-static int body_kill(rank_ctx *ctx) {
+static int body_kill(rank_ctx *ctx)
+{
     sherd_error error = {0};
     sherd_status status = SHERD_OK;
     double begin = seconds_now();
@@ -38,7 +39,8 @@ static int body_kill(rank_ctx *ctx) {
     return 0;
 }
 
-static int pretend_hosts(int rank) {
+static int pretend_hosts(int rank)
+{
     char name[32];
     if (unshare(CLONE_NEWUTS) != 0) {
         return 77;
@@ -47,7 +49,8 @@ static int pretend_hosts(int rank) {
     return sethostname(name, strlen(name)) == 0 ? 0 : 77;
 }
 
-static int several_hosts(void) {
+static int several_hosts(void)
+{
     sherd_comm *comm = NULL;
     sherd_error error = {0};
     int rank, world, skip, all;
@@ -66,7 +69,8 @@ static int several_hosts(void) {
     return 0;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     sherd_comm *comm;
     sherd_error error;
     sherd_comm_options options;

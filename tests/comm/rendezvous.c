@@ -21,7 +21,8 @@
 typedef int (*child_fn)(sherd_rendezvous *rendezvous, int32_t rank);
 
 /* Forks WORLD children; returns how many ended other than with 0. */
-static int run_children(child_fn child, double limit_s) {
+static int run_children(child_fn child, double limit_s)
+{
     sherd_rendezvous *rendezvous;
     pid_t pids[WORLD];
     int bad = 0;
@@ -43,11 +44,13 @@ static int run_children(child_fn child, double limit_s) {
     return bad;
 }
 
-static unsigned char byte_of(int32_t rank, size_t size, size_t i) {
+static unsigned char byte_of(int32_t rank, size_t size, size_t i)
+{
     return (unsigned char)(rank * 31 + (int)size * 7 + (int)i);
 }
 
-static int gather_sizes(sherd_rendezvous *rendezvous, int32_t rank) {
+static int gather_sizes(sherd_rendezvous *rendezvous, int32_t rank)
+{
     static const size_t sizes[] = {1, 8, 1023, 1024, 1025, 5000, 0, 3};
     if (sherd_rendezvous_join(rendezvous, rank, NULL) != SHERD_OK) {
         return 1;
@@ -69,13 +72,15 @@ static int gather_sizes(sherd_rendezvous *rendezvous, int32_t rank) {
     return 0;
 }
 
-static void sizes(void **state) {
+static void sizes(void **state)
+{
     (void)state;
     assert_int_equal(run_children(gather_sizes, 20), 0);
 }
 
 /* Rank 1 dies between two all-gathers; the others' next one ends with a sentence, long before the limit. */
-static int die_between(sherd_rendezvous *rendezvous, int32_t rank) {
+static int die_between(sherd_rendezvous *rendezvous, int32_t rank)
+{
     int all[WORLD];
     sherd_error error;
     if (sherd_rendezvous_join(rendezvous, rank, NULL) != SHERD_OK ||
@@ -94,12 +99,14 @@ static int die_between(sherd_rendezvous *rendezvous, int32_t rank) {
     return error.rank == 1 && strstr(error.text, "died during start-up") ? 0 : 3;
 }
 
-static void death_after_join(void **state) {
+static void death_after_join(void **state)
+{
     (void)state;
     assert_int_equal(run_children(die_between, 20), 1);
 }
 
-static int die_before(sherd_rendezvous *rendezvous, int32_t rank) {
+static int die_before(sherd_rendezvous *rendezvous, int32_t rank)
+{
     sherd_comm *comm;
     sherd_error error;
     if (rank == 2) {
@@ -113,19 +120,22 @@ static int die_before(sherd_rendezvous *rendezvous, int32_t rank) {
     return status == SHERD_ETIMEOUT && error.rank == 2 && strstr(error.text, "rank 2 did not come") ? 0 : 2;
 }
 
-static void death_before_join(void **state) {
+static void death_before_join(void **state)
+{
     (void)state;
     assert_int_equal(run_children(die_before, 0.3), 1);
 }
 
-static int gather_then_die(void *rendezvous, const void *mine, void *all, size_t bytes) {
+static int gather_then_die(void *rendezvous, const void *mine, void *all, size_t bytes)
+{
     sherd_rendezvous_allgather(rendezvous, mine, all, bytes);
     kill(getpid(), SIGKILL);
     return 0;
 }
 
 /* Rank 2 says hello and dies before the others have attached to it, or while they do. */
-static int die_after_hello(sherd_rendezvous *rendezvous, int32_t rank) {
+static int die_after_hello(sherd_rendezvous *rendezvous, int32_t rank)
+{
     sherd_comm *comm;
     sherd_error error;
     if (sherd_rendezvous_join(rendezvous, rank, NULL) != SHERD_OK) {
@@ -140,14 +150,16 @@ static int die_after_hello(sherd_rendezvous *rendezvous, int32_t rank) {
     return 2;
 }
 
-static void death_during_creation(void **state) {
+static void death_during_creation(void **state)
+{
     (void)state;
     for (int trial = 0; trial < 20; trial++) {
         assert_int_equal(run_children(die_after_hello, 20), 1);
     }
 }
 
-static void misuse(void **state) {
+static void misuse(void **state)
+{
     (void)state;
     sherd_rendezvous *rendezvous;
     sherd_error error;
@@ -162,7 +174,8 @@ static void misuse(void **state) {
     sherd_rendezvous_destroy(NULL);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(misuse),
         cmocka_unit_test(sizes),

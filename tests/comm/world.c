@@ -12,15 +12,18 @@
 #define LIMIT_S 60
 #define MAX_WORLD 16
 
-double seconds_now(void) {
+double seconds_now(void)
+{
     return (double)sherd__now_ns() * 1e-9;
 }
 
-sherd__tag tag_of(const char *name, int32_t bucket) {
+sherd__tag tag_of(const char *name, int32_t bucket)
+{
     return (sherd__tag){.name = name, .bucket = bucket};
 }
 
-static sherd_comm_options comm_options(const world_options *options) {
+static sherd_comm_options comm_options(const world_options *options)
+{
     sherd_comm_options out;
     sherd_comm_options_init(&out, sizeof out);
     if (options != NULL) {
@@ -31,7 +34,8 @@ static sherd_comm_options comm_options(const world_options *options) {
     return out;
 }
 
-sherd_status rank_wait(rank_ctx *ctx, sherd_error *err) {
+sherd_status rank_wait(rank_ctx *ctx, sherd_error *err)
+{
     sherd_status status = ctx->device->ops->event_record(ctx->stream, ctx->event);
     if (status == SHERD_OK) {
         status = ctx->device->ops->event_sync(ctx->device, ctx->event, "test: end", err);
@@ -39,7 +43,8 @@ sherd_status rank_wait(rank_ctx *ctx, sherd_error *err) {
     return status == SHERD_OK ? SHERD_OK : sherd__device_error(ctx->device, err);
 }
 
-static int with_stream(rank_ctx *ctx, rank_fn body) {
+static int with_stream(rank_ctx *ctx, rank_fn body)
+{
     sherd_error error;
     if (ctx->comm->ops->bind(ctx->comm, ctx->device, &error) != SHERD_OK ||
         ctx->device->ops->stream_create(ctx->device, "comm", 64, &ctx->stream, &error) != SHERD_OK ||
@@ -54,7 +59,8 @@ static int with_stream(rank_ctx *ctx, rank_fn body) {
     return failed;
 }
 
-int rank_run(sherd_comm *comm, const world_options *options, rank_fn body, void *arg) {
+int rank_run(sherd_comm *comm, const world_options *options, rank_fn body, void *arg)
+{
     sherd_error error;
     sherd_device_options settings;
     sherd_device_options_init(&settings, sizeof settings);
@@ -87,14 +93,16 @@ typedef struct thread_rank {
     int failed;
 } thread_rank;
 
-static void *thread_main(void *arg) {
+static void *thread_main(void *arg)
+{
     thread_rank *self = arg;
     self->failed = rank_run(self->comm, self->options, self->body, self->arg);
     sherd_comm_destroy(self->comm);
     return NULL;
 }
 
-static int run_threads(int32_t world, const world_options *options, rank_fn body, void *arg) {
+static int run_threads(int32_t world, const world_options *options, rank_fn body, void *arg)
+{
     sherd_comm *comms[MAX_WORLD];
     pthread_t threads[MAX_WORLD];
     thread_rank ranks[MAX_WORLD];
@@ -119,7 +127,8 @@ static int run_threads(int32_t world, const world_options *options, rank_fn body
 /* -------------------------------------------------------------------------------------------------------- processes */
 
 static int child_main(sherd_rendezvous *rendezvous, int32_t rank, int32_t world, const world_options *options,
-                      rank_fn body, void *arg) {
+                      rank_fn body, void *arg)
+{
     sherd_error error;
     sherd_comm *comm;
     sherd_comm_options settings = comm_options(options);
@@ -136,7 +145,8 @@ static int child_main(sherd_rendezvous *rendezvous, int32_t rank, int32_t world,
     return failed;
 }
 
-static void collect(int32_t world, pid_t *pids, int *status) {
+static void collect(int32_t world, pid_t *pids, int *status)
+{
     double begin = seconds_now();
     int32_t left = world;
     while (left > 0) {
@@ -153,7 +163,8 @@ static void collect(int32_t world, pid_t *pids, int *status) {
     }
 }
 
-void world_run_status(int32_t world, const world_options *options, rank_fn body, void *arg, int *status) {
+void world_run_status(int32_t world, const world_options *options, rank_fn body, void *arg, int *status)
+{
     sherd_error error;
     sherd_rendezvous *rendezvous;
     pid_t pids[MAX_WORLD];
@@ -174,7 +185,8 @@ void world_run_status(int32_t world, const world_options *options, rank_fn body,
     sherd_rendezvous_destroy(rendezvous);
 }
 
-int world_run(world_kind kind, int32_t world, const world_options *options, rank_fn body, void *arg) {
+int world_run(world_kind kind, int32_t world, const world_options *options, rank_fn body, void *arg)
+{
     if (kind == WORLD_THREADS) {
         return run_threads(world, options, body, arg);
     }
