@@ -3,6 +3,7 @@
  * docs/configuration.md is the table in words. Without arguments this is the test that they agree; `--write FILE` writes
  * the document: test_config_document --write docs/configuration.md
  */
+#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,6 +13,7 @@
 #include <cmocka.h>
 
 #include "sherd/sherd.h"
+#include "tests/config/parse.h"
 
 static const char *const preface =
     "# Configuration\n\n"
@@ -119,6 +121,33 @@ static void the_listing_is_whole(void **state)
     assert_int_equal(sherd_config_key(count, &key), SHERD_EINVAL);
 }
 
+/* The configurations that the repository offers are read, and only the known one warns. */
+static void the_examples_are_read(void **state)
+{
+    struct dirent **entries;
+    int n = scandir("examples/configs", &entries, NULL, alphasort), seen = 0;
+
+    (void)state;
+    for (int i = 0; i < n; i++) {
+        char path[512];
+        parsed p = {.status = SHERD_OK};
+        sherd_log log = {parsed_log, &p};
+
+        if (entries[i]->d_name[0] != '.') {
+            snprintf(path, sizeof path, "examples/configs/%s", entries[i]->d_name);
+            sherd_config_init(&p.config, sizeof p.config);
+            if (sherd_config_read(&p.config, path, NULL, 0, &log, &p.error) != SHERD_OK) {
+                fail_msg("%s", p.error.text);
+            }
+            assert_int_equal(p.warnings, strcmp(entries[i]->d_name, "drop-in.json") == 0);
+            seen++;
+        }
+        free(entries[i]);
+    }
+    free(entries);
+    assert_true(seen >= 2);
+}
+
 static int write_file(const char *path)
 {
     FILE *out = fopen(path, "wb");
@@ -135,6 +164,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_document_is_the_table),
         cmocka_unit_test(the_listing_is_whole),
+        cmocka_unit_test(the_examples_are_read),
     };
 
     if (argc == 3 && strcmp(argv[1], "--write") == 0) {
