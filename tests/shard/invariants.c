@@ -118,6 +118,12 @@ static void mark_spans(const sherd_plan *plan, uint32_t b, int64_t begin, int64_
     uint32_t n = sherd__plan_spans(plan, b, begin, end, spans, 64);
     assert_true(n <= 64);
     assert_int_equal(sherd__plan_spans(plan, b, begin, end, NULL, 0), n);
+    for (uint32_t capacity = n; n && capacity + 1 >= n && capacity < 64; capacity--) { /* all but the last, or all */
+        sherd__span few[64] = {0};
+        assert_int_equal(sherd__plan_spans(plan, b, begin, end, few, capacity), n);
+        assert_memory_equal(few, spans, capacity * sizeof *spans);
+        assert_int_equal(few[capacity].end, 0);
+    }
     for (uint32_t s = 0; s < n; s++) {
         assert_true(spans[s].begin >= begin && spans[s].begin < spans[s].end && spans[s].end <= end);
         assert_int_equal(spans[s].begin % 256, 0);

@@ -121,6 +121,24 @@ static void test_target(void **state)
     check_target(64, 65536, 1, SHERD_FP32, 1);
 }
 
+/* One bucket serves both collectives, so that the smaller bound counts; stage 0 gathers no parameters. */
+static void test_gather_target(void **state)
+{
+    (void)state;
+    make_table table = {.n = 0};
+    for (int i = 0; i < 8; i++)
+        make_param(&table, 65536);
+    for (int32_t stage = 0; stage <= 2; stage++) {
+        sherd_config config = make_config(stage, 1, 0);
+        config.zero.reduce_bucket_size = 4 * 65536;
+        config.zero.allgather_bucket_size = 2 * 65536;
+        sherd_plan *plan = NULL;
+        assert_int_equal(sherd_plan_create(&config, table.params, table.n, 2, &plan, NULL), SHERD_OK);
+        assert_int_equal(sherd_plan_buckets(plan), stage ? 4 : 2);
+        sherd_plan_destroy(plan);
+    }
+}
+
 /* The documentation's table of bytes per parameter, bf16 AdamW, on a model that needs no padding. */
 typedef struct row {
     int32_t stage;
@@ -356,6 +374,7 @@ int main(void)
         cmocka_unit_test(test_every_small_table),
         cmocka_unit_test(test_every_kind),
         cmocka_unit_test(test_target),
+        cmocka_unit_test(test_gather_target),
         cmocka_unit_test(test_memory_table),
         cmocka_unit_test(test_trillion),
         cmocka_unit_test(test_extremes),

@@ -206,7 +206,13 @@ static void test_shared(void **state)
     assert_int_equal(f.params[1].place, SHERD__GRAD_SHARED);
     assert_int_equal(f.params[2].place, SHERD__GRAD_NONE);
     sherd__ring_begin(&f.ring); /* and the next micro-step starts afresh */
-    placed(&f, 1, SHERD__GRAD_SHARED, 0);
+    for (int32_t use = 0; use < 3; use++) {
+        placed(&f, 1, SHERD__GRAD_SHARED, use > 0);
+        ready(&f, 1, 0, 0);
+    }
+    sherd__ring_released(&f.ring, 0);
+    placed(&f, 2, SHERD__GRAD_SLOT, 0);
+    ready(&f, 2, 0, 1);
     sherd_plan_destroy(f.plan);
 }
 
