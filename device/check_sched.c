@@ -15,7 +15,7 @@
 #define DEADLOCK_NS (INT64_C(100) * 1000000)   /* nothing moved and nobody is elsewhere */
 #define EXPECT_NS (INT64_C(50) * 1000000)      /* patience for a rank that should come back */
 #define EXPECT_NEW_NS (INT64_C(500) * 1000000) /* and for one that has yet to start */
-#define STEAL_NS (INT64_C(2000) * 1000000)     /* after this long in the client's code a rank loses the turn */
+#define STEAL_NS (INT64_C(1000) * 1000000)     /* after this long in the client's code a rank loses the turn */
 #define MOOD_MOVES 64
 
 static int64_t limit_of(const sherd__check_device *device) { return atomic_load(&((sherd__check_device *)device)->base.wait_limit_ns); }
