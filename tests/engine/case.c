@@ -286,7 +286,24 @@ static int memory_matches(sherd_device *device, const sherd_plan *plan, int32_t 
     return 1;
 }
 
-static sherd_status train(const engine_case *c, sherd_engine *engine, const sherd_param *params, uint32_t n, void *scratch, case_result *out)
+/* Two sums in a row, with nothing between them but the reading of the first. */
+static sherd_status sum_twice(const engine_case *c, sherd_engine *engine, int32_t rank, case_result *out)
+{
+    for (int32_t times = 1; times <= 2; times++) {
+        double value = (double)times * (rank + 1), expected = (double)times * c->world * (c->world + 1) / 2;
+        sherd_status status = sherd_engine_sum(engine, &value, &out->error);
+        if (status != SHERD_OK)
+            return status;
+        if (value != expected) {
+            snprintf(out->error.text, sizeof out->error.text, "sherd_engine_sum: %g, not %g", value, expected);
+            return out->error.status = SHERD_EMISMATCH;
+        }
+    }
+    return SHERD_OK;
+}
+
+static sherd_status train(const engine_case *c, sherd_engine *engine, const sherd_param *params, uint32_t n, int32_t rank, void *scratch,
+                          case_result *out)
 {
     sherd_status status = SHERD_OK;
     sherd_report report;
@@ -307,6 +324,8 @@ static sherd_status train(const engine_case *c, sherd_engine *engine, const sher
         if (status == SHERD_OK)
             record(out, s, &report);
     }
+    if (status == SHERD_OK && !c->leave_early)
+        status = sum_twice(c, engine, rank, out);
     return status == SHERD_OK && !c->leave_early ? sherd_engine_hash(engine, out->param_hash, out->state_hash, &out->error) : status;
 }
 
@@ -328,7 +347,7 @@ void case_run_rank(const engine_case *c, sherd_device *device, sherd_comm *comm,
     if (out->status == SHERD_OK)
         out->status = sherd_engine_create(plan, device, comm, &engine, &out->error);
     if (out->status == SHERD_OK)
-        out->status = train(c, engine, params, n, scratch, out);
+        out->status = train(c, engine, params, n, sherd_comm_rank(comm), scratch, out);
     if (out->status == SHERD_OK)
         out->memory_matches = memory_matches(device, plan, sherd_comm_rank(comm));
     sherd_engine_destroy(engine);
