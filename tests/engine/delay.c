@@ -2,23 +2,31 @@
 #include "tests/engine/delay.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <time.h>
 
 static const sherd__comm_ops *real;
 static sherd__comm_ops slow;
 static struct timespec pause_time;
+static _Atomic int done[64]; /* by rank */
 static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
 
 static void pause_stream(void *arg)
 {
-    (void)arg;
+    _Atomic int *count = arg;
     nanosleep(&pause_time, NULL);
+    atomic_fetch_add(count, 1);
+}
+
+int delay_done(const sherd_comm *comm)
+{
+    return atomic_load(&done[comm->rank]);
 }
 
 static sherd_status enqueue_pause(sherd_comm *comm, sherd__stream *stream, sherd__tag tag)
 {
     tag.name = "delay";
-    return comm->device->ops->host_call(stream, tag, pause_stream, NULL, NULL, 0);
+    return comm->device->ops->host_call(stream, tag, pause_stream, &done[comm->rank], NULL, 0);
 }
 
 static sherd_status slow_reduce_scatter(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, const sherd__window *window, uint64_t offset,
@@ -46,6 +54,7 @@ void delay_install(sherd_comm *comm, int64_t delay_ns)
     }
     pause_time = (struct timespec){delay_ns / 1000000000, delay_ns % 1000000000};
     pthread_mutex_unlock(&once);
+    atomic_store(&done[comm->rank], 0);
     comm->ops = &slow;
 }
 
