@@ -2,14 +2,14 @@
  *
  * The plan as the engine sees it: one immutable value. Pure: no clock, I/O, thread or device.
  *
- * Layout. Parameters with a gradient stand in reverse registration order; each starts at a multiple of 256 elements. A bucket is
- * a run of consecutive ones of one (dtype, grad_dtype), closed when the next would pass the target size; a parameter larger than
- * the target is a bucket of its own. A bucket is padded to world × slice_elems, slice_elems a multiple of 256. Frozen parameters
- * stand after all buckets in the parameter window; empty ones own nothing.
+ * Layout. Parameters with a gradient stand in reverse registration order; each starts at a multiple of 256 elements.
+ * A bucket is a run of consecutive ones of one (dtype, grad_dtype), closed when the next would pass the target size;
+ * a parameter larger than the target is a bucket of its own. A bucket is padded to world × slice_elems, slice_elems a
+ * multiple of 256. Frozen parameters stand after all buckets in the parameter window; empty ones own nothing.
  *
- * Modes. RING (stage 2, and stages 0 and 1 with one micro-step): each micro-step's leaves are reduced from the ring into the
- * sums of the owned slices. FULL (stages 0 and 1 with K > 1): leaves are added to full-size fp32 sums, which are
- * tree-summed slice by slice, in place, after the last micro-step.
+ * Modes. RING (stage 2, and stages 0 and 1 with one micro-step): each micro-step's leaves are reduced from the ring
+ * into the sums of the owned slices. FULL (stages 0 and 1 with K > 1): leaves are added to full-size fp32 sums, which
+ * are tree-summed slice by slice, in place, after the last micro-step.
  */
 #ifndef SHERD_SHARD_PLAN_H
 #define SHERD_SHARD_PLAN_H
@@ -34,52 +34,56 @@ typedef struct sherd__plan_param {
 } sherd__plan_param;
 
 typedef struct sherd__bucket {
-    uint32_t first, count;  /* into plan->order */
+    uint32_t first, count; /* into plan->order */
     sherd_dtype dtype, grad_dtype;
     int64_t elems, slice_elems;
-    uint64_t first_block;   /* number of the bucket's first 256-element block: parameters' blocks in bucket order, bucket
-                               padding not counted, so numbers do not depend on bucket sizes */
-    uint64_t param_offset;  /* bytes in the parameter window; multiple of 64 */
+    uint64_t first_block;  /* number of the bucket's first 256-element block: parameters' blocks in bucket order,
+                              bucket padding not counted, so numbers do not depend on bucket sizes */
+    uint64_t param_offset; /* bytes in the parameter window; multiple of 64 */
     uint64_t ring_offset, ring_bytes; /* bytes in the ring; the same on every rank */
-    uint64_t sum_offset;    /* bytes in the grad_sums arena (of the owned part: slice, or whole at stage 0 and in FULL mode) */
-    uint64_t state_offset;  /* elements in each moment arena (slice, or whole at stage 0) */
-    uint64_t master_offset; /* elements in the master arena; unused where dtype is fp32 (the working copy is the master) */
+    uint64_t sum_offset;   /* bytes in the grad_sums arena (of the owned part: slice, or whole at stage 0 and in FULL
+                              mode) */
+    uint64_t state_offset; /* elements in each moment arena (slice, or whole at stage 0) */
+    uint64_t master_offset; /* elements in the master arena; unused where dtype is fp32: the working copy is the master */
     uint32_t contributions; /* sum of its parameters' uses: grad_ready calls that complete it in a micro-step */
-    /* The slot is free once bucket ring_after's has been released by every rank; ring_after_previous: that of the previous
-     * micro-step (of this or the previous step). The latest in reduction order among those whose bytes overlap. */
+    /* The slot is free once bucket ring_after has been released by every rank: the latest in reduction order among those
+     * whose bytes overlap. ring_after_previous: 1 where that is the previous micro-step's (of this or the previous step;
+     * it may be the bucket itself), 0 where it is this micro-step's. */
     uint32_t ring_after;
     int32_t ring_after_previous;
 } sherd__bucket;
 
 struct sherd_plan {
-    sherd_config config;    /* resolved */
+    sherd_config config; /* resolved */
     int32_t world;
-    int32_t full_mode;      /* 0 RING, 1 FULL */
-    int32_t whole_state;    /* 1: stage 0, every rank holds and updates whole buckets */
-    int32_t narrow_sums;    /* 1: grad_sum bf16 in effect for bf16 buckets */
-    int32_t sums_bf16;      /* 1: and stored as bf16 (K = 1) */
+    int32_t full_mode;   /* 0 RING, 1 FULL */
+    int32_t whole_state; /* 1: stage 0, every rank holds and updates whole buckets */
+    int32_t narrow_sums; /* 1: grad_sum bf16 in effect for bf16 buckets */
+    int32_t sums_bf16;   /* 1: and stored as bf16 (K = 1) */
     uint32_t n_moments;
     uint32_t n_params, n_buckets;
     sherd__plan_param *params;
-    uint32_t *order;        /* parameters with a bucket, in bucket order */
+    uint32_t *order; /* parameters with a bucket, in bucket order */
     sherd__bucket *buckets;
     uint64_t param_bytes, ring_bytes, sum_bytes, shared_bytes; /* arena sizes */
     uint64_t master_elems, moment_elems;                       /* per arena */
-    uint64_t comm_bytes;    /* control block and vote, per rank */
-    int64_t total_elems;    /* without padding, frozen included */
+    uint64_t comm_bytes;                                       /* control block and vote, per rank */
+    int64_t total_elems;                                       /* without padding, frozen included */
     sherd__schedule schedule;
     uint8_t hash[16];
 };
 
-/* Spans of `bucket` clipped to [begin, end) of its elements, into out[capacity]; returns how many there are (call with capacity 0
- * to count). Padding belongs to no span. Adjacent parameters of one group merge only where no padding lies between them. */
-uint32_t sherd__plan_spans(const sherd_plan *plan, uint32_t bucket, int64_t begin, int64_t end, sherd__span *out, uint32_t capacity);
+/* Spans of `bucket` clipped to [begin, end) of its elements, into out[capacity]; returns how many there are (call
+ * with capacity 0 to count). Padding belongs to no span. Adjacent parameters of one group merge only where no padding
+ * lies between them. */
+uint32_t sherd__plan_spans(const sherd_plan *plan, uint32_t bucket, int64_t begin, int64_t end, sherd__span *out,
+                           uint32_t capacity);
 /* Parameter that owns block `number` (first_block numbering); -1 if none. */
 int64_t sherd__plan_param_of_block(const sherd_plan *plan, uint64_t number);
-/* COMMUNICATION, per rank: the communicator's control block, the engine's step block (vote, norm, step state and scalars), and a
- * scratch window with one line for every rank. */
-#define SHERD__CONTROL_BYTES 4096u
-#define SHERD__STEP_BYTES 4096u
+/* COMMUNICATION, per rank: the communicator's control block, the engine's step block (vote, norm, step state and
+ * scalars), and a scratch window with one line for every rank. */
+#define SHERD__CONTROL_BYTES          4096u
+#define SHERD__STEP_BYTES             4096u
 #define SHERD__SCRATCH_BYTES_PER_RANK 64u
 uint64_t sherd__plan_comm_bytes(int32_t world);
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * The schedule: what a step does, as a list of actions. Each action runs on one stream, first waits for named events, then may
- * record one. Streams execute in order; everything else that must be ordered is a wait in this list.
+ * The schedule: what a step does, as a list of actions. Each action runs on one stream, first waits for named events,
+ * then may record one. Streams execute in order; everything else that must be ordered is a wait in this list.
  *
  * Per micro-step and bucket, when the bucket's last gradient is ready and those before it have started (comm stream):
  *   RING: MOVE, PADS, REDUCE[, GATHER_SUMS at stage 0 in the last micro-step]
  *   FULL: MOVE, PADS, ACCUMULATE[, REDUCE_OWN (, GATHER_SUMS) in the last]
- * At the boundary: VOTE and SCALARS on the comm stream; UPDATE of every bucket on the update stream, last bucket first (it is
- * used first by the next forward); GATHER of each (stages 1 and 2) on the comm stream.
+ * At the boundary: VOTE and SCALARS on the comm stream; UPDATE of every bucket on the update stream, last bucket
+ * first (it is used first by the next forward); GATHER of each (stages 1 and 2) on the comm stream.
  */
 #ifndef SHERD_SHARD_SCHEDULE_H
 #define SHERD_SHARD_SCHEDULE_H
@@ -17,16 +17,16 @@
 #include "sherd/sherd.h"
 
 /* X(name, text) */
-#define SHERD__ACTION_MAP(X)                                                                                           \
-    X(MOVE, "move")               /* shared, parked and missing (zero) gradients into the slot; often nothing */       \
-    X(PADS, "pads")               /* zero the padding between parameters and at the bucket's end */                    \
-    X(REDUCE, "reduce")           /* own slice: tree sum of every rank's leaf into the sums */                         \
-    X(ACCUMULATE, "accumulate")   /* whole bucket: own leaf added to the full-size sums */                             \
-    X(REDUCE_OWN, "reduce_own")   /* own slice: tree sum of every rank's full-size sums, in place */                   \
-    X(GATHER_SUMS, "gather_sums") /* stage 0: every rank gets every slice's sums */                                    \
-    X(VOTE, "vote")               /* all-reduce of norm limbs, bad block, lr */                                        \
-    X(SCALARS, "scalars")         /* vote → step scalars */                                                            \
-    X(UPDATE, "update")           /* fused unscale, clip, optimizer, 16-bit emit */                                    \
+#define SHERD__ACTION_MAP(X)                                                                                         \
+    X(MOVE, "move")               /* shared, parked and missing (zero) gradients into the slot; often nothing */     \
+    X(PADS, "pads")               /* zero the padding between parameters and at the bucket's end */                  \
+    X(REDUCE, "reduce")           /* own slice: tree sum of every rank's leaf into the sums */                       \
+    X(ACCUMULATE, "accumulate")   /* whole bucket: own leaf added to the full-size sums */                           \
+    X(REDUCE_OWN, "reduce_own")   /* own slice: tree sum of every rank's full-size sums, in place */                 \
+    X(GATHER_SUMS, "gather_sums") /* stage 0: every rank gets every slice's sums */                                  \
+    X(VOTE, "vote")               /* all-reduce of norm limbs, bad block, lr */                                      \
+    X(SCALARS, "scalars")         /* vote → step scalars */                                                        \
+    X(UPDATE, "update")           /* fused unscale, clip, optimizer, 16-bit emit */                                  \
     X(GATHER, "gather")           /* all-gather of the working copy */
 
 typedef enum sherd__action_kind {
@@ -36,12 +36,23 @@ typedef enum sherd__action_kind {
     SHERD__ACTIONS
 } sherd__action_kind;
 
-typedef enum sherd__stream_id { SHERD__COMPUTE = 0, SHERD__COMM = 1, SHERD__UPDATE = 2, SHERD__STREAMS = 3 } sherd__stream_id;
+typedef enum sherd__stream_id {
+    SHERD__COMPUTE = 0,
+    SHERD__COMM = 1,
+    SHERD__UPDATE = 2,
+    SHERD__STREAMS = 3
+} sherd__stream_id;
 
-/* Events. Per bucket: READY (recorded on the compute stream when the last gradient is ready), REDUCED (recorded after REDUCE or
- * ACCUMULATE: the own slot has been read by this rank), UPDATED, GATHERED. Per step (bucket 0): CLOSED (compute stream, at the boundary), VOTED. */
-#define SHERD__EVENT_MAP(X)                                                                                            \
-    X(READY, "ready") X(REDUCED, "reduced") X(UPDATED, "updated") X(GATHERED, "gathered") X(CLOSED, "closed") X(VOTED, "voted")
+/* Events. Per bucket: READY (recorded on the compute stream when the last gradient is ready), REDUCED (recorded after
+ * REDUCE or ACCUMULATE: the own slot has been read by this rank), UPDATED, GATHERED. Per step (bucket 0): CLOSED
+ * (compute stream, at the boundary), VOTED. */
+#define SHERD__EVENT_MAP(X)                                                                                          \
+    X(READY, "ready")                                                                                                \
+    X(REDUCED, "reduced")                                                                                            \
+    X(UPDATED, "updated")                                                                                            \
+    X(GATHERED, "gathered")                                                                                          \
+    X(CLOSED, "closed")                                                                                              \
+    X(VOTED, "voted")
 typedef enum sherd__event_kind {
 #define X(name, text) SHERD__EV_##name,
     SHERD__EVENT_MAP(X)
@@ -56,9 +67,10 @@ typedef struct sherd__event_ref {
 } sherd__event_ref;
 
 #define SHERD__MAX_WAITS 3
-#define SHERD__F_ASSIGN 1u /* first contribution of the step: assign, do not add */
-#define SHERD__F_FINAL 2u  /* last of the step: norm in the same pass, narrowing */
-#define SHERD__F_SLOT 4u   /* begins by waiting, on this stream, for the slot's release by its former user where the caller did not */
+#define SHERD__F_ASSIGN  1u /* first contribution of the step: assign, do not add */
+#define SHERD__F_FINAL   2u /* last of the step: norm in the same pass, narrowing */
+#define SHERD__F_SLOT                                                                                                \
+    4u /* begins by waiting, on this stream, for the slot's release by its former user where the caller did not */
 
 typedef struct sherd__action {
     sherd__action_kind kind;
@@ -71,7 +83,13 @@ typedef struct sherd__action {
 } sherd__action;
 
 /* Micro-steps of a step: ONLY (K = 1), FIRST, MIDDLE, LAST. */
-typedef enum sherd__phase { SHERD__ONLY = 0, SHERD__FIRST = 1, SHERD__MIDDLE = 2, SHERD__LAST = 3, SHERD__PHASES = 4 } sherd__phase;
+typedef enum sherd__phase {
+    SHERD__ONLY = 0,
+    SHERD__FIRST = 1,
+    SHERD__MIDDLE = 2,
+    SHERD__LAST = 3,
+    SHERD__PHASES = 4
+} sherd__phase;
 
 typedef struct sherd__range {
     uint32_t begin, end; /* into actions */
@@ -82,8 +100,9 @@ typedef struct sherd__schedule {
     uint32_t n_actions;
     sherd__range *on_ready[SHERD__PHASES]; /* [n_buckets] each; phases that cannot occur have empty ranges */
     sherd__range boundary;
-    /* What the compute stream waits for before it reads a bucket's working copy: GATHERED, or UPDATED at stage 0; and before
-     * it writes into a ring slot: the slot's release (RING: by every rank; FULL: event REDUCED of ring_after). */
+    /* What the compute stream waits for before it reads a bucket's working copy: GATHERED, or UPDATED at stage 0; and
+     * before it writes into a ring slot: the slot's release (RING: by every rank; FULL: event REDUCED of ring_after).
+     */
     sherd__event_kind acquire_wait;
 } sherd__schedule;
 
