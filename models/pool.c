@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SPINS 4000
+#define SPINS 1000 /* some 50 microseconds */
 
 struct sherd_pool {
     int threads, started;

@@ -113,8 +113,11 @@ def bf16_bound(case):
 
 def run(dump, work, case, threads, gemm):
     path = os.path.join(work, "dump.bin")
-    subprocess.run([dump] + [str(x) for x in case] + [str(gemm), str(threads), path], check=True, stdout=subprocess.DEVNULL,
-                   timeout=100)
+    done = subprocess.run([dump] + [str(x) for x in case] + [str(gemm), str(threads), path], stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, universal_newlines=True, timeout=100)
+    if gemm == 2 and "this build has none" in done.stderr:
+        return None
+    assert done.returncode == 0, done.stderr
     weights, tokens, targets, loss, grads, again, logits = read(path, case)
     os.remove(path)
     want_loss, want_grads, want_logits = reference(case, weights, tokens, targets)
@@ -143,16 +146,17 @@ CASES = [
     (1, 64, 2, 1, 96, 90001, 1, 2, 64, 0, 1),
 ]
 
+GEMMS = (1, 2)  # own, oneDNN
+
 
 def main():
     dump, work = sys.argv[1], sys.argv[2]
     os.makedirs(work, exist_ok=True)
-    failed = 0
-    for i, case in enumerate(CASES):
-        for gemm in (0, 1):
-            failed += not run(dump, work, case, 1 + (i + gemm) % 2, gemm)
-    print("%d comparisons, %d failed" % (2 * len(CASES), failed))
+    results = [run(dump, work, case, 1 + (i + gemm) % 2, gemm) for i, case in enumerate(CASES) for gemm in GEMMS]
+    skipped, failed = results.count(None), results.count(False)
+    print("%d comparisons, %d failed, %d not built" % (len(results) - skipped, failed, skipped))
     sys.exit(1 if failed else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()
