@@ -101,6 +101,7 @@ static void *thread_main(void *arg)
     thread_rank *t = arg;
 
     t->code = t->body(&t->rank, t->ctx);
+    sherd_comm_destroy(t->rank.comm); /* a rank that failed alone is seen to leave, and its peers need not wait */
     return NULL;
 }
 
@@ -117,9 +118,8 @@ static int run_threads(thread_rank *ranks, sherd_comm **comms, int32_t world)
             break;
         }
     }
-    for (int32_t r = started; r < world; r++) { /* whoever waits for a rank that never was sees it leave */
+    for (int32_t r = started; r < world; r++) { /* nor for one that never was */
         sherd_comm_destroy(comms[r]);
-        comms[r] = NULL;
     }
     for (int32_t r = 0; r < started; r++) {
         pthread_join(ranks[r].thread, NULL);
@@ -163,9 +163,6 @@ int cli_launch_threads(const cli_options *options, const sherd_comm_options *com
         ranks[r].ctx = ctx;
     }
     code = tell_verdict(checker, run_threads(ranks, comms, world));
-    for (int32_t r = 0; r < world; r++) {
-        sherd_comm_destroy(comms[r]);
-    }
 free_ranks:
     sherd_checker_destroy(checker);
     free(comms);
