@@ -14,6 +14,11 @@
 #define SHERD__HD
 #endif
 
+/* a b + c with one rounding. A source for processors without the instruction may bring its own (optim/fma.h). */
+#if !defined(SHERD__FMAF)
+#define SHERD__FMAF(a, b, c) fmaf(a, b, c)
+#endif
+
 static inline SHERD__HD uint32_t sherd__bits_of_f32(float value)
 {
     union { float f; uint32_t u; } pun;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * AdamW and Adam with L2 decay, one element. gcc, clang and nvcc compile these functions, and all give the same bits:
- * every operation is one IEEE fp32 operation, fused exactly where fmaf is written.
+ * every operation is one IEEE fp32 operation, fused exactly where SHERD__FMAF is written.
  *
  *     m = b1 m;  m = fma(g, 1 - b1, m);   v = b2 v;  v = fma(g g, 1 - b2, v)
  *     d = fma(sqrt v, 1/sqrt(1 - b2^t), eps);   u = m / d
@@ -35,27 +35,27 @@ static inline SHERD__HD float sherd__adam_direction(const float *s, float g, flo
 {
     float m = s[SHERD__ADAM_BETA1] * moment[0];
     float v = s[SHERD__ADAM_BETA2] * moment[1];
-    m = fmaf(g, s[SHERD__ADAM_1_BETA1], m);
-    v = fmaf(g * g, s[SHERD__ADAM_1_BETA2], v);
+    m = SHERD__FMAF(g, s[SHERD__ADAM_1_BETA1], m);
+    v = SHERD__FMAF(g * g, s[SHERD__ADAM_1_BETA2], v);
     moment[0] = m;
     moment[1] = v;
-    return m / fmaf(sqrtf(v), s[SHERD__ADAM_ROOT_SCALE], s[SHERD__ADAM_EPS]);
+    return m / SHERD__FMAF(sqrtf(v), s[SHERD__ADAM_ROOT_SCALE], s[SHERD__ADAM_EPS]);
 }
 
 static inline SHERD__HD void sherd__adamw_element(const float *s, uint32_t first, float g, float *master, float *moment)
 {
     float u = sherd__adam_direction(s, g, moment);
-    float p = fmaf(*master, s[SHERD__ADAM_DECAY], *master);
+    float p = SHERD__FMAF(*master, s[SHERD__ADAM_DECAY], *master);
     (void)first;
-    *master = fmaf(u, s[SHERD__ADAM_RATE], p);
+    *master = SHERD__FMAF(u, s[SHERD__ADAM_RATE], p);
 }
 
 static inline SHERD__HD void sherd__adam_element(const float *s, uint32_t first, float g, float *master, float *moment)
 {
-    float decayed = fmaf(*master, s[SHERD__ADAM_DECAY], g);
+    float decayed = SHERD__FMAF(*master, s[SHERD__ADAM_DECAY], g);
     float u = sherd__adam_direction(s, s[SHERD__ADAM_DECAY] != 0.0f ? decayed : g, moment);
     (void)first;
-    *master = fmaf(u, s[SHERD__ADAM_RATE], *master);
+    *master = SHERD__FMAF(u, s[SHERD__ADAM_RATE], *master);
 }
 
 #endif

@@ -20,12 +20,12 @@ enum { SHERD__SGD_MOMENTUM, SHERD__SGD_DECAY /* wd */, SHERD__SGD_RATE /* -lr */
 
 static inline SHERD__HD void sherd__sgd_element(const float *s, uint32_t first, float g, float *master, float *moment)
 {
-    float decayed = fmaf(*master, s[SHERD__SGD_DECAY], g);
+    float decayed = SHERD__FMAF(*master, s[SHERD__SGD_DECAY], g);
     float gradient = s[SHERD__SGD_DECAY] != 0.0f ? decayed : g;
-    float later = fmaf(s[SHERD__SGD_MOMENTUM], moment[0], gradient);
+    float later = SHERD__FMAF(s[SHERD__SGD_MOMENTUM], moment[0], gradient);
     float buf = first ? gradient : later;
     moment[0] = buf;
-    *master = fmaf(buf, s[SHERD__SGD_RATE], *master);
+    *master = SHERD__FMAF(buf, s[SHERD__SGD_RATE], *master);
 }
 
 #endif

@@ -98,8 +98,8 @@ static void check_sum(const sum_case *c, int32_t threads)
     for (uint32_t v = 0; v < n; ++v) {
         run_sum(fast[v], teams[threads], c, got, &norm);
         if (memcmp(expected, got, sizeof got) != 0 || memcmp(&expected_norm, &norm, sizeof norm) != 0) {
-            fail_msg("%s, %d threads: %u sources, dtypes %d to %d, add %d, narrow %d, norm %d, alias %d, %lld elements, "
-                     "offset %llu",
+            fail_msg("%s, %d threads: %u sources, dtypes %d to %d, add %d, narrow %d, norm %d, alias %d, "
+                     "%lld elements, offset %llu",
                      fast[v]->name, (int)threads, c->n_src, (int)c->src_dtype, (int)c->dst_dtype, (int)c->add,
                      (int)c->narrow, (int)c->norm, (int)c->alias, (long long)c->elems, (unsigned long long)c->offset);
         }
