@@ -263,7 +263,7 @@ static sherd_status released(sherd_comm *comm, sherd__stream *stream, sherd__tag
     if (ticket == 0) {
         return SHERD_OK;
     }
-    sherd__wait *wait = &direct->release_wait[direct->releases++ % SHERD__RELEASE_WAITS];
+    sherd__wait *wait = &direct->release_wait[atomic_fetch_add(&direct->releases, 1) % SHERD__RELEASE_WAITS];
     atomic_store(&wait->value, ticket);
     sherd__await await = {.flags = (_Atomic uint32_t *const *)direct->depart,
                           .count = (uint32_t)comm->world,

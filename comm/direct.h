@@ -75,7 +75,7 @@ struct sherd__direct {
     uint32_t sequence;         /* collectives enqueued */
     uint32_t slot;             /* of the last one; apart from `sequence`, which skips 0 when it wraps */
     uint32_t exchanges;
-    uint32_t releases;
+    _Atomic uint32_t releases; /* streams of several threads may wait for releases */
     sherd__compare compare[2];
     sherd__wait wait[SHERD__KINDS];
     sherd__wait *release_wait; /* [SHERD__RELEASE_WAITS] */

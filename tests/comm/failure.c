@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -25,7 +26,8 @@ typedef struct fault {
     int32_t rank; /* who */
     int64_t at;   /* before which collective */
     sherd_status expected;
-    const char *says[3]; /* what the survivors' sentence contains */
+    const char *says[3];                   /* what the survivors' sentence contains */
+    _Atomic int64_t *died_ns, *noticed_ns; /* shared memory: when, and how much later each rank knew; NULL: not asked */
 } fault;
 
 static void pause_ms(long ms)
@@ -54,6 +56,7 @@ static int gather_until(rank_ctx *ctx, int (*stop)(rank_ctx *ctx, sherd__window 
             status = rank_wait(ctx, &error);
         }
     }
+    int64_t noticed = sherd__now_ns();
     sherd__device_error(ctx->device, &error);
     ctx->comm->ops->window_destroy(ctx->comm, &window);
     for (int i = 0; i < 3 && plan->says[i] != NULL; i++) {
@@ -63,13 +66,20 @@ static int gather_until(rank_ctx *ctx, int (*stop)(rank_ctx *ctx, sherd__window 
         }
     }
     RANK_CHECK(error.status == plan->expected);
+    if (plan->noticed_ns != NULL && plan->died_ns != NULL) {
+        atomic_store(&plan->noticed_ns[ctx->rank], noticed - atomic_load(plan->died_ns));
+    }
     RANK_CHECK(error.rank == (plan->expected == SHERD_EMISMATCH ? -1 : plan->rank));
     return 0;
 }
 
 static int die(rank_ctx *ctx, sherd__window *window)
 {
-    (void)ctx, (void)window;
+    const fault *plan = ctx->arg;
+    (void)window;
+    if (plan->died_ns != NULL) {
+        atomic_store(plan->died_ns, sherd__now_ns());
+    }
     kill(getpid(), SIGKILL);
     return 1;
 }
@@ -82,11 +92,16 @@ static int body_die(rank_ctx *ctx)
 static void rank_is_killed(void **state)
 {
     (void)state;
+    int64_t longest = 0;
+    _Atomic int64_t *times = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(times != MAP_FAILED);
     for (uint64_t trial = 0; trial < 8; trial++) {
         int32_t world = 2 + (int32_t)(trial % 4);
         fault plan = {.rank = (int32_t)(sherd_test_mix(trial, 1, 0, 0, 0) % (uint64_t)world),
                       .at = (int64_t)(sherd_test_mix(trial, 2, 0, 0, 0) % MANY),
-                      .expected = SHERD_ERANKDEAD};
+                      .expected = SHERD_ERANKDEAD,
+                      .died_ns = &times[0],
+                      .noticed_ns = &times[1]};
         char who[32], where[64];
         snprintf(who, sizeof who, "rank %d (pid ", (int)plan.rank);
         snprintf(where, sizeof where, "died during all-gather of bucket %d", (int)plan.at);
@@ -99,8 +114,13 @@ static void rank_is_killed(void **state)
         for (int32_t rank = 0; rank < world; rank++) {
             assert_true(rank == plan.rank ? WIFSIGNALED(status[rank]) && WTERMSIG(status[rank]) == SIGKILL
                                           : status[rank] == 0);
+            int64_t noticed = rank != plan.rank ? atomic_load(&times[1 + rank]) : 0;
+            longest = noticed > longest ? noticed : longest;
         }
     }
+    print_message("a death was noticed after at most %.1f ms\n", (double)longest * 1e-6);
+    assert_true(longest > 0 && longest < 5000000000);
+    munmap((void *)times, 4096);
 }
 
 static int give_up(rank_ctx *ctx, sherd__window *window)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Every allocation of a communicator and of a window fails once: a clean error, nothing kept. And nothing of a window is
- * left behind: no mapping, no file.
+ * Every allocation of a communicator and of a window fails once: a clean error, nothing kept. And nothing of a window
+ * is left behind: no mapping, no file.
  */
 #include <setjmp.h>
 #include <stdarg.h>
