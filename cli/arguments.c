@@ -25,8 +25,8 @@ static const struct {
 
 enum {
     OPT_MODEL = 256, OPT_DATA, OPT_CONFIG, OPT_SET, OPT_STEPS, OPT_SEQ, OPT_SEED, OPT_RANKS, OPT_THREADS, OPT_DEVICE,
-    OPT_LOG, OPT_SAMPLE, OPT_PROMPT, OPT_TEMPERATURE, OPT_TRACE, OPT_CHECKPOINT, OPT_BATCH, OPT_JSON, OPT_PARAMS, OPT_GPU,
-    OPT_KEYS
+    OPT_LOG, OPT_SAMPLE, OPT_PROMPT, OPT_TEMPERATURE, OPT_TRACE, OPT_CHECKPOINT, OPT_BATCH, OPT_JSON, OPT_PARAMS,
+    OPT_GPU, OPT_KEYS
 };
 
 static const struct {
@@ -34,19 +34,25 @@ static const struct {
     struct argp_option option;
 } options_table[] = {
     {TRAIN | BENCH | MEMORY | PLAN,
-     {"model", OPT_MODEL, "NAME|FILE", 0, "tiny, 10m, 30m, 124m, 350m, 1.3b, 7b, or a config.json with Hugging Face's keys", 0}},
+     {"model", OPT_MODEL, "NAME|FILE", 0, "tiny, 10m, 30m, 124m, 350m, 1.3b, 7b, or a config.json with Hugging "
+      "Face's keys", 0}},
     {MEMORY, {"params", OPT_PARAMS, "COUNT", 0, "instead of a model: this many parameters, for instance 1.3e9", 0}},
-    {TRAIN, {"data", OPT_DATA, "PATH", 0, "a text file, or a folder whose files are read in the order of their names; may be repeated", 0}},
+    {TRAIN, {"data", OPT_DATA, "PATH", 0, "a text file, or a folder whose files are read in the order of their "
+             "names; may be repeated", 0}},
     {TRAIN | BENCH | MEMORY | PLAN, {"config", OPT_CONFIG, "FILE", 0, "DeepSpeed's JSON configuration", 0}},
-    {TRAIN | BENCH | MEMORY | PLAN, {"set", OPT_SET, "KEY=VALUE", 0, "lays one value over the configuration; may be repeated", 0}},
+    {TRAIN | BENCH | MEMORY | PLAN, {"set", OPT_SET, "KEY=VALUE", 0, "lays one value over the configuration; may be "
+                                     "repeated", 0}},
     {TRAIN | BENCH, {"steps", OPT_STEPS, "N", 0, "updates to make (train: 100, bench: 10)", 0}},
     {TRAIN | BENCH, {"seq", OPT_SEQ, "N", 0, "tokens per sequence (256)", 0}},
-    {BENCH, {"batch", OPT_BATCH, "N,N,…", 0, "micro-batches per rank, in sequences; overrides the configuration's sizes (4)", 0}},
+    {BENCH, {"batch", OPT_BATCH, "N,N,…", 0, "micro-batches per rank, in sequences; overrides the configuration's "
+             "sizes (4)", 0}},
     {TRAIN | BENCH, {"seed", OPT_SEED, "N", 0, "of weights and order (1)", 0}},
     {TRAIN | BENCH | MEMORY | PLAN, {"ranks", OPT_RANKS, "N", 0, "ranks, started here (1); not under mpirun", 0}},
     {TRAIN | BENCH, {"threads", OPT_THREADS, "N", 0, "threads of each rank (the cores its ranks may use, shared)", 0}},
-    {TRAIN | BENCH, {"device", OPT_DEVICE, "host|check", 0, "check: ranks are threads of one process, and every access is checked", 0}},
-    {TRAIN | BENCH, {"checkpoint-activations", OPT_CHECKPOINT, NULL, 0, "keeps each layer's input only, and computes it again in backward", 0}},
+    {TRAIN | BENCH, {"device", OPT_DEVICE, "host|check", 0, "check: ranks are threads of one process, and every "
+                     "access is checked", 0}},
+    {TRAIN | BENCH, {"checkpoint-activations", OPT_CHECKPOINT, NULL, 0,
+                     "keeps each layer's input only, and computes it again in backward", 0}},
     {TRAIN, {"log", OPT_LOG, "FILE", 0, "writes one JSON object per step, over what is there", 0}},
     {TRAIN, {"sample", OPT_SAMPLE, "N", 0, "continues a text by N characters at the end", 0}},
     {TRAIN, {"prompt", OPT_PROMPT, "TEXT", 0, "the text to continue", 0}},

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * sherd bench: steps on random tokens, one row per batch size. The first steps of a row are not counted. A row whose memory
- * would not be there is not tried; it says so instead.
+ * sherd bench: steps on random tokens, one row per batch size. The first steps of a row are not counted. A row
+ * whose memory would not be there is not tried; it says so instead.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -164,8 +164,8 @@ static sherd_status print_row(const bench *b, cli_session *session, const row *r
         return cli_fail(err, SHERD_EINVAL, "the plan has no bytes for rank %d", (int)session->rank->rank);
     }
     if (b->options->json) {
-        printf("{\"batch\": %lld, \"seq\": %lld, \"ranks\": %d, \"fits\": true, \"steps\": %lld, \"samples_per_s\": %.6g, "
-               "\"samples_per_s_spread\": %.4g, \"tokens_per_s\": %.6g, \"step_ms\": %.6g, \"forward_ms\": %.6g, "
+        printf("{\"batch\": %lld, \"seq\": %lld, \"ranks\": %d, \"fits\": true, \"steps\": %lld, \"samples_per_s\": "
+               "%.6g, \"samples_per_s_spread\": %.4g, \"tokens_per_s\": %.6g, \"step_ms\": %.6g, \"forward_ms\": %.6g, "
                "\"backward_ms\": %.6g, \"exposed_comm_ms\": %.6g, \"update_ms\": %.6g, \"memory\": ",
                (long long)r->batch, (long long)b->options->seq, (int)session->rank->world, (long long)b->steps, median,
                spread, tokens, r->step_ms, r->forward_ms, r->backward_ms, r->exposed_ms, r->update_ms);
@@ -220,11 +220,12 @@ static void print_head(const bench *b, const cli_rank *rank)
         return;
     }
     printf("%s, %lld tokens per sequence, %d rank%s of %d thread%s, ZeRO stage %d, %s, %lld steps after %d\n",
-           b->options->model, (long long)b->options->seq, (int)rank->world, rank->world > 1 ? "s" : "", (int)rank->threads,
-           rank->threads > 1 ? "s" : "", (int)b->config.zero.stage, sherd_dtype_name(b->config.dtype), (long long)b->steps,
-           (int)WARM_UP);
-    printf("%6s  %10s  %8s  %10s  %9s  %9s  %9s  %9s  %9s  %10s\n", "batch", "samples/s", "spread", "tokens/s", "step ms",
-           "forward", "backward", "exposed", "update", "peak");
+           b->options->model, (long long)b->options->seq, (int)rank->world, rank->world > 1 ? "s" : "",
+           (int)rank->threads,
+           rank->threads > 1 ? "s" : "", (int)b->config.zero.stage, sherd_dtype_name(b->config.dtype),
+           (long long)b->steps, (int)WARM_UP);
+    printf("%6s  %10s  %8s  %10s  %9s  %9s  %9s  %9s  %9s  %10s\n", "batch", "samples/s", "spread", "tokens/s",
+           "step ms", "forward", "backward", "exposed", "update", "peak");
     fflush(stdout);
 }
 

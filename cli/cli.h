@@ -60,8 +60,8 @@ typedef int (*cli_body)(const cli_rank *rank, void *ctx); /* returns an exit cod
 /* How many ranks there will be, before they exist: --ranks, or mpirun's. */
 int32_t cli_world(const cli_options *options);
 int cli_is_first(void); /* 0 on the processes that mpirun started beside the first */
-/* Runs `body` on every rank: in this process alone, in forked ranks, in threads under the checking device, or as one rank of
- * mpirun. Returns the exit code. */
+/* Runs `body` on every rank: in this process alone, in forked ranks, in threads under the checking device, or as one
+ * rank of mpirun. Returns the exit code. */
 int cli_launch(const cli_options *options, const sherd_config *config, cli_body body, void *ctx);
 int cli_under_mpi(void);
 int cli_launch_mpi(const cli_options *options, const sherd_comm_options *comm, cli_body body, void *ctx);
@@ -129,7 +129,8 @@ typedef struct cli_step {
     sherd_report report;
 } cli_step;
 
-/* Where micro-batches come from: `fill` writes micro-batch `number` of step `step` (both from 0) into tokens and targets. */
+/* Where micro-batches come from: `fill` writes micro-batch `number` of step `step` (both from 0) into tokens and
+ * targets. */
 typedef struct cli_feed {
     void (*fill)(const struct cli_feed *feed, int64_t step, int64_t number);
     int64_t batch, seq;
@@ -140,7 +141,8 @@ typedef struct cli_feed {
 sherd_status cli_feed_create(cli_feed *feed, int64_t batch, int64_t seq, sherd_error *err);
 void cli_feed_destroy(cli_feed *feed);
 /* One whole step: K micro-steps, and the loss over all ranks. COLLECTIVE. */
-sherd_status cli_session_step(cli_session *session, int64_t step, const cli_feed *feed, cli_step *out, sherd_error *err);
+sherd_status cli_session_step(cli_session *session, int64_t step, const cli_feed *feed, cli_step *out,
+                              sherd_error *err);
 int64_t cli_now_ns(void);
 
 /* ---- results */
@@ -159,8 +161,8 @@ void cli_print_memory_json(FILE *out, const sherd_memory *memory); /* {"device":
 void cli_print_number(FILE *out, double value);                    /* null where it is not finite */
 void cli_print_hash(FILE *out, const uint8_t hash[16]);
 
-/* Text that continues the prompt, to stdout. COLLECTIVE: rank 0 works, and the ranks meet at every character, so that no wait
- * is as long as the whole text. */
+/* Text that continues the prompt, to stdout. COLLECTIVE: rank 0 works, and the ranks meet at every character, so
+ * that no wait is as long as the whole text. */
 sherd_status cli_sample(cli_session *session, const cli_options *options, int64_t seq, sherd_error *err);
 /* The device's trace as a Chrome trace file. Rank 0 writes its own. */
 sherd_status cli_write_trace(sherd_device *device, const char *path, sherd_error *err);

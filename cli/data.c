@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Text as bytes: the files given, and those of the folders given, in the order of their names, one behind the other. Read
- * once before ranks exist, so that forked ranks share the pages.
+ * Text as bytes: the files given, and those of the folders given, in the order of their names, one behind the
+ * other. Read once before ranks exist, so that forked ranks share the pages.
  */
 #include <dirent.h>
 #include <errno.h>

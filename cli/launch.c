@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * How ranks come to be: alone in this process, as threads under the checking device, forked (launch_fork.c), or one of
- * mpirun's (launch_mpi.c). A body sees no difference.
+ * How ranks come to be: alone in this process, as threads under the checking device, forked (launch_fork.c), or one
+ * of mpirun's (launch_mpi.c). A body sees no difference.
  */
 #include <pthread.h>
 #include <sched.h>

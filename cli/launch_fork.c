@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * --ranks N: this process forks the ranks before any thread exists, and waits. A rank that dies is noticed by its peers
- * themselves; the parent only collects exit codes, passes signals on, and after a limit kills what is left.
+ * --ranks N: this process forks the ranks before any thread exists, and waits. A rank that dies is noticed by its
+ * peers themselves; the parent only collects exit codes, passes signals on, and after a limit kills what is left.
  */
 #include <errno.h>
 #include <signal.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * One rank of mpirun. MPI starts us and nothing more: the data moves through shared memory, so a rank that dies is noticed
- * without MPI. After a failure MPI_Finalize could wait for the dead, so the process ends without it.
+ * One rank of mpirun. MPI starts us and nothing more: the data moves through shared memory, so a rank that dies is
+ * noticed without MPI. After a failure MPI_Finalize could wait for the dead, so the process ends without it.
  */
 #include <sched.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * sherd memory: the plan's bytes for every stage, without allocating one of them. Parameters are a model's, or a synthetic
- * table of equal matrices.
+ * sherd memory: the plan's bytes for every stage, without allocating one of them. Parameters are a model's, or a
+ * synthetic table of equal matrices.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -114,8 +114,8 @@ static void print_json(const forecast *f)
         }
         printf("}\n");
     }
-    printf("{\"stage\": 3, \"built\": false, \"ranks\": %d, \"parameters\": %lld, \"bytes_per_parameter\": %d, \"total\": "
-           "%llu}\n",
+    printf("{\"stage\": 3, \"built\": false, \"ranks\": %d, \"parameters\": %lld, \"bytes_per_parameter\": %d, "
+           "\"total\": %llu}\n",
            (int)f->world, (long long)f->elems, stage3_unit(&f->config), (unsigned long long)f->stage3_bytes);
 }
 
@@ -159,8 +159,8 @@ static void print_table(const forecast *f)
         printf("  fits %-13s %12s %12s %12s %12s\n", cli_bytes_text(f->options->gpu_memory, limit, sizeof limit),
                verdict(f, total[0]), verdict(f, total[1]), verdict(f, total[2]), verdict(f, total[3]));
     }
-    printf("stage 3 is not built: %d bytes per parameter / %d ranks, and not counted: gathered parameters and the ring\n",
-           stage3_unit(&f->config), (int)f->world);
+    printf("stage 3 is not built: %d bytes per parameter / %d ranks, and not counted: gathered parameters and the "
+           "ring\n", stage3_unit(&f->config), (int)f->world);
 }
 
 static sherd_status prepare(forecast *f, sherd_error *err)
@@ -172,7 +172,8 @@ static sherd_status prepare(forecast *f, sherd_error *err)
         return status;
     }
     if (f->config.train_batch_size == 0 && f->config.train_micro_batch_size_per_gpu == 0) {
-        f->config.train_micro_batch_size_per_gpu = 1; /* sizes do not change the plan's bytes, but whether K is 1 does */
+        /* sizes do not change the plan's bytes, but whether K is 1 does */
+        f->config.train_micro_batch_size_per_gpu = 1;
     }
     status = sherd_config_resolve(&f->config, f->world, err);
     if (status != SHERD_OK) {

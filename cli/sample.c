@@ -74,7 +74,8 @@ sherd_status cli_sample(cli_session *session, const cli_options *options, int64_
     sherd_status status = SHERD_OK;
 
     if (tokens == NULL || logits == NULL) {
-        status = cli_fail(err, SHERD_ENOMEM, "no memory for a continuation of %lld characters", (long long)options->sample);
+        status = cli_fail(err, SHERD_ENOMEM, "no memory for a continuation of %lld characters",
+                          (long long)options->sample);
         goto free_buffers;
     }
     if (first) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Which sequences a micro-batch holds. Every epoch is a permutation of all windows, drawn from the seed and the epoch's
- * number; the epochs stand one behind the other, and micro-batch g of step s takes positions (s·G + g)·B … + B of that
- * stream. What it holds does not depend on the number of ranks, and nothing is dropped or repeated.
+ * Which sequences a micro-batch holds. Every epoch is a permutation of all windows, drawn from the seed and the
+ * epoch's number; the epochs stand one behind the other, and micro-batch g of step s takes positions (s·G + g)·B …
+ * + B of that stream. What it holds does not depend on the number of ranks, and nothing is dropped or repeated.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -129,7 +129,8 @@ sherd_status cli_session_open(cli_session *session, const cli_rank *rank, const 
         status = cli_model_table(shape, config, &session->params, &session->names, &session->n_params, err);
     }
     if (status == SHERD_OK) {
-        status = sherd_plan_create(&session->config, session->params, session->n_params, rank->world, &session->plan, err);
+        status = sherd_plan_create(&session->config, session->params, session->n_params, rank->world, &session->plan,
+                                   err);
     }
     if (status == SHERD_OK) {
         status = open_device(session, err);
@@ -201,8 +202,8 @@ static sherd_status micro_step(cli_session *session, int64_t step, const cli_fee
         return sherd_engine_error(session->engine, err);
     }
     feed->fill(feed, step, micro.number);
-    status = sherd_model_step(session->model, &session->store, feed->tokens, feed->targets, feed->batch, feed->seq, &mean,
-                              err);
+    status = sherd_model_step(session->model, &session->store, feed->tokens, feed->targets, feed->batch, feed->seq,
+                              &mean, err);
     *loss += mean;
     return status == SHERD_OK ? sherd_engine_step(session->engine, report, err) : status;
 }

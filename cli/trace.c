@@ -19,8 +19,8 @@ static void write_records(FILE *out, const sherd_trace_record *records, size_t n
         fprintf(out,
                 "%s\n{\"name\": \"%s\", \"ph\": \"X\", \"pid\": 0, \"tid\": \"%s\", \"ts\": %.3f, \"dur\": %.3f, "
                 "\"args\": {\"bucket\": %d, \"step\": %lld}}",
-                i > 0 ? "," : "", r->name, r->stream, (double)r->begin_ns / 1e3, (double)(r->end_ns - r->begin_ns) / 1e3,
-                (int)r->bucket, (long long)r->step);
+                i > 0 ? "," : "", r->name, r->stream, (double)r->begin_ns / 1e3,
+                (double)(r->end_ns - r->begin_ns) / 1e3, (int)r->bucket, (long long)r->step);
     }
     fputs("\n]}\n", out);
 }

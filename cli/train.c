@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * sherd train: a decoder on text. Everything that can be found wrong is found before ranks exist, so that it is said once.
+ * sherd train: a decoder on text. Everything that can be found wrong is found before ranks exist, so that it is
+ * said once.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -69,7 +70,8 @@ static void print_breakdowns(const trainer *t, const cli_step *step)
     const sherd_report *r = &step->report;
 
     if (t->session.config.wall_clock_breakdown) {
-        cli_message(-1, "  forward %.1f ms, backward %.1f ms, exposed communication %.1f ms, update %.1f ms, step %.1f ms",
+        cli_message(-1, "  forward %.1f ms, backward %.1f ms, exposed communication %.1f ms, update %.1f ms, step "
+                    "%.1f ms",
                     (double)r->forward_ns / 1e6, (double)r->backward_ns / 1e6, (double)r->exposed_comm_ns / 1e6,
                     (double)r->update_ns / 1e6, (double)step->wall_ns / 1e6);
     }
@@ -81,7 +83,8 @@ static void print_breakdowns(const trainer *t, const cli_step *step)
         sherd_device_memory(t->session.device, &live, NULL);
         for (int c = 0; c < SHERD_CATEGORIES && used < sizeof line; c++) {
             if (live.bytes[SHERD_TIER_DEVICE][c] > 0) {
-                used += (size_t)snprintf(line + used, sizeof line - used, " %s %s", sherd_category_name((sherd_category)c),
+                used += (size_t)snprintf(line + used, sizeof line - used, " %s %s",
+                                         sherd_category_name((sherd_category)c),
                                          cli_bytes_text(live.bytes[SHERD_TIER_DEVICE][c], bytes, sizeof bytes));
             }
         }
@@ -319,14 +322,15 @@ static sherd_status prepare(training *t, sherd_error *err)
     }
     t->windows = t->text.size > 0 ? (int64_t)(t->text.size - 1) / o->seq : 0;
     if (t->windows < 1) {
-        return cli_fail(err, SHERD_EINVAL, "%.200s: %llu bytes of text, but a sequence of %lld tokens and its last target "
-                        "need %lld; give more text or a smaller --seq", o->data[0], (unsigned long long)t->text.size,
+        return cli_fail(err, SHERD_EINVAL, "%.200s: %llu bytes of text, but a sequence of %lld tokens and its last "
+                        "target need %lld; give more text or a smaller --seq", o->data[0], (unsigned long long)t->text.size,
                         (long long)o->seq, (long long)o->seq + 1);
     }
     if (o->log != NULL && cli_is_first()) {
         t->log = fopen(o->log, "w");
         status = t->log != NULL ? SHERD_OK
-                                : cli_fail(err, SHERD_EIO, "--log %.300s: cannot be written: %s", o->log, strerror(errno));
+                                : cli_fail(err, SHERD_EIO, "--log %.300s: cannot be written: %s", o->log,
+                                           strerror(errno));
     }
     return status;
 }

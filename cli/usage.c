@@ -135,8 +135,8 @@ static void print_rank(FILE *out, int32_t rank, const cli_usage_of_rank *u, int 
 
             char name[48];
 
-            snprintf(name, sizeof name, tier == SHERD_TIER_DEVICE ? "%s" : "%s (%s)", sherd_category_name((sherd_category)c),
-                     sherd_tier_name((sherd_tier)tier));
+            snprintf(name, sizeof name, tier == SHERD_TIER_DEVICE ? "%s" : "%s (%s)",
+                     sherd_category_name((sherd_category)c), sherd_tier_name((sherd_tier)tier));
             if (bytes[0] + bytes[1] + bytes[2] > 0) {
                 print_row(out, rank, name, bytes, "");
             }

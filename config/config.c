@@ -75,8 +75,8 @@ static sherd_status fail_triad(const sherd_config *c, int32_t world, sherd_error
 }
 
 /* Fills the unknown ones of batch = micro · steps · world. What does not divide is caught by the caller's product. */
-static sherd_status infer_triad(const sherd_config *given, int32_t world, int64_t *batch, int64_t *micro, int64_t *steps,
-                                sherd_error *err)
+static sherd_status infer_triad(const sherd_config *given, int32_t world, int64_t *batch, int64_t *micro,
+                                int64_t *steps, sherd_error *err)
 {
     *batch = given->train_batch_size;
     *micro = given->train_micro_batch_size_per_gpu;
@@ -115,7 +115,8 @@ sherd_status sherd_config_resolve(sherd_config *config, int32_t world, sherd_err
         return fail_triad(&full, world, err, "their product does not fit 64 bits, give smaller ones");
     }
     if (product < 1 || (batch > 0 && product != batch)) {
-        return fail_triad(&full, world, err, "train_batch_size must be micro-batch times accumulation steps times ranks");
+        return fail_triad(&full, world, err, "train_batch_size must be micro-batch times accumulation steps times "
+                          "ranks");
     }
     full.train_batch_size = product;
     full.train_micro_batch_size_per_gpu = micro;

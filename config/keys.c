@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The table. Defaults are those of reference DeepSpeed unless the note says otherwise. A row of status "refused" stops the
- * reading only when its value asks for the feature, that is, when it differs from the default written here.
+ * The table. Defaults are those of reference DeepSpeed unless the note says otherwise. A row of status "refused"
+ * stops the reading only when its value asks for the feature, that is, when it differs from the default written
+ * here.
  */
 #include "config/keys.h"
 
@@ -69,7 +70,8 @@ const sherd__key sherd__keys[] = {
     HONOURED("memory_breakdown", BOOLEAN, ANY, I32, config.memory_breakdown, "false",
              "adds memory by category to the progress line"),
     NO_EFFECT("dump_state", BOOLEAN, ANY, "false", "sherd plan prints what the engine will do"),
-    NO_EFFECT("zero_allow_untested_optimizer", BOOLEAN, ANY, "false", "every optimizer that Sherd builds is tested with it"),
+    NO_EFFECT("zero_allow_untested_optimizer", BOOLEAN, ANY, "false", "every optimizer that Sherd builds is tested "
+              "with it"),
     NO_EFFECT("zero_force_ds_cpu_optimizer", BOOLEAN, ANY, "true", "Sherd always updates with its own optimizers"),
     SECTION("activation_checkpointing", NO_EFFECT, SHERD__KEY_OPEN,
             "activations are the model's business: sherd train --checkpoint-activations"),
@@ -153,8 +155,8 @@ const sherd__key sherd__keys[] = {
 
     /* ---- element types */
     SECTION("fp16", HONOURED, SHERD__KEY_QUIET, "half precision with loss scaling"),
-    {"fp16.enabled", SHERD__BOOLEAN, SHERD__RANGE_ANY, SHERD__STORE_I32, AT(fp16_enabled), SHERD_KEY_REFUSED, 0, 0, NULL,
-     "false", "fp16 is not built yet; use \"bf16\": {\"enabled\": true}, which needs no loss scale"},
+    {"fp16.enabled", SHERD__BOOLEAN, SHERD__RANGE_ANY, SHERD__STORE_I32, AT(fp16_enabled), SHERD_KEY_REFUSED, 0, 0,
+     NULL, "false", "fp16 is not built yet; use \"bf16\": {\"enabled\": true}, which needs no loss scale"},
     NO_EFFECT("fp16.auto_cast", BOOLEAN, ANY, "false", FP16_ONLY),
     NO_EFFECT("fp16.loss_scale", NUMBER, ZERO_UP, "0", FP16_ONLY),
     NO_EFFECT("fp16.initial_scale_power", INTEGER, ZERO_UP, "16", FP16_ONLY),
@@ -191,8 +193,8 @@ const sherd__key sherd__keys[] = {
               "false makes \"Adam\" add weight decay to the gradient; \"AdamW\" is not changed by it"),
     PARAMETER("optimizer.params.momentum", SGD, NUMBER, BELOW_ONE, F64, config.optimizer.momentum, "0",
               "decay of SGD's running gradient"),
-    {"optimizer.params.torch_adam", SHERD__BOOLEAN, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_NO_EFFECT, 0, ADAM,
-     NULL, "false", "Sherd always updates with its own optimizers"},
+    {"optimizer.params.torch_adam", SHERD__BOOLEAN, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_NO_EFFECT, 0,
+     ADAM, NULL, "false", "Sherd always updates with its own optimizers"},
     {"optimizer.params.max_grad_norm", SHERD__ANY, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_REFUSED,
      SHERD__KEY_FORBIDDEN, ADAM | SGD, NULL, "", "an error, as in DeepSpeed; use gradient_clipping at top level"},
 

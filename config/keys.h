@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The table of keys: one row per key of the JSON file. A row says what the value must look like, where it goes, and what
- * Sherd does with it, so that reading, the listing of `sherd info --keys` and docs/configuration.md cannot disagree.
+ * The table of keys: one row per key of the JSON file. A row says what the value must look like, where it goes, and
+ * what Sherd does with it, so that reading, the listing of `sherd info --keys` and docs/configuration.md cannot
+ * disagree.
  */
 #ifndef SHERD_CONFIG_KEYS_H
 #define SHERD_CONFIG_KEYS_H
@@ -28,7 +29,8 @@ typedef enum sherd__range {
     SHERD__RANGE_BELOW_ONE, SHERD__RANGE_STAGE
 } sherd__range;
 
-/* Where a valid value goes: nowhere, or a member of the draft at the row's offset. A choice stores its place in the list. */
+/* Where a valid value goes: nowhere, or a member of the draft at the row's offset. A choice stores its place in the
+ * list. */
 typedef enum sherd__store {
     SHERD__STORE_NONE, SHERD__STORE_I32, SHERD__STORE_I64, SHERD__STORE_F64, SHERD__STORE_BETAS
 } sherd__store;
@@ -74,8 +76,8 @@ uint32_t sherd__key_members(const sherd__key *type_key, int32_t index);
 /* The key that was probably meant by `name` inside `section` ("" is the top level): its whole path, or NULL. */
 const char *sherd__key_nearest(const char *section, const char *name);
 
-/* Tells a value that the row allows from one that it does not, and stores it. On a fault returns EINVAL and writes what is
- * wrong and what to do into `why`. */
+/* Tells a value that the row allows from one that it does not, and stores it. On a fault returns EINVAL and writes
+ * what is wrong and what to do into `why`. */
 sherd_status sherd__value_store(const sherd__key *key, json_t *value, sherd__draft *draft, char *why, size_t capacity);
 /* 1 if the value is the row's default, null or "auto". */
 int sherd__value_is_default(const sherd__key *key, json_t *value);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The hint behind an unknown key: the key that was probably meant. First the section's own keys by edit distance (an
- * insertion, a deletion, a change and a swap of neighbours count one each), then a key of exactly this name elsewhere.
+ * The hint behind an unknown key: the key that was probably meant. First the section's own keys by edit distance
+ * (an insertion, a deletion, a change and a swap of neighbours count one each), then a key of exactly this name
+ * elsewhere.
  */
 #include <string.h>
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * One pass over the text that knows at every moment the path of the key it is under. It need not judge the text (the JSON
- * library has done that, or is about to), only never run past its end: brackets that do not match and strings that do not
- * end just end the pass. The path is kept as one string with a stack of lengths, so there is no recursion.
+ * One pass over the text that knows at every moment the path of the key it is under. It need not judge the text
+ * (the JSON library has done that, or is about to), only never run past its end: brackets that do not match and
+ * strings that do not end just end the pass. The path is kept as one string with a stack of lengths, so there is no
+ * recursion.
  */
 #include "config/position.h"
 
@@ -41,8 +42,8 @@ static void walker_close(walker *w)
     w->key_next = 0;
 }
 
-/* Replaces what stands behind the container's path by this key. Keys too long or too deep leave the path as it was, with
- * its end cut off, so that they match nothing. */
+/* Replaces what stands behind the container's path by this key. Keys too long or too deep leave the path as it was,
+ * with its end cut off, so that they match nothing. */
 static void walker_set_key(walker *w, size_t begin, size_t end)
 {
     size_t base = w->depth > 0 && w->depth <= DEPTH ? w->base[w->depth - 1] : 0;

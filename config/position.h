@@ -12,8 +12,8 @@ typedef struct sherd__position {
     uint32_t line, column; /* from 1; columns count characters of UTF-8, not bytes */
 } sherd__position;
 
-/* Where the key at `path` ("zero_optimization.stage") stands. 1 if found. Any bytes are safe. A key that itself holds dots,
- * or is written with escapes, is not found. */
+/* Where the key at `path` ("zero_optimization.stage") stands. 1 if found. Any bytes are safe. A key that itself
+ * holds dots, or is written with escapes, is not found. */
 int sherd__position_of_path(const char *text, size_t bytes, const char *path, sherd__position *out);
 /* The path of the last key that begins before byte `offset`; "" if there is none. */
 void sherd__position_path_at(const char *text, size_t bytes, size_t offset, char *path, size_t capacity);

@@ -40,7 +40,8 @@ static json_t *open_object(json_t *parent, const char *name)
     return json_object_set_new(parent, name, child) == 0 ? child : NULL;
 }
 
-/* Cuts `path` at its dots; at most SHERD__DEPTH_MAX parts, none of them empty. Returns how many, 0 if it cannot be one. */
+/* Cuts `path` at its dots; at most SHERD__DEPTH_MAX parts, none of them empty. Returns how many, 0 if it cannot be
+ * one. */
 static size_t split_path(char *path, char *parts[SHERD__DEPTH_MAX])
 {
     size_t n = 0;
@@ -74,8 +75,8 @@ static sherd_status apply_one(const char *set, json_t *root, sherd_error *err)
     snprintf(path, sizeof path, "%.*s", (int)(length < sizeof path ? length : sizeof path), set);
     n = length < sizeof path ? split_path(path, parts) : 0;
     if (n == 0) {
-        return sherd__fail(err, SHERD_EINVAL, "--set %.200s: the key path is not made of 1 to %d names with dots between",
-                           set, SHERD__DEPTH_MAX);
+        return sherd__fail(err, SHERD_EINVAL, "--set %.200s: the key path is not made of 1 to %d names with dots "
+                           "between", set, SHERD__DEPTH_MAX);
     }
     for (size_t i = 0; i + 1 < n; i++) {
         at = open_object(at, parts[i]);

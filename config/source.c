@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Telling a fault: where a key got its value. A --set that named the key, or a section that holds it, has the last word over
- * the file; a key that is missing is told at the nearest section that is there.
+ * Telling a fault: where a key got its value. A --set that named the key, or a section that holds it, has the last
+ * word over the file; a key that is missing is told at the nearest section that is there.
  */
 #include "config/source.h"
 

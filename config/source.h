@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a configuration was read from: the text, its name, and the --set strings laid over it; and how a fault is told.
+ * What a configuration was read from: the text, its name, and the --set strings laid over it; and how a fault is
+ * told.
  */
 #ifndef SHERD_CONFIG_SOURCE_H
 #define SHERD_CONFIG_SOURCE_H

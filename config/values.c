@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * One value against one row of the table. Integers may be written as reals without a fraction (5e8), as DeepSpeed allows.
+ * One value against one row of the table. Integers may be written as reals without a fraction (5e8), as DeepSpeed
+ * allows.
  */
 #include <math.h>
 #include <stdio.h>

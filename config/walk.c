@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The tree against the table. Everything is validated before anything is refused, so that a file with a misspelt key and an
- * unbuilt feature is told about the key. The depth is that of the table (three), not of the text.
+ * The tree against the table. Everything is validated before anything is refused, so that a file with a misspelt
+ * key and an unbuilt feature is told about the key. The depth is that of the table (three), not of the text.
  */
 #include <stdio.h>
 #include <string.h>
@@ -43,8 +43,8 @@ static void no_effect(walk *w, const sherd__key *key)
     }
 }
 
-/* A section without effect is told about once: if it is enabled, or, where nothing enables it, if anything in it differs
- * from the defaults. */
+/* A section without effect is told about once: if it is enabled, or, where nothing enables it, if anything in it
+ * differs from the defaults. */
 static sherd_status walk_quiet_section(walk *w, const sherd__key *key, json_t *object)
 {
     char path[SHERD__PATH_MAX];
@@ -196,7 +196,8 @@ static sherd_status finish_optimizer(walk *w, json_t *root)
     }
     if (draft->optimizer_type == SHERD_ADAMW && !draft->adam_w_mode) {
         sherd__source_log(w->source, SHERD_LOG_WARNING, "optimizer.params.adam_w_mode",
-                          "has no effect: AdamW always decays weights apart from the gradient; write \"type\": \"Adam\"");
+                          "has no effect: AdamW always decays weights apart from the gradient; write \"type\": "
+                          "\"Adam\"");
     }
     if (!json_is_object(json_object_get(root, "optimizer")) && draft->config.optimizer.kind == SHERD_ADAMW) {
         sherd__source_log(w->source, SHERD_LOG_INFO, "",

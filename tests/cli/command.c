@@ -20,7 +20,8 @@ static char folder[64], command[512];
 /* 40000 bytes of words in an order that a small model can begin to learn. */
 static void write_text(void)
 {
-    static const char *const words[] = {"the ", "shard ", "of a ", "gradient ", "waits ", "for ", "no ", "rank, ", "and ", "\n"};
+    static const char *const words[] = {"the ", "shard ", "of a ", "gradient ", "waits ", "for ", "no ", "rank, ",
+                                        "and ", "\n"};
     FILE *file = fopen("text.txt", "w");
     uint32_t state = 12345;
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The command's parts that need no run: units, the order of sequences, text from files and folders, the table's numbers.
+ * The command's parts that need no run: units, the order of sequences, text from files and folders, the table's
+ * numbers.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,7 +20,8 @@ static void bytes_are_read_with_units(void **state)
         const char *text;
         uint64_t bytes;
     } good[] = {
-        {"512", 512}, {"0", 0}, {"24GB", 24000000000u}, {"24 GB", 24000000000u}, {"24gb", 24000000000u}, {"80GiB", 85899345920u},
+        {"512", 512}, {"0", 0}, {"24GB", 24000000000u}, {"24 GB", 24000000000u}, {"24gb", 24000000000u},
+        {"80GiB", 85899345920u},
         {"1.5KiB", 1536}, {"2KB", 2000}, {"3MB", 3000000}, {"1TiB", 1099511627776u}, {"7B", 7}, {"4G", 4000000000u},
     };
     static const char *const bad[] = {"", "GB", "-1GB", "24XB", "24GBB", "nan", "inf", "1e40", "+5", " 5"};
@@ -146,7 +148,8 @@ static void micro_batches_cut_one_stream(void **state)
                 cli_sampler_batch(&s, &text, SEQ, batch, step, g, g_per_step, at, targets);
                 assert_memory_equal(at, whole[step] + g * batch * SEQ, (size_t)(batch * SEQ) * sizeof *at);
                 for (int64_t i = 0; i < batch * SEQ; i++) {
-                    assert_int_equal(targets[i], (at[i] + 3) % 256); /* the next byte of the text, over window borders too */
+                    /* the next byte of the text, over window borders too */
+                    assert_int_equal(targets[i], (at[i] + 3) % 256);
                 }
             }
         }
@@ -197,7 +200,8 @@ static void folders_are_read_in_the_order_of_names(void **state)
     assert_int_equal(cli_text_read(&(const char *){"missing"}, 1, &text, &err), SHERD_EIO);
     assert_string_equal(err.text, "missing: No such file or directory");
     assert_int_equal(cli_text_read(&(const char *){"/dev/null"}, 1, &text, &err), SHERD_EINVAL);
-    assert_int_equal(unlink("a.txt") + unlink("b.txt") + unlink(".hidden") + unlink("c/z") + rmdir("c") + unlink("B"), 0);
+    assert_int_equal(unlink("a.txt") + unlink("b.txt") + unlink(".hidden") + unlink("c/z") + rmdir("c") + unlink("B"),
+                     0);
     assert_int_equal(chdir("/") + rmdir(folder), 0);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The command end to end on the smallest decoder: what it prints, logs and exits with. With a second argument, the program
- * that starts MPI ranks: those runs only.
+ * The command end to end on the smallest decoder: what it prints, logs and exits with. With a second argument, the
+ * program that starts MPI ranks: those runs only.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -52,16 +52,17 @@ static void wrong_arguments_end_in_a_sentence(void **state)
         {"memory --params 1e9 --gpu-memory 3X", "sherd memory: --gpu-memory 3X: not a number of bytes", 2},
         {"bench --model tiny --batch 1,x", "sherd bench: --batch x: not an integer", 2},
         {"plan", "sherd: plan needs --model", 2},
-        {TRAIN "--set zero_optimization.stge=1", "sherd: --set zero_optimization.stge=1: zero_optimization.stge: unknown key, "
-         "did you mean zero_optimization.stage?\n", 1},
-        {TRAIN "--set zero_optimization.stage=3", "sherd: --set zero_optimization.stage=3: zero_optimization.stage: 3 is refused",
-         1},
+        {TRAIN "--set zero_optimization.stge=1", "sherd: --set zero_optimization.stge=1: zero_optimization.stge: "
+         "unknown key, did you mean zero_optimization.stage?\n", 1},
+        {TRAIN "--set zero_optimization.stage=3", "sherd: --set zero_optimization.stage=3: zero_optimization.stage: "
+         "3 is refused", 1},
         {TRAIN "--config missing.json", "sherd: missing.json: cannot be opened: No such file or directory\n", 1},
-        {TRAIN "--ranks 5", "sherd: train_batch_size 12, train_micro_batch_size_per_gpu 0, gradient_accumulation_steps 0 on 5 "
-         "ranks", 1},
+        {TRAIN "--ranks 5", "sherd: train_batch_size 12, train_micro_batch_size_per_gpu 0, "
+         "gradient_accumulation_steps 0 on 5 ranks", 1},
         {TRAIN "--data missing.txt", "sherd: missing.txt: No such file or directory\n", 1},
         {TRAIN "--seq 50000", "sherd: text.txt: 40", 1},
-        {TRAIN "--log missing/run.jsonl", "sherd: --log missing/run.jsonl: cannot be written: No such file or directory\n", 1},
+        {TRAIN "--log missing/run.jsonl", "sherd: --log missing/run.jsonl: cannot be written: No such file or "
+         "directory\n", 1},
         {"train --model none --data text.txt --set train_batch_size=1", "sherd: model 'none' is neither a preset", 1},
     };
 
@@ -76,7 +77,8 @@ static void wrong_arguments_end_in_a_sentence(void **state)
 static void the_log_has_every_field(void **state)
 {
     static const char *const fields[] = {"step", "loss", "grad_norm", "lr", "loss_scale", "step_ms", "forward_ms",
-                                         "backward_ms", "exposed_comm_ms", "update_ms", "tokens_per_s", "samples_per_s"};
+                                         "backward_ms", "exposed_comm_ms", "update_ms", "tokens_per_s",
+                                         "samples_per_s"};
     FILE *old = fopen("fields.jsonl", "w");
     json_t *log, *last;
     double first, loss = 0;
@@ -180,8 +182,8 @@ static void kill_a_rank_later(void)
 {
     static const char script[] =
         "(for i in $(seq 300); do test -s death.jsonl && break; sleep 0.1; done; "
-        "for p in $(pgrep -f 'sherd-death-marke[r]'); do pgrep -P $p -f 'sherd-death-marke[r]'; done | sort -n | tail -1 | "
-        "xargs -r kill -9; cut -d' ' -f1 /proc/uptime >killed) >/dev/null 2>&1 &";
+        "for p in $(pgrep -f 'sherd-death-marke[r]'); do pgrep -P $p -f 'sherd-death-marke[r]'; done | sort -n | "
+        "tail -1 | xargs -r kill -9; cut -d' ' -f1 /proc/uptime >killed) >/dev/null 2>&1 &";
 
     remove("death.jsonl");
     assert_int_equal(system(script), 0);
@@ -250,7 +252,8 @@ static void memory_is_instant_and_adds_up(void **state)
     json_t *log;
 
     (void)state;
-    command_run(&o, "", "memory --params 1e12 --ranks 4096 --set bf16.enabled=true --gpu-memory 80GB --json >memory.jsonl");
+    command_run(&o, "", "memory --params 1e12 --ranks 4096 --set bf16.enabled=true --gpu-memory 80GB --json "
+                ">memory.jsonl");
     assert_code(0);
     assert_true(seconds() - begin < 5);
     log = command_log("memory.jsonl");
@@ -269,7 +272,8 @@ static void memory_is_instant_and_adds_up(void **state)
     }
     /* 2 + 4 + 12 bytes at stage 0, 2 + 16/N and more at stages 1 and 2, and the ring's share on top */
     assert_true(per_param[0] > 17.99 && per_param[0] < 18.01);
-    assert_true(per_param[1] > 2 + 16.0 / 4096 && per_param[1] < 2.01 && per_param[2] > 2 + 16.0 / 4096 && per_param[2] < 2.01);
+    assert_true(per_param[1] > 2 + 16.0 / 4096 && per_param[1] < 2.01 && per_param[2] > 2 + 16.0 / 4096 &&
+                per_param[2] < 2.01);
     assert_true(json_is_false(json_object_get(json_array_get(log, 3), "built")));
     json_decref(log);
     command_run(&o, "", "memory --model 7b --ranks 8 --gpu-memory 40GB 2>/dev/null");
@@ -293,7 +297,8 @@ static void plan_and_info_speak(void **state)
     command_run(&o, "", "--version");
     assert_code(0);
     assert_says("sherd 0.");
-    command_run(&o, "", "plan --model tiny >/dev/full 2>full.txt; grep -q 'standard output could not be written' full.txt");
+    command_run(&o, "", "plan --model tiny >/dev/full 2>full.txt; grep -q 'standard output could not be written' "
+                "full.txt");
     assert_code(0);
 }
 

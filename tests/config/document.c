@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * docs/configuration.md is the table in words. Without arguments this is the test that they agree; `--write FILE` writes
- * the document: test_config_document --write docs/configuration.md
+ * docs/configuration.md is the table in words. Without arguments this is the test that they agree; `--write FILE`
+ * writes the document: test_config_document --write docs/configuration.md
  */
 #include <dirent.h>
 #include <setjmp.h>
@@ -23,20 +23,22 @@ static const char *const preface =
     "- **honoured**: it does what the note says.\n"
     "- **no effect**: accepted; a warning says why when the value is not the default.\n"
     "- **refused**: an error, but only when the value asks for the feature, that is, differs from the default.\n\n"
-    "In a list of choices, those in braces are refused. `\"auto\"` and `null` mean the default. Integers may be written "
-    "`5e8`.\nUnknown keys are errors inside the sections below, with the nearest key as a hint, and warnings at top "
-    "level. A key that is\nwritten twice is an error. Values are checked first, then what is not built is refused. A "
-    "fault reads\n`ds.json: line 4, column 5: zero_optimization.stage: found 9, give an integer from 0 to 3`.\n\n"
-    "`--set a.b=V` lays single values over the file, in order: V is JSON if it parses, else a string; missing objects are "
+    "In a list of choices, those in braces are refused. `\"auto\"` and `null` mean the default. Integers may be "
+    "written `5e8`.\nUnknown keys are errors inside the sections below, with the nearest key as a hint, and "
+    "warnings at top level. A key that is\nwritten twice is an error. Values are checked first, then what is not "
+    "built is refused. A fault reads\n`ds.json: line 4, column 5: zero_optimization.stage: found 9, give an integer "
+    "from 0 to 3`.\n\n`--set a.b=V` lays single values over the file, in order: V is JSON if it parses, else a "
+    "string; missing objects are "
     "made.\n\n"
-    "The batch triad: `train_batch_size` = `train_micro_batch_size_per_gpu` x `gradient_accumulation_steps` x ranks. Give "
-    "any one\nof the first two, or any two of the three; the rest is inferred. What does not multiply out is an error "
-    "with the numbers.\n\n"
-    "Schedules, with `it` finished (not skipped) updates and W = `warmup_num_steps`, at least 2, T = `total_num_steps`: "
-    "below W\nthe share is ln(it+1)/ln(W), or it/W if `warmup_type` is linear. WarmupLR and WarmupDecayLR go from "
-    "`warmup_min_lr` to\n`warmup_max_lr` by that share; from W on WarmupLR stays, and WarmupDecayLR's share is "
-    "max(0, (T-it)/max(1, T-W)).\nWarmupCosineLR multiplies the optimizer's `lr` by a ratio that rises from "
-    "`warmup_min_ratio` to 1 by that share, and from W\non is c + (1-c)(1 + cos(pi p))/2 with p = min(1, (it-W+1)/max(1, "
+    "The batch triad: `train_batch_size` = `train_micro_batch_size_per_gpu` x `gradient_accumulation_steps` x ranks. "
+    "Give any one\nof the first two, or any two of the three; the rest is inferred. What does not multiply out is "
+    "an error with the numbers.\n\n"
+    "Schedules, with `it` finished (not skipped) updates and W = `warmup_num_steps`, at least 2, T = "
+    "`total_num_steps`: below W\nthe share is ln(it+1)/ln(W), or it/W if `warmup_type` is linear. WarmupLR and "
+    "WarmupDecayLR go from `warmup_min_lr` to\n`warmup_max_lr` by that share; from W on WarmupLR stays, and "
+    "WarmupDecayLR's share is max(0, (T-it)/max(1, T-W)).\nWarmupCosineLR multiplies the optimizer's `lr` by a "
+    "ratio that rises from `warmup_min_ratio` to 1 by that share, and from W\non is c + (1-c)(1 + cos(pi p))/2 with "
+    "p = min(1, (it-W+1)/max(1, "
     "T-W)) and c = `cos_min_ratio`.\n\n";
 
 static const char *const statuses[] = {"honoured", "no effect", "refused"};

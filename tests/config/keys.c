@@ -35,7 +35,8 @@ static void compose(const sherd__key *key, const char *value, char *text, size_t
         depth++;
     }
     used += (size_t)snprintf(text + used, capacity - used, "%s%s", value,
-                             key->members & SHERD__FOR_COSINE && !(key->members & (SHERD__FOR_WARMUP | SHERD__FOR_DECAY))
+                             key->members & SHERD__FOR_COSINE &&
+                             !(key->members & (SHERD__FOR_WARMUP | SHERD__FOR_DECAY))
                                  ? ", \"total_num_steps\": 5000"
                                  : "");
     for (; depth > 0; depth--) {
@@ -254,7 +255,8 @@ static void refused_keys_are_refused(void **state)
     static const char *const more[][2] = {
         {"zero_optimization.stage", "3"}, {"fp16.enabled", "true"}, {"optimizer.type", "\"Lion\""},
         {"optimizer.type", "\"onebitadam\""}, {"scheduler.type", "\"OneCycle\""}, {"scheduler.type", "\"LRRangeTest\""},
-        {"zero_optimization.offload_optimizer.device", "\"cpu\""}, {"zero_optimization.offload_param.device", "\"nvme\""},
+        {"zero_optimization.offload_optimizer.device", "\"cpu\""},
+        {"zero_optimization.offload_param.device", "\"nvme\""},
         {"communication_data_type", "\"bf16\""}, {"communication_data_type", "\"fp16\""},
     };
     size_t seen = 0;
@@ -309,8 +311,8 @@ static void warnings_name_place_and_reason(void **state)
                         "ds.json: line 2, column 2: gradient_cliping: unknown key, ignored; did you mean "
                         "gradient_clipping?\n"
                         "ds.json: line 2, column 25: x: unknown key, ignored; remove it\n"
-                        "ds.json: line 3, column 2: tensorboard: has no effect: Sherd writes no such files; sherd train "
-                        "--log FILE writes one JSON object per step\n"
+                        "ds.json: line 3, column 2: tensorboard: has no effect: Sherd writes no such files; sherd "
+                        "train --log FILE writes one JSON object per step\n"
                         "ds.json: line 3, column 53: aio: has no effect: belongs to the disk tier, which is not built "
                         "yet\n");
 }
@@ -322,8 +324,8 @@ static void absent_optimizer_is_said(void **state)
     (void)state;
     parse(&p, "{}");
     assert_int_equal(p.infos, 1);
-    assert_string_equal(p.lines, "ds.json: no optimizer section, so AdamW with lr 0.001, betas [0.9, 0.999], eps 1e-08, "
-                                 "weight_decay 0\n");
+    assert_string_equal(p.lines, "ds.json: no optimizer section, so AdamW with lr 0.001, betas [0.9, 0.999], eps "
+                        "1e-08, weight_decay 0\n");
 }
 
 static void adamw_is_not_changed_by_adam_w_mode(void **state)
@@ -338,7 +340,8 @@ static void adamw_is_not_changed_by_adam_w_mode(void **state)
 
 static void sets_make_objects_and_come_in_order(void **state)
 {
-    const char *sets[] = {"bf16.enabled=true", "optimizer.type=SGD", "optimizer.params.lr=0.5", "optimizer.params.lr=5e-1",
+    const char *sets[] = {"bf16.enabled=true", "optimizer.type=SGD", "optimizer.params.lr=0.5",
+                          "optimizer.params.lr=5e-1",
                           "zero_optimization=true", "zero_optimization.stage=2", "sherd.grad_sum=bf16",
                           "optimizer.params={\"momentum\": 0.5}"};
     sherd_config config;

@@ -71,7 +71,8 @@ static const fault faults[] = {
     {"{\"optimizer\": {\"params\": {\"lr\": 1}}}", NULL, SHERD_EINVAL,
      "ds.json: line 1, column 2: optimizer.type: is missing, give one of \"AdamW\", \"Adam\", \"SGD\""},
     {"{\"optimizer\": {\"type\": \"AdamWW\"}}", NULL, SHERD_EINVAL,
-     "ds.json: line 1, column 16: optimizer.type: found the string \"AdamWW\", give one of \"AdamW\", \"Adam\", \"SGD\""},
+     "ds.json: line 1, column 16: optimizer.type: found the string \"AdamWW\", give one of \"AdamW\", \"Adam\", "
+     "\"SGD\""},
     {"{\"optimizer\": {\"type\": \"SGD\", \"params\": {\"betas\": [0, 0]}}}", NULL, SHERD_EINVAL,
      "ds.json: line 1, column 42: optimizer.params.betas: this optimizer has no such parameter, remove it"},
     {"{\"optimizer\": {\"type\": \"Adam\", \"params\": {\"max_grad_norm\": 1}}}", NULL, SHERD_EINVAL,
@@ -93,8 +94,8 @@ static const fault faults[] = {
      "ds.json: line 1, column 24: zero_optimization.cpu_offload: true is refused: an old form of offload_optimizer "
      "{\"device\": \"cpu\"}; offloading is not built yet, leave it out"},
     {"{" BF16 ", \"communication_data_type\": \"fp32\"}", NULL, SHERD_EUNSUPPORTED,
-     "ds.json: line 1, column 29: communication_data_type: \"fp32\" is refused: accepted where it is the gradients' own "
-     "type; another type on the wire is not built yet"},
+     "ds.json: line 1, column 29: communication_data_type: \"fp32\" is refused: accepted where it is the gradients' "
+     "own type; another type on the wire is not built yet"},
     /* validated first, then refused */
     {"{\"zero_optimization\": {\"stage\": 3},\n \"bf16\": {\"enabeld\": true}}", NULL, SHERD_EINVAL,
      "ds.json: line 2, column 11: bf16.enabeld: unknown key, did you mean bf16.enabled?"},
@@ -182,8 +183,9 @@ static void an_uninitialised_config_is_refused(void **state)
 static void damaged_text_ends_in_a_sentence(void **state)
 {
     static const char whole[] =
-        "{\"train_batch_size\": 8, \"zero_optimization\": {\"stage\": 2, \"offload_optimizer\": {\"device\": \"none\"}},\n"
-        " \"optimizer\": {\"type\": \"AdamW\", \"params\": {\"betas\": [0.9, 0.95], \"lr\": 1e-4}}, \"aio\": null}\n";
+        "{\"train_batch_size\": 8, \"zero_optimization\": {\"stage\": 2, \"offload_optimizer\": {\"device\": "
+        "\"none\"}},\n \"optimizer\": {\"type\": \"AdamW\", \"params\": {\"betas\": [0.9, 0.95], \"lr\": 1e-4}}, "
+        "\"aio\": null}\n";
     uint64_t seed = 88172645463325252u;
     int faults_seen = 0;
 

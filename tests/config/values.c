@@ -55,12 +55,12 @@ static void triad_faults_give_the_numbers(void **state)
 
     (void)state;
     assert_int_equal(resolve(0, 0, 0, 4, &config, &err), SHERD_EINVAL);
-    assert_string_equal(err.text, "train_batch_size 0, train_micro_batch_size_per_gpu 0, gradient_accumulation_steps 0 on "
-                                  "4 ranks (0: not given): give train_batch_size or train_micro_batch_size_per_gpu");
+    assert_string_equal(err.text, "train_batch_size 0, train_micro_batch_size_per_gpu 0, gradient_accumulation_steps "
+                        "0 on 4 ranks (0: not given): give train_batch_size or train_micro_batch_size_per_gpu");
     assert_int_equal(resolve(25, 3, 2, 4, &config, &err), SHERD_EINVAL);
-    assert_string_equal(err.text, "train_batch_size 25, train_micro_batch_size_per_gpu 3, gradient_accumulation_steps 2 "
-                                  "on 4 ranks (0: not given): train_batch_size must be micro-batch times accumulation "
-                                  "steps times ranks");
+    assert_string_equal(err.text, "train_batch_size 25, train_micro_batch_size_per_gpu 3, "
+                        "gradient_accumulation_steps 2 on 4 ranks (0: not given): train_batch_size must be "
+                        "micro-batch times accumulation steps times ranks");
     assert_int_equal(config.train_batch_size, 25);
     assert_int_equal(resolve(25, 0, 0, 4, &config, &err), SHERD_EINVAL);
     assert_int_equal(resolve(25, 3, 0, 4, &config, &err), SHERD_EINVAL);
@@ -122,7 +122,8 @@ static void assert_rates(const char *scheduler, const rate *rates, size_t n)
 
 #define ASSERT_RATES(scheduler, rates) assert_rates(scheduler, rates, sizeof(rates) / sizeof(rates)[0])
 
-/* min + (max - min) * g, g = ln(it + 1) / ln(W) or it / W below W = 10, then 1; computed in Python from the formulas. */
+/* min + (max - min) * g, g = ln(it + 1) / ln(W) or it / W below W = 10, then 1; computed in Python from the
+ * formulas. */
 static void warmup_follows_the_formula(void **state)
 {
     static const rate log_rates[] = {{0, 1e-05}, {1, 9.729869874255451e-05}, {5, 0.0002356638626112566},
@@ -159,12 +160,13 @@ static void decay_follows_the_formula(void **state)
                  "\"warmup_num_steps\": 10, \"total_num_steps\": 100, \"warmup_type\": \"linear\"}}", rates);
 }
 
-/* lr * (r + (1 - r) ln(it + 1) / ln(W)), then lr * (c + (1 - c)(1 + cos(pi p)) / 2), p = min(1, (it - W + 1) / (T - W)),
- * with lr 2e-3, r = 0.1, c = 0.05, W = 10, T = 100. */
+/* lr * (r + (1 - r) ln(it + 1) / ln(W)), then lr * (c + (1 - c)(1 + cos(pi p)) / 2) with p = min(1, (it - W + 1) /
+ * (T - W)), lr 2e-3, r = 0.1, c = 0.05, W = 10, T = 100. */
 static void cosine_follows_the_formula(void **state)
 {
     static const rate rates[] = {{0, 0.0002}, {4, 0.0014581460078048338}, {9, 0.002}, {10, 0.001999421285668141},
-                                 {55, 0.0010168454781326244}, {98, 0.00010057871433185903}, {99, 0.0001}, {150, 0.0001}};
+                                 {55, 0.0010168454781326244}, {98, 0.00010057871433185903}, {99, 0.0001},
+                                 {150, 0.0001}};
 
     (void)state;
     ASSERT_RATES("{\"type\": \"WarmupCosineLR\", \"params\": {\"warmup_min_ratio\": 0.1, \"cos_min_ratio\": 0.05, "
