@@ -323,8 +323,8 @@ static sherd_status prepare(training *t, sherd_error *err)
     t->windows = t->text.size > 0 ? (int64_t)(t->text.size - 1) / o->seq : 0;
     if (t->windows < 1) {
         return cli_fail(err, SHERD_EINVAL, "%.200s: %llu bytes of text, but a sequence of %lld tokens and its last "
-                        "target need %lld; give more text or a smaller --seq", o->data[0], (unsigned long long)t->text.size,
-                        (long long)o->seq, (long long)o->seq + 1);
+                        "target need %lld; give more text or a smaller --seq", o->data[0],
+                        (unsigned long long)t->text.size, (long long)o->seq, (long long)o->seq + 1);
     }
     if (o->log != NULL && cli_is_first()) {
         t->log = fopen(o->log, "w");
