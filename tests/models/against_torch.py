@@ -106,9 +106,8 @@ def relative(a, b, whole=0.0):
 
 
 def bf16_bound(case):
-    """docs/numerics-models.md: roundings on the longest path through the residual stream, each 2^-8, added in quadrature."""
-    layers = case[0]
-    return 2.0 ** -8 * 4.0 * math.sqrt(14 * layers + 6)
+    """docs/numerics-models.md: 19 roundings a layer and 5 more, each uniform in 2^-9, the largest of many, times 2."""
+    return 9 * 2.0 ** -9 * math.sqrt((19 * case[0] + 5) / 3)
 
 
 def run(dump, work, case, threads, gemm):
