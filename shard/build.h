@@ -20,7 +20,7 @@ sherd_status sherd__plan_form_buckets(sherd_plan *plan, sherd_error *err);
 /* Elements after which a bucket of this gradient type is closed. */
 int64_t sherd__plan_target_elems(const sherd_plan *plan, sherd_dtype grad_dtype);
 /* layout.c: offsets in every arena but the ring, and the arenas' sizes. */
-sherd_status sherd__plan_place_arenas(sherd_plan *plan, sherd_error *err);
+void sherd__plan_place_arenas(sherd_plan *plan);
 /* ring_plan.c: the ring's capacity, offsets, and who used a slot before. */
 sherd_status sherd__plan_place_ring(sherd_plan *plan, sherd_error *err);
 /* hash.c: digest of all that ranks must agree on. */

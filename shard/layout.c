@@ -4,8 +4,6 @@
  * elements, so every offset is a multiple of 512 bytes or more. Padded sizes were bounded when the buckets were
  * formed.
  */
-#include <inttypes.h>
-
 #include "base/checked.h"
 #include "shard/build.h"
 
@@ -43,7 +41,7 @@ static void place_params(sherd_plan *plan)
     }
 }
 
-static sherd_status place_frozen(sherd_plan *plan, sherd_error *err)
+static void place_frozen(sherd_plan *plan)
 {
     for (uint32_t i = 0; i < plan->n_params; i++) {
         sherd__plan_param *param = &plan->params[i];
@@ -52,14 +50,10 @@ static sherd_status place_frozen(sherd_plan *plan, sherd_error *err)
         param->param_offset = plan->param_bytes;
         plan->param_bytes +=
             (uint64_t)sherd__round_up(param->elems, SHERD__ALIGN_ELEMS) * sherd_dtype_bytes(param->dtype);
-        if (plan->param_bytes > (uint64_t)SHERD__MAX_ELEMS * 8)
-            return sherd__fail(err, SHERD_EINVAL, "parameter '%s' brings the parameters above 2^60 bytes",
-                               param->name);
     }
-    return SHERD_OK;
 }
 
-sherd_status sherd__plan_place_arenas(sherd_plan *plan, sherd_error *err)
+void sherd__plan_place_arenas(sherd_plan *plan)
 {
     int any_bf16 = 0;
     for (uint32_t b = 0; b < plan->n_buckets; b++)
@@ -68,5 +62,5 @@ sherd_status sherd__plan_place_arenas(sherd_plan *plan, sherd_error *err)
     plan->sums_bf16 = plan->narrow_sums && plan->config.gradient_accumulation_steps == 1;
     place_buckets(plan);
     place_params(plan);
-    return place_frozen(plan, err);
+    place_frozen(plan);
 }

@@ -63,11 +63,12 @@ static sherd_status build(sherd_plan *plan, const sherd_config *config, const sh
     sherd_status status;
     if ((status = take_config(plan, config, world, err)) ||
         (status = sherd__plan_take_params(plan, params, n_params, err)) ||
-        (status = sherd__plan_form_buckets(plan, err)) || (status = sherd__plan_place_arenas(plan, err)) ||
-        (status = sherd__plan_place_ring(plan, err)) || (status = sherd__schedule_build(plan, err)) ||
-        (status = sherd__plan_seal(plan, err)))
+        (status = sherd__plan_form_buckets(plan, err)))
         return status;
-    return SHERD_OK;
+    sherd__plan_place_arenas(plan);
+    if ((status = sherd__plan_place_ring(plan, err)) || (status = sherd__schedule_build(plan, err)))
+        return status;
+    return sherd__plan_seal(plan, err);
 }
 
 sherd_status sherd_plan_create(const sherd_config *config, const sherd_param *params, uint32_t n_params,

@@ -69,8 +69,8 @@ typedef struct sherd__event_ref {
 #define SHERD__MAX_WAITS 3
 #define SHERD__F_ASSIGN  1u /* first contribution of the step: assign, do not add */
 #define SHERD__F_FINAL   2u /* last of the step: norm in the same pass, narrowing */
-#define SHERD__F_SLOT                                                                                                \
-    4u /* begins by waiting, on this stream, for the slot's release by its former user where the caller did not */
+/* begins by waiting, on this stream, for the slot's release by its former user where the caller did not */
+#define SHERD__F_SLOT 4u
 
 typedef struct sherd__action {
     sherd__action_kind kind;

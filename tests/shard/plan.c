@@ -350,6 +350,29 @@ static void test_config_refusals(void **state)
     sherd_plan_destroy(NULL);
 }
 
+/* A caller compiled against an older, shorter struct: members it lacks keep their defaults. */
+static void test_short_config(void **state)
+{
+    (void)state;
+    make_table table = {.n = 0};
+    for (int i = 0; i < 4; i++)
+        make_param(&table, 1000);
+    sherd_config config = make_config(2, 1, 1);
+    sherd_plan *plan = NULL;
+    assert_int_equal(sherd_plan_create(&config, table.params, 4, 1, &plan, NULL), SHERD_OK);
+    assert_int_equal(sherd_plan_buckets(plan), 4);
+    sherd_plan_destroy(plan);
+    config.zero.reduce_bucket_size = 500000000;
+    config.sherd.grad_sum_bf16 = 77;
+    config.size = offsetof(sherd_config, sherd);
+    assert_int_equal(sherd_plan_create(&config, table.params, 4, 1, &plan, NULL), SHERD_OK);
+    assert_int_equal(sherd_plan_buckets(plan), 1);
+    assert_int_equal(sherd_plan_config(plan)->sherd.grad_sum_bf16, 0);
+    assert_int_equal(sherd_plan_config(plan)->size, sizeof(sherd_config));
+    assert_true(sherd_plan_config(plan)->sherd.fail_after_s > 0);
+    sherd_plan_destroy(plan);
+}
+
 static void test_micro_numbers(void **state)
 {
     (void)state;
@@ -381,6 +404,7 @@ int main(void)
         cmocka_unit_test(test_param_refusals),
         cmocka_unit_test(test_config_refusals),
         cmocka_unit_test(test_micro_numbers),
+        cmocka_unit_test(test_short_config),
     };
     return cmocka_run_group_tests_name("shard/plan", tests, NULL, NULL);
 }
