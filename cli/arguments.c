@@ -5,10 +5,12 @@
 #include <argp.h>
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/units.h"
 
 enum { TRAIN = 1, BENCH = 2, MEMORY = 4, PLAN = 8, INFO = 16 };
 

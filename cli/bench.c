@@ -3,10 +3,16 @@
  * sherd bench: steps on random tokens, one row per batch size. The first steps of a row are not counted. A row
  * whose memory would not be there is not tried; it says so instead.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/data.h"
+#include "cli/launch.h"
+#include "cli/results.h"
+#include "cli/session.h"
+#include "cli/units.h"
 
 enum { WARM_UP = 2 };
 

@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/launch.h"
+#include "cli/results.h"
 
 static int64_t environment_number(const char *const *names, int64_t missing)
 {

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -13,6 +14,9 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/launch.h"
+#include "cli/results.h"
+#include "cli/session.h"
 
 /* Peers end within 10 s of a death by themselves; then it is our turn. */
 static const int64_t patience_ns = 15000000000;

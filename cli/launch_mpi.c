@@ -4,12 +4,16 @@
  * noticed without MPI. After a failure MPI_Finalize could wait for the dead, so the process ends without it.
  */
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/launch.h"
+#include "cli/results.h"
+#include "cli/session.h"
 
 #if defined(SHERD_HAVE_MPI)
 #include "sherd/sherd_mpi.h"

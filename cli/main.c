@@ -2,6 +2,7 @@
  *
  * sherd: the command. Chooses the sub-command; everything else is in its file.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "cli/cli.h"

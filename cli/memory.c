@@ -3,10 +3,14 @@
  * sherd memory: the plan's bytes for every stage, without allocating one of them. Parameters are a model's, or a
  * synthetic table of equal matrices.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/results.h"
+#include "cli/session.h"
+#include "cli/units.h"
 
 enum { STAGES = 3, COLUMNS = 1024, NAME_BYTES = 24 };
 static const int64_t largest_elems = (int64_t)64 << 20;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "cli/cli.h"
+#include "cli/launch.h"
 
 static void say(int32_t rank, const char *format, va_list args)
 {

@@ -2,10 +2,15 @@
  *
  * sherd plan: the plan as text. sherd info: what this build and machine offer.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/launch.h"
+#include "cli/results.h"
+#include "cli/session.h"
+#include "cli/units.h"
 
 /* Of a function that, like sherd_plan_text, says how long its text is. */
 static int print_text(const char *text, const char *what)

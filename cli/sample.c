@@ -3,10 +3,14 @@
  * A continuation, byte by byte: the whole context is computed again for each, which is slow and simple.
  */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/data.h"
+#include "cli/results.h"
+#include "cli/session.h"
 
 enum { BYTES = 256 };
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/data.h"
 
 uint64_t cli_random(uint64_t *state)
 {

@@ -7,6 +7,8 @@
 #include <time.h>
 
 #include "cli/cli.h"
+#include "cli/launch.h"
+#include "cli/session.h"
 
 enum { TRACE_RECORDS = 1 << 16 };
 

@@ -3,10 +3,12 @@
  * The device's records as a trace that chrome://tracing and Perfetto open.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/results.h"
 
 enum { RECORDS = 1 << 16 };
 

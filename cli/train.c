@@ -4,10 +4,16 @@
  * said once.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/data.h"
+#include "cli/launch.h"
+#include "cli/results.h"
+#include "cli/session.h"
+#include "cli/units.h"
 
 /* What all ranks share; made before they exist. */
 typedef struct training {

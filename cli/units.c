@@ -4,11 +4,12 @@
  */
 #include <ctype.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
-#include "cli/cli.h"
+#include "cli/units.h"
 
 static int unit_factor(const char *unit, double *factor)
 {

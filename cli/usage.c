@@ -2,10 +2,13 @@
  *
  * Memory: what each rank's ledger and the kernel say, brought together, and what the machine has left.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/results.h"
+#include "cli/session.h"
 
 /* The number behind `key` in a file of "key value" lines; 0 if it is not there. */
 static uint64_t value_in_file(const char *path, const char *key)

@@ -5,6 +5,7 @@
  */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,6 +14,10 @@
 #include <cmocka.h>
 
 #include "cli/cli.h"
+#include "cli/data.h"
+#include "cli/launch.h"
+#include "cli/results.h"
+#include "cli/units.h"
 
 static void bytes_are_read_with_units(void **state)
 {

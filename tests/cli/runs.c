@@ -212,6 +212,17 @@ static void a_killed_rank_ends_the_others(void **state)
     assert_true(ended - killed < 10);
 }
 
+/* 143 = 128 + SIGTERM: the command's own code, which timeout hands on. No rank is left behind. */
+static void a_signal_reaches_the_ranks(void **state)
+{
+    (void)state;
+    command_run(&o, "timeout --preserve-status -s TERM 3",
+                TRAIN "--steps 2000000 --ranks 2 --prompt sherd-term-marker 2>&1");
+    assert_code(143);
+    assert_says("was ended by signal 15");
+    assert_int_not_equal(system("pgrep -f 'sherd-term-marke[r]' >/dev/null"), 0);
+}
+
 static void bench_prints_a_row_per_batch(void **state)
 {
     json_t *log, *row;
@@ -355,6 +366,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_way_to_start_ranks_gives_the_same_bits),
         cmocka_unit_test(the_checking_device_says_what_it_saw),
         cmocka_unit_test(a_killed_rank_ends_the_others),
+        cmocka_unit_test(a_signal_reaches_the_ranks),
         cmocka_unit_test(bench_prints_a_row_per_batch),
         cmocka_unit_test(memory_is_instant_and_adds_up),
         cmocka_unit_test(plan_and_info_speak),

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Text, and the order in which its sequences are taken.
+ */
+#ifndef SHERD_CLI_DATA_H
+#define SHERD_CLI_DATA_H
+
+#include "sherd/sherd.h"
+
+typedef struct cli_text {
+    unsigned char *bytes;
+    uint64_t size;
+    uint32_t files;
+} cli_text;
+
+sherd_status cli_text_read(const char *const *paths, size_t n_paths, cli_text *out, sherd_error *err);
+void cli_text_free(cli_text *text);
+
+/* Sequences by position in the concatenated permutations of all epochs. */
+typedef struct cli_sampler {
+    uint64_t seed;
+    int64_t windows;
+    int64_t epoch[2]; /* which permutation each of `order` holds; -1: none */
+    uint32_t *order[2];
+} cli_sampler;
+
+sherd_status cli_sampler_create(uint64_t seed, int64_t windows, cli_sampler *out, sherd_error *err);
+void cli_sampler_destroy(cli_sampler *sampler);
+int64_t cli_sampler_window(cli_sampler *sampler, int64_t position);
+/* The B sequences of micro-batch g of step s (both from 0), G micro-batches per step. */
+void cli_sampler_batch(cli_sampler *sampler, const cli_text *text, int64_t seq, int64_t batch, int64_t s, int64_t g,
+                       int64_t g_per_step, int32_t *tokens, int32_t *targets);
+uint64_t cli_random(uint64_t *state); /* splitmix64 */
+
+#endif
