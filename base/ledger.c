@@ -36,7 +36,8 @@ sherd_status sherd__ledger_add(sherd__ledger *ledger, sherd_tier tier, sherd_cat
     if (limit && (bytes > limit || rounding > limit - bytes || held > limit - bytes - rounding)) {
         pthread_mutex_unlock(&ledger->lock);
         return sherd__fail(err, SHERD_ENOMEM,
-                           "%s memory: %" PRIu64 " bytes for %s do not fit: %" PRIu64 " are held and the limit is %" PRIu64
+                           "%s memory: %" PRIu64 " bytes for %s do not fit: %" PRIu64
+                           " are held and the limit is %" PRIu64
                            "; raise the limit, or use more ranks, a higher ZeRO stage or a smaller batch",
                            sherd_tier_name(tier), bytes + rounding, sherd_category_name(category), held, limit);
     }
@@ -49,7 +50,8 @@ sherd_status sherd__ledger_add(sherd__ledger *ledger, sherd_tier tier, sherd_cat
     return SHERD_OK;
 }
 
-void sherd__ledger_sub(sherd__ledger *ledger, sherd_tier tier, sherd_category category, uint64_t bytes, uint64_t rounding)
+void sherd__ledger_sub(sherd__ledger *ledger, sherd_tier tier, sherd_category category, uint64_t bytes,
+                       uint64_t rounding)
 {
     pthread_mutex_lock(&ledger->lock);
     ledger->live.bytes[tier][category] -= bytes;

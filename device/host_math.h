@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The host's kernels, shared by the host and the checking device. Each has a plain reference twin (…_reference) that defines its bits;
- * the fast ones are compiled for several instruction sets (portable, AVX2, AVX-512) from one source and chosen once at run time.
+ * The host's kernels, shared by the host and the checking device. Each has a plain reference twin (…_reference) that
+ * defines its bits; the fast ones are compiled for several instruction sets (portable, AVX2, AVX-512) from one source
+ * and chosen once at run time.
  */
 #ifndef SHERD_DEVICE_HOST_MATH_H
 #define SHERD_DEVICE_HOST_MATH_H
@@ -13,7 +14,8 @@ typedef struct sherd__host_math {
     const char *name; /* "avx512", "avx2", "portable", "reference" */
     void (*tree_sum)(sherd__team *team, const sherd__tree_sum *sum);
     void (*update)(sherd__team *team, const sherd__update *update);
-    void (*convert)(sherd__team *team, void *dst, sherd_dtype dst_dtype, const void *src, sherd_dtype src_dtype, int64_t elems, int32_t add);
+    void (*convert)(sherd__team *team, void *dst, sherd_dtype dst_dtype, const void *src, sherd_dtype src_dtype,
+                    int64_t elems, int32_t add);
     void (*copy)(sherd__team *team, void *dst, const void *src, uint64_t bytes);
 } sherd__host_math;
 
@@ -22,6 +24,7 @@ const sherd__host_math *sherd__host_math_best(void);
 /* All that this build has and this processor can run, best first, the reference last; returns how many. */
 uint32_t sherd__host_math_all(const sherd__host_math **out, uint32_t capacity);
 
-void sherd__host_reduce_u64(uint64_t *dst, const void *const *src, uint32_t n_src, uint64_t offset, uint32_t n_sum, uint32_t n_min);
+void sherd__host_reduce_u64(uint64_t *dst, const void *const *src, uint32_t n_src, uint64_t offset, uint32_t n_sum,
+                            uint32_t n_min);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Birth and death of an engine. Creation is collective: a rank that fails tells its peers why, so that none waits for it.
+ * Birth and death of an engine. Creation is collective: a rank that fails tells its peers why, so that none waits for
+ * it.
  */
 #include <assert.h>
 #include <inttypes.h>
@@ -9,23 +10,27 @@
 #include "base/log.h"
 #include "engine/engine.h"
 
-static sherd_status check_arguments(const sherd_plan *plan, const sherd_device *device, const sherd_comm *comm, sherd_error *err)
+static sherd_status check_arguments(const sherd_plan *plan, const sherd_device *device, const sherd_comm *comm,
+                                    sherd_error *err)
 {
     if (!plan || !device || !comm)
         return sherd__fail(err, SHERD_EINVAL, "sherd_engine_create: plan, device and communicator must be given");
     if (plan->world != comm->world)
         return sherd__fail(err, SHERD_EINVAL,
-                           "sherd_engine_create: the plan was made for %" PRId32 " ranks, the communicator has %" PRId32, plan->world,
-                           comm->world);
+                           "sherd_engine_create: the plan was made for %" PRId32
+                           " ranks, the communicator has %" PRId32,
+                           plan->world, comm->world);
     if (comm->device)
-        return sherd__fail(err, SHERD_ESTATE, "sherd_engine_create: the communicator serves another engine; destroy that first");
+        return sherd__fail(err, SHERD_ESTATE,
+                           "sherd_engine_create: the communicator serves another engine; destroy that first");
     return SHERD_OK;
 }
 
 /* Operations that may wait in a stream at once: two steps of the longest walk, every action at its widest. */
 static uint32_t stream_capacity(const sherd_plan *plan)
 {
-    uint64_t capacity = 64 + 2 * (8 * (uint64_t)plan->schedule.n_actions + plan->n_params + 16 * (uint64_t)plan->n_buckets);
+    uint64_t capacity =
+        64 + 2 * (8 * (uint64_t)plan->schedule.n_actions + plan->n_params + 16 * (uint64_t)plan->n_buckets);
     return capacity > 1u << 20 ? 1u << 20 : (uint32_t)capacity;
 }
 
@@ -48,7 +53,8 @@ static sherd_status compare_plans(sherd_engine *engine, sherd_error *err)
     sherd_status status = sherd__engine_exchange(engine, engine->plan->hash, sizeof engine->plan->hash, err);
 
     for (int32_t r = 0; status == SHERD_OK && r < engine->world; r++)
-        if (memcmp(engine->scratch_host + (size_t)r * SHERD__SCRATCH_BYTES_PER_RANK, engine->plan->hash, sizeof engine->plan->hash) != 0)
+        if (memcmp(engine->scratch_host + (size_t)r * SHERD__SCRATCH_BYTES_PER_RANK, engine->plan->hash,
+                   sizeof engine->plan->hash) != 0)
             return sherd__fail_rank(err, SHERD_EMISMATCH, r,
                                     "rank %" PRId32 " holds another plan than rank %" PRId32
                                     ": give every rank the same configuration, parameters and world",
@@ -56,7 +62,8 @@ static sherd_status compare_plans(sherd_engine *engine, sherd_error *err)
     return status;
 }
 
-static sherd_status window(sherd_engine *engine, uint64_t bytes, sherd_category category, sherd__window *out, sherd_error *err)
+static sherd_status window(sherd_engine *engine, uint64_t bytes, sherd_category category, sherd__window *out,
+                           sherd_error *err)
 {
     return bytes ? engine->comm->ops->window_create(engine->comm, bytes, category, out, err) : SHERD_OK;
 }
@@ -77,7 +84,8 @@ static sherd_status arena(sherd_engine *engine, uint64_t bytes, sherd_category c
         return status;
     memcpy(out, &block, sizeof block);
     *all = (sherd__byte_range){0, bytes};
-    status = engine->device->ops->zero(engine->stream[SHERD__COMM], sherd__engine_tag(engine, "clear", -1), block, all, 1);
+    status =
+        engine->device->ops->zero(engine->stream[SHERD__COMM], sherd__engine_tag(engine, "clear", -1), block, all, 1);
     return sherd__engine_check(engine, status, err);
 }
 
@@ -115,7 +123,8 @@ static sherd_status create_memory(sherd_engine *engine, sherd_error *err)
 static sherd_status create_block(sherd_engine *engine, sherd_error *err)
 {
     void *block;
-    sherd_status status = sherd__device_alloc(engine->device, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__STEP_BYTES, &block, err);
+    sherd_status status =
+        sherd__device_alloc(engine->device, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__STEP_BYTES, &block, err);
 
     if (status != SHERD_OK)
         return status;
@@ -137,13 +146,15 @@ static sherd_status create_all(sherd_engine *engine, sherd_error *err)
     if (status == SHERD_OK)
         status = create_block(engine, err);
     if (status == SHERD_OK)
-        status = window(engine, (uint64_t)engine->world * SHERD__SCRATCH_BYTES_PER_RANK, SHERD_CAT_COMMUNICATION, &engine->scratch, err);
+        status = window(engine, (uint64_t)engine->world * SHERD__SCRATCH_BYTES_PER_RANK, SHERD_CAT_COMMUNICATION,
+                        &engine->scratch, err);
     if (status == SHERD_OK)
         status = compare_plans(engine, err);
     if (status == SHERD_OK)
         status = create_memory(engine, err);
     if (status == SHERD_OK) {
-        status = engine->comm->ops->barrier(engine->comm, engine->stream[SHERD__COMM], sherd__engine_tag(engine, "barrier", -1));
+        status = engine->comm->ops->barrier(engine->comm, engine->stream[SHERD__COMM],
+                                            sherd__engine_tag(engine, "barrier", -1));
         status = sherd__engine_check(engine, status, err);
     }
     return status == SHERD_OK ? sherd__engine_sync(engine, SHERD__COMM, "creation sync", err) : status;
@@ -180,18 +191,21 @@ static void touch_all(sherd_engine *engine)
         (void)sherd__engine_touch(engine, "destruction", engine->sums, plan->sum_bytes, 1, NULL);
     (void)sherd__engine_touch(engine, "destruction", engine->master, plan->master_elems * sizeof(float), 1, NULL);
     for (uint32_t m = 0; m < plan->n_moments; m++)
-        (void)sherd__engine_touch(engine, "destruction", engine->moment[m], plan->moment_elems * sizeof(float), 1, NULL);
+        (void)sherd__engine_touch(engine, "destruction", engine->moment[m], plan->moment_elems * sizeof(float), 1,
+                                  NULL);
 }
 
-/* Peers may still be reading this rank's windows. A healthy engine waits for them, within the limit; a failed one does not. */
+/* Peers may still be reading this rank's windows. A healthy engine waits for them, within the limit; a failed one does
+ * not. */
 static void settle(sherd_engine *engine)
 {
     sherd_status status = sherd__engine_health(engine, NULL);
 
     if (status != SHERD_OK || !engine->stream[SHERD__UPDATE] || !engine->scratch.local)
         return;
-    status = engine->comm->ops->released(engine->comm, engine->stream[SHERD__COMM], sherd__engine_tag(engine, "leave", -1),
-                                         engine->last_ticket, "destroy release");
+    status =
+        engine->comm->ops->released(engine->comm, engine->stream[SHERD__COMM], sherd__engine_tag(engine, "leave", -1),
+                                    engine->last_ticket, "destroy release");
     if (sherd__engine_check(engine, status, NULL) == SHERD_OK && sherd_engine_wait(engine, NULL) == SHERD_OK)
         touch_all(engine);
     /* an error was kept and the peers were told: there is nobody left to pass it to */
@@ -262,9 +276,10 @@ sherd_status sherd_engine_create(const sherd_plan *plan, sherd_device *device, s
         return sherd__pass(err, &error);
     }
     sherd__ring_init(&engine->ring_state, plan, engine->ring_params, engine->ring_buckets);
-    sherd__log(&device->log, SHERD_LOG_INFO, "engine: rank %" PRId32 " of %" PRId32 ", stage %" PRId32 ", %" PRIu32 " bucket%s, %s, %s",
-               engine->rank, engine->world, plan->config.zero.stage, plan->n_buckets,
-               plan->n_buckets == 1 ? "" : "s", device->description, comm->description);
+    sherd__log(&device->log, SHERD_LOG_INFO,
+               "engine: rank %" PRId32 " of %" PRId32 ", stage %" PRId32 ", %" PRIu32 " bucket%s, %s, %s", engine->rank,
+               engine->world, plan->config.zero.stage, plan->n_buckets, plan->n_buckets == 1 ? "" : "s",
+               device->description, comm->description);
     *out = engine;
     return SHERD_OK;
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * The engine: executes a plan's schedule on a device over a communicator. It owns no arithmetic and decides nothing that the plan
- * could have decided; what is left is a state machine (shard/ring.h) behind one short lock, and the walk over a list of actions.
+ * The engine: executes a plan's schedule on a device over a communicator. It owns no arithmetic and decides nothing
+ * that the plan could have decided; what is left is a state machine (shard/ring.h) behind one short lock, and the walk
+ * over a list of actions.
  *
- * Who waits for what is data: every wait goes through sherd__engine_wait_event or the communicator's `released`, each with a
- * site name, so that the checking device can remove it and prove that it is needed.
+ * Who waits for what is data: every wait goes through sherd__engine_wait_event or the communicator's `released`, each
+ * with a site name, so that the checking device can remove it and prove that it is needed.
  */
 #ifndef SHERD_ENGINE_ENGINE_H
 #define SHERD_ENGINE_ENGINE_H
@@ -20,10 +21,10 @@
 
 /* What one step needs on the device beside the tensors; fits SHERD__STEP_BYTES. */
 typedef struct sherd__step_block {
-    sherd__norm norm;     /* of this step's sums; filled by the final reductions */
-    sherd__norm clear;    /* constant: what norm starts from */
+    sherd__norm norm;  /* of this step's sums; filled by the final reductions */
+    sherd__norm clear; /* constant: what norm starts from */
     uint64_t vote[SHERD__VOTE_MAX];
-    uint64_t lr_bits;     /* rank 0's rate for this step's vote, 0 elsewhere */
+    uint64_t lr_bits; /* rank 0's rate for this step's vote, 0 elsewhere */
     sherd__step_state state;
     sherd__step_scalars scalars;
 } sherd__step_block;
@@ -34,13 +35,13 @@ typedef struct sherd__engine_bucket {
     const sherd__span *spans;           /* of the part this rank updates */
     const sherd__byte_range *pads;      /* within the ring slot */
     uint32_t n_spans, n_pads;
-    sherd__ticket slot_ticket;          /* the collective that read the slot last (RING) */
+    sherd__ticket slot_ticket; /* the collective that read the slot last (RING) */
     sherd__shard_state state;
 } sherd__engine_bucket;
 
 typedef struct sherd__engine_param {
-    sherd__byte_range slot;  /* within the ring */
-    void *parked;            /* block kept once it was needed */
+    sherd__byte_range slot; /* within the ring */
+    void *parked;           /* block kept once it was needed */
 } sherd__engine_param;
 
 typedef struct sherd__engine_times {
@@ -56,8 +57,8 @@ struct sherd_engine {
     int32_t rank, world;
 
     sherd__window params, ring, sums_window, scratch;
-    void *sums;                    /* sums_window.local, or private memory where no peer reads them */
-    const void *ring_source;       /* ring.local: the one source of ACCUMULATE */
+    void *sums;              /* sums_window.local, or private memory where no peer reads them */
+    const void *ring_source; /* ring.local: the one source of ACCUMULATE */
     float *master, *moment[SHERD__MAX_MOMENTS];
     void *shared;
     sherd__step_block *block;
@@ -74,18 +75,18 @@ struct sherd_engine {
     uint32_t n_spans, n_pads;
     sherd__byte_range clear[SHERD__ARENAS]; /* what creation zeroes: stays valid while that is enqueued */
     uint32_t n_clear;
-    uint8_t *scratch_host;         /* world × SHERD__SCRATCH_BYTES_PER_RANK */
-    sherd__ticket scratch_ticket;  /* last collective that read the scratch window */
-    sherd__ticket last_ticket;     /* last collective that reads this rank's windows: they live until it is released */
+    uint8_t *scratch_host;        /* world × SHERD__SCRATCH_BYTES_PER_RANK */
+    sherd__ticket scratch_ticket; /* last collective that read the scratch window */
+    sherd__ticket last_ticket;    /* last collective that reads this rank's windows: they live until it is released */
 
-    pthread_mutex_t lock;          /* of everything below: short, never held while waiting for a peer */
+    pthread_mutex_t lock; /* of everything below: short, never held while waiting for a peer */
     sherd__ring ring_state;
-    int64_t step, micro;           /* step from 1, index k of the open or next micro-step */
+    int64_t step, micro; /* step from 1, index k of the open or next micro-step */
     int32_t open;
     uint64_t parked_count;
     int32_t parked_logged;
-    sherd_error refused;           /* last refused call's sentence */
-    int32_t aborted;               /* peers have been told */
+    sherd_error refused; /* last refused call's sentence */
+    int32_t aborted;     /* peers have been told */
 
     sherd__engine_times times;
     sherd_report last;
@@ -108,12 +109,13 @@ void sherd__engine_table_free(sherd_engine *engine, void *block, size_t count, s
 
 /* wait.c: waits of the calling thread, timed as exposed where they are the compute stream's, and failure. */
 sherd_status sherd__engine_compute_wait(sherd_engine *engine, sherd__event *event, const char *site);
-sherd_status sherd__engine_compute_released(sherd_engine *engine, sherd__tag tag, sherd__ticket ticket, const char *site);
+sherd_status sherd__engine_compute_released(sherd_engine *engine, sherd__tag tag, sherd__ticket ticket,
+                                            const char *site);
 /* Waits for everything enqueued so far on one stream. */
 sherd_status sherd__engine_sync(sherd_engine *engine, sherd__stream_id stream, const char *site, sherd_error *err);
 /* The calling thread itself reads or writes this memory here: said to the checking device. */
-sherd_status sherd__engine_touch(sherd_engine *engine, const char *who, const void *address, uint64_t bytes, int32_t write,
-                                 sherd_error *err);
+sherd_status sherd__engine_touch(sherd_engine *engine, const char *who, const void *address, uint64_t bytes,
+                                 int32_t write, sherd_error *err);
 /* SHERD_OK, or the first error: peers are told, *err (may be NULL) gets the sentence. */
 sherd_status sherd__engine_health(sherd_engine *engine, sherd_error *err);
 /* A status that came back from a device or communicator call: OK, or as sherd__engine_health. */
@@ -123,7 +125,8 @@ sherd_status sherd__engine_refuse(sherd_engine *engine, sherd_error *err, sherd_
     SHERD__PRINTF(4, 5);
 
 /* transfer.c: between-steps movement of small things. `err` as everywhere. */
-sherd_status sherd__engine_idle(sherd_engine *engine, const char *call, sherd_error *err); /* between steps, streams drained */
+sherd_status sherd__engine_idle(sherd_engine *engine, const char *call,
+                                sherd_error *err); /* between steps, streams drained */
 /* Every rank's 64-byte line to every rank: engine->scratch_host afterwards holds world lines. */
 sherd_status sherd__engine_exchange(sherd_engine *engine, const void *line, size_t bytes, sherd_error *err);
 

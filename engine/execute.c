@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * One function per kind of action, and the walk. Waits and records are the schedule's, not theirs. Enqueueing never waits for
- * a peer: what must wait does so on its stream.
+ * One function per kind of action, and the walk. Waits and records are the schedule's, not theirs. Enqueueing never
+ * waits for a peer: what must wait does so on its stream.
  */
 #include <assert.h>
 #include <stddef.h>
@@ -76,8 +76,8 @@ static sherd_status execute_pads(sherd_engine *engine, const sherd__action *acti
     if (!entry->n_pads)
         return SHERD_OK;
     return engine->device->ops->zero(stream, sherd__engine_tag(engine, "pads", (int32_t)action->bucket),
-                                     sherd__at(engine->ring.local, plan_bucket(engine, action)->ring_offset), entry->pads,
-                                     entry->n_pads);
+                                     sherd__at(engine->ring.local, plan_bucket(engine, action)->ring_offset),
+                                     entry->pads, entry->n_pads);
 }
 
 /* What the reductions into the owned slice have in common. */
@@ -109,8 +109,8 @@ static sherd_status execute_reduce(sherd_engine *engine, const sherd__action *ac
     sum.add = !(action->flags & SHERD__F_ASSIGN);
     move_shard(engine, action->bucket, action->flags & SHERD__F_FINAL ? SHERD__SUMMED : SHERD__ACCUMULATING);
     status = engine->comm->ops->reduce_scatter(engine->comm, stream,
-                                               sherd__engine_tag(engine, "reduce", (int32_t)action->bucket), &engine->ring,
-                                               bucket->ring_offset, &sum, &engine->last_ticket);
+                                               sherd__engine_tag(engine, "reduce", (int32_t)action->bucket),
+                                               &engine->ring, bucket->ring_offset, &sum, &engine->last_ticket);
     engine->buckets[action->bucket].slot_ticket = engine->last_ticket;
     return status;
 }
@@ -129,7 +129,8 @@ static sherd_status execute_accumulate(sherd_engine *engine, const sherd__action
     sum.elems = bucket->elems;
     sum.add = !(action->flags & SHERD__F_ASSIGN);
     move_shard(engine, action->bucket, SHERD__ACCUMULATING);
-    return engine->device->ops->tree_sum(stream, sherd__engine_tag(engine, "accumulate", (int32_t)action->bucket), &sum);
+    return engine->device->ops->tree_sum(stream, sherd__engine_tag(engine, "accumulate", (int32_t)action->bucket),
+                                         &sum);
 }
 
 static sherd_status execute_reduce_own(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
@@ -170,7 +171,8 @@ static sherd_status execute_vote(sherd_engine *engine, const sherd__action *acti
     if (status == SHERD_OK)
         status = ops->copy(stream, tag, &block->norm, &block->clear, sizeof block->norm);
     if (status == SHERD_OK)
-        status = engine->comm->ops->all_reduce(engine->comm, stream, tag, block->vote, SHERD__VOTE_SUMS, SHERD__VOTE_MINS);
+        status =
+            engine->comm->ops->all_reduce(engine->comm, stream, tag, block->vote, SHERD__VOTE_SUMS, SHERD__VOTE_MINS);
     return status;
 }
 
@@ -190,8 +192,8 @@ static sherd_status execute_update(sherd_engine *engine, const sherd__action *ac
     int64_t begin = sherd__engine_part_begin(engine, bucket);
     /* FULL mode keeps whole-size sums at stage 1 too; the part begins inside them there. */
     uint64_t sum_begin = plan->full_mode ? (uint64_t)begin : 0;
-    void *working = sherd__at(engine->params.local,
-                              bucket->param_offset + (uint64_t)begin * sherd_dtype_bytes(bucket->dtype));
+    void *working =
+        sherd__at(engine->params.local, bucket->param_offset + (uint64_t)begin * sherd_dtype_bytes(bucket->dtype));
     sherd__update update = {0};
 
     update.kind = plan->config.optimizer.kind;
@@ -218,8 +220,9 @@ static sherd_status execute_gather(sherd_engine *engine, const sherd__action *ac
     uint64_t bytes = (uint64_t)bucket->slice_elems * sherd_dtype_bytes(bucket->dtype);
 
     move_shard(engine, action->bucket, SHERD__CLEAN);
-    return engine->comm->ops->all_gather(engine->comm, stream, sherd__engine_tag(engine, "gather", (int32_t)action->bucket),
-                                         &engine->params, bucket->param_offset, bytes, &engine->last_ticket);
+    return engine->comm->ops->all_gather(engine->comm, stream,
+                                         sherd__engine_tag(engine, "gather", (int32_t)action->bucket), &engine->params,
+                                         bucket->param_offset, bytes, &engine->last_ticket);
 }
 
 static const execute_fn executors[SHERD__ACTIONS] = {

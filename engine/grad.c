@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Gradients: the ring machine decides under the lock, this file executes. Any thread of the caller may come here at once.
+ * Gradients: the ring machine decides under the lock, this file executes. Any thread of the caller may come here at
+ * once.
  */
 #include <inttypes.h>
 
@@ -13,7 +14,8 @@ static sherd_status start_bucket(sherd_engine *engine, uint32_t bucket)
     const sherd__schedule *schedule = &plan->schedule;
     sherd__phase phase = sherd__phase_of(engine->micro, plan->config.gradient_accumulation_steps);
     sherd__event_ref ready = {SHERD__EV_READY, bucket};
-    sherd_status status = engine->device->ops->event_record(engine->device->compute, sherd__engine_event(engine, ready));
+    sherd_status status =
+        engine->device->ops->event_record(engine->device->compute, sherd__engine_event(engine, ready));
 
     return status == SHERD_OK ? sherd__engine_execute_range(engine, schedule->on_ready[phase][bucket]) : status;
 }
@@ -40,7 +42,8 @@ static sherd_status wait_release(sherd_engine *engine, uint32_t bucket)
     uint32_t former = engine->plan->buckets[bucket].ring_after;
 
     if (engine->plan->full_mode)
-        return sherd__engine_compute_wait(engine, engine->buckets[former].event[SHERD__EV_REDUCED], "slot release (compute)");
+        return sherd__engine_compute_wait(engine, engine->buckets[former].event[SHERD__EV_REDUCED],
+                                          "slot release (compute)");
     return sherd__engine_compute_released(engine, sherd__engine_tag(engine, "slot", (int32_t)bucket),
                                           engine->buckets[former].slot_ticket, "slot release (compute)");
 }
@@ -88,17 +91,20 @@ static sherd_status touch_grad(sherd_engine *engine, uint32_t id, const void *da
 
     if (param->bucket < 0)
         return SHERD_OK;
-    return engine->device->ops->touch(engine->device, sherd__engine_tag(engine, "client gradient", param->bucket), access);
+    return engine->device->ops->touch(engine->device, sherd__engine_tag(engine, "client gradient", param->bucket),
+                                      access);
 }
 
-/* A buffer outside the ring is free again once the copy of its former contents has run, before its bucket's reduction. */
+/* A buffer outside the ring is free again once the copy of its former contents has run, before its bucket's reduction.
+ */
 static sherd_status wait_reuse(sherd_engine *engine, uint32_t id, sherd__grad_place place, int32_t beta)
 {
     int32_t bucket = engine->plan->params[id].bucket;
 
     if (beta || (place != SHERD__GRAD_SHARED && place != SHERD__GRAD_PARKED))
         return SHERD_OK;
-    return sherd__engine_compute_wait(engine, engine->buckets[bucket].event[SHERD__EV_REDUCED], "gradient buffer reuse");
+    return sherd__engine_compute_wait(engine, engine->buckets[bucket].event[SHERD__EV_REDUCED],
+                                      "gradient buffer reuse");
 }
 
 /* Asks the ring until the gradient is placed. Returns with the lock released. */
@@ -188,15 +194,16 @@ sherd_status sherd_grad_copy(sherd_engine *engine, uint32_t id, const void *data
     sherd_status status;
 
     if (dtype != SHERD_FP32 && dtype != SHERD_BF16)
-        return sherd__engine_refuse(engine, NULL, SHERD_EINVAL, "sherd_grad_copy: a buffer of %s is not supported; pass fp32 or bf16",
+        return sherd__engine_refuse(engine, NULL, SHERD_EINVAL,
+                                    "sherd_grad_copy: a buffer of %s is not supported; pass fp32 or bf16",
                                     sherd_dtype_name(dtype));
     status = sherd_grad_acquire(engine, id, &grad);
     if (status == SHERD_OK && engine->plan->params[id].bucket >= 0)
         status = sherd__engine_check(
             engine,
             engine->device->ops->convert(engine->device->compute,
-                                         sherd__engine_tag(engine, "grad copy", engine->plan->params[id].bucket), grad.data,
-                                         grad.dtype, data, dtype, engine->plan->params[id].elems, grad.beta),
+                                         sherd__engine_tag(engine, "grad copy", engine->plan->params[id].bucket),
+                                         grad.data, grad.dtype, data, dtype, engine->plan->params[id].elems, grad.beta),
             NULL);
     return status == SHERD_OK ? sherd_grad_ready(engine, id) : status;
 }

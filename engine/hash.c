@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Digests of masters and moments. Every rank hashes the blocks of its own slice, wherever they are stored; the sums are added over
- * the ranks as integers, so the digest does not know about sharding.
+ * Digests of masters and moments. Every rank hashes the blocks of its own slice, wherever they are stored; the sums are
+ * added over the ranks as integers, so the digest does not know about sharding.
  */
 #include <string.h>
 
@@ -26,8 +26,8 @@ static sherd_status touch_values(sherd_engine *engine, const void *values, int64
 }
 
 /* Elements [first, first + n) of a parameter, all in this rank's slice. `at` is their place in the bucket. */
-static sherd_status hash_segment(sherd_engine *engine, digest *digest, uint32_t id, const sherd__bucket *bucket, int64_t at,
-                                 int64_t first, int64_t n)
+static sherd_status hash_segment(sherd_engine *engine, digest *digest, uint32_t id, const sherd__bucket *bucket,
+                                 int64_t at, int64_t first, int64_t n)
 {
     int64_t local = at - sherd__engine_part_begin(engine, bucket);
     const float *master = bucket->dtype == SHERD_FP32
@@ -93,7 +93,8 @@ sherd_status sherd_engine_hash(sherd_engine *engine, uint8_t param_hash[16], uin
             hash_frozen(engine, &digest, p);
     sherd__hash_to_limbs(digest.param, limbs);
     sherd__hash_to_limbs(digest.state, limbs + 4);
-    status = engine->comm->ops->all_reduce(engine->comm, engine->stream[SHERD__COMM], sherd__engine_tag(engine, "hash", -1), limbs, 8, 0);
+    status = engine->comm->ops->all_reduce(engine->comm, engine->stream[SHERD__COMM],
+                                           sherd__engine_tag(engine, "hash", -1), limbs, 8, 0);
     status = sherd__engine_check(engine, status, err);
     if (status == SHERD_OK)
         status = sherd__engine_sync(engine, SHERD__COMM, "hash sync", err);

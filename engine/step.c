@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Micro-steps and the boundary. On the host device sherd_engine_step returns when the vote is known: updates and gathers go on beside the
- * caller, who meets them again at sherd_param_acquire.
+ * Micro-steps and the boundary. On the host device sherd_engine_step returns when the vote is known: updates and
+ * gathers go on beside the caller, who meets them again at sherd_param_acquire.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -25,7 +25,8 @@ sherd_status sherd_micro_begin(sherd_engine *engine, sherd_micro *out)
         return status;
     if (engine->open)
         return sherd__engine_refuse(engine, NULL, SHERD_ESTATE,
-                                    "sherd_micro_begin: micro-step %" PRId64 " of step %" PRId64 " is open; close it with sherd_engine_step",
+                                    "sherd_micro_begin: micro-step %" PRId64 " of step %" PRId64
+                                    " is open; close it with sherd_engine_step",
                                     engine->micro, engine->step);
     pthread_mutex_lock(&engine->lock);
     sherd__ring_begin(&engine->ring_state);
@@ -179,7 +180,8 @@ sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *report, sherd
     if (status != SHERD_OK)
         return status;
     if (!engine->open)
-        return sherd__engine_refuse(engine, err, SHERD_ESTATE, "sherd_engine_step: no micro-step is open; call sherd_micro_begin first");
+        return sherd__engine_refuse(engine, err, SHERD_ESTATE,
+                                    "sherd_engine_step: no micro-step is open; call sherd_micro_begin first");
     book_micro_times(engine, sherd__now_ns());
     status = close_micro(engine, err);
     if (status == SHERD_OK && last)

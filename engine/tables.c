@@ -10,7 +10,8 @@
 sherd_status sherd__engine_table(sherd_engine *engine, size_t count, size_t bytes, void *out, sherd_error *err)
 {
     sherd_device *device = engine->device;
-    sherd_status status = sherd__ledger_add(&device->ledger, SHERD_TIER_HOST, SHERD_CAT_METADATA, count * bytes, 0, err);
+    sherd_status status =
+        sherd__ledger_add(&device->ledger, SHERD_TIER_HOST, SHERD_CAT_METADATA, count * bytes, 0, err);
     void *block;
 
     if (status != SHERD_OK)
@@ -36,10 +37,12 @@ static uint32_t part_spans(const sherd_engine *engine, uint32_t index, sherd__sp
 {
     const sherd__bucket *bucket = &engine->plan->buckets[index];
     int64_t begin = sherd__engine_part_begin(engine, bucket);
-    return sherd__plan_spans(engine->plan, index, begin, begin + sherd__engine_part_elems(engine, bucket), out, capacity);
+    return sherd__plan_spans(engine->plan, index, begin, begin + sherd__engine_part_elems(engine, bucket), out,
+                             capacity);
 }
 
-/* Padding of a bucket's slot, in bytes from the slot's begin; returns how many ranges, writes them where out is not NULL. */
+/* Padding of a bucket's slot, in bytes from the slot's begin; returns how many ranges, writes them where out is not
+ * NULL. */
 static uint32_t bucket_pads(const sherd_plan *plan, const sherd__bucket *bucket, sherd__byte_range *out)
 {
     uint64_t bytes = sherd_dtype_bytes(bucket->grad_dtype);
@@ -94,7 +97,8 @@ static void fill_params(sherd_engine *engine)
 static sherd_status create_events(sherd_engine *engine, sherd_error *err)
 {
     const sherd__device_ops *ops = engine->device->ops;
-    static const sherd__event_kind kinds[] = {SHERD__EV_READY, SHERD__EV_REDUCED, SHERD__EV_UPDATED, SHERD__EV_GATHERED};
+    static const sherd__event_kind kinds[] = {SHERD__EV_READY, SHERD__EV_REDUCED, SHERD__EV_UPDATED,
+                                              SHERD__EV_GATHERED};
     sherd_status status = ops->event_create(engine->device, &engine->closed, err);
 
     if (status == SHERD_OK)
@@ -145,7 +149,8 @@ sherd_status sherd__engine_tables_create(sherd_engine *engine, sherd_error *err)
     if (status == SHERD_OK)
         status = sherd__engine_table(engine, engine->n_pads, sizeof *engine->pads, &engine->pads, err);
     if (status == SHERD_OK)
-        status = sherd__engine_table(engine, (size_t)engine->world, SHERD__SCRATCH_BYTES_PER_RANK, &engine->scratch_host, err);
+        status = sherd__engine_table(engine, (size_t)engine->world, SHERD__SCRATCH_BYTES_PER_RANK,
+                                     &engine->scratch_host, err);
     if (status != SHERD_OK)
         return status;
     fill_buckets(engine);

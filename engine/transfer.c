@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Between steps: initial weights in, masters out, small lines between all ranks. The idle gradient ring is the staging buffer, so
- * nothing is allocated; every call drains the streams first and leaves the ring as it found it, read by everybody.
+ * Between steps: initial weights in, masters out, small lines between all ranks. The idle gradient ring is the staging
+ * buffer, so nothing is allocated; every call drains the streams first and leaves the ring as it found it, read by
+ * everybody.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -22,8 +23,9 @@ sherd_status sherd__engine_idle(sherd_engine *engine, const char *call, sherd_er
         return status;
     if (engine->open || engine->micro)
         return sherd__engine_refuse(engine, err, SHERD_ESTATE,
-                                    "%s: micro-step %" PRId64 " of step %" PRId64 " is under way; call it between steps", call,
-                                    engine->micro, engine->step);
+                                    "%s: micro-step %" PRId64 " of step %" PRId64
+                                    " is under way; call it between steps",
+                                    call, engine->micro, engine->step);
     return sherd_engine_wait(engine, err);
 }
 
@@ -55,8 +57,9 @@ static sherd_status stage_broadcast(sherd_engine *engine, stage *stage, const fl
 static sherd_status stage_close(sherd_engine *engine, stage *stage, sherd_status status, sherd_error *err)
 {
     if (status == SHERD_OK)
-        status = engine->comm->ops->released(engine->comm, engine->stream[SHERD__COMM],
-                                             sherd__engine_tag(engine, "transfer", -1), stage->ticket, "staging release");
+        status =
+            engine->comm->ops->released(engine->comm, engine->stream[SHERD__COMM],
+                                        sherd__engine_tag(engine, "transfer", -1), stage->ticket, "staging release");
     status = sherd__engine_check(engine, status, err);
     return status == SHERD_OK ? sherd__engine_sync(engine, SHERD__COMM, "transfer sync", err) : status;
 }
@@ -66,9 +69,10 @@ static void *working_copy(const sherd_engine *engine, const sherd__plan_param *p
     return sherd__at(engine->params.local, param->param_offset + (uint64_t)elem * sherd_dtype_bytes(param->dtype));
 }
 
-/* This rank's fp32 master of elements [first, first + *n) of a bf16 parameter: where it starts, clipped to what is owned.
- * *skip is how many elements of the request lie before it. NULL: nothing of it. */
-static float *master_part(const sherd_engine *engine, const sherd__plan_param *param, int64_t first, int64_t *n, int64_t *skip)
+/* This rank's fp32 master of elements [first, first + *n) of a bf16 parameter: where it starts, clipped to what is
+ * owned. *skip is how many elements of the request lie before it. NULL: nothing of it. */
+static float *master_part(const sherd_engine *engine, const sherd__plan_param *param, int64_t first, int64_t *n,
+                          int64_t *skip)
 {
     const sherd__bucket *bucket = &engine->plan->buckets[param->bucket];
     int64_t part = sherd__engine_part_begin(engine, bucket);
@@ -84,12 +88,14 @@ static float *master_part(const sherd_engine *engine, const sherd__plan_param *p
     return engine->master + bucket->master_offset + (from - part);
 }
 
-static sherd_status write_chunk(sherd_engine *engine, const sherd__plan_param *param, const float *staged, int64_t first, int64_t n)
+static sherd_status write_chunk(sherd_engine *engine, const sherd__plan_param *param, const float *staged,
+                                int64_t first, int64_t n)
 {
     const sherd__device_ops *ops = engine->device->ops;
     sherd__stream *stream = engine->stream[SHERD__COMM];
     sherd__tag tag = sherd__engine_tag(engine, "param write", param->bucket);
-    sherd_status status = ops->convert(stream, tag, working_copy(engine, param, first), param->dtype, staged, SHERD_FP32, n, 0);
+    sherd_status status =
+        ops->convert(stream, tag, working_copy(engine, param, first), param->dtype, staged, SHERD_FP32, n, 0);
     int64_t skip = 0;
     float *master;
 
@@ -106,11 +112,13 @@ sherd_status sherd_param_write(sherd_engine *engine, uint32_t id, const float *d
     stage stage;
 
     if (id >= engine->plan->n_params)
-        return sherd__engine_refuse(engine, err, SHERD_EINVAL, "sherd_param_write: there is no parameter %" PRIu32 ", the plan has %" PRIu32,
-                                    id, engine->plan->n_params);
+        return sherd__engine_refuse(engine, err, SHERD_EINVAL,
+                                    "sherd_param_write: there is no parameter %" PRIu32 ", the plan has %" PRIu32, id,
+                                    engine->plan->n_params);
     param = &engine->plan->params[id];
     if (engine->rank == 0 && !data && param->elems)
-        return sherd__engine_refuse(engine, err, SHERD_EINVAL, "sherd_param_write of '%s': rank 0 must pass the values", param->name);
+        return sherd__engine_refuse(engine, err, SHERD_EINVAL, "sherd_param_write of '%s': rank 0 must pass the values",
+                                    param->name);
     status = sherd__engine_idle(engine, "sherd_param_write", err);
     if (status != SHERD_OK)
         return status;
@@ -138,9 +146,10 @@ static sherd_status read_sharded(sherd_engine *engine, const sherd__plan_param *
         int64_t n = param->elems - i < slice_end - at ? param->elems - i : slice_end - at;
         if (n > stage->elems)
             n = stage->elems;
-        status = stage_broadcast(engine, stage,
-                                 engine->rank == owner ? engine->master + bucket->master_offset + at % bucket->slice_elems : NULL,
-                                 n, (int32_t)owner);
+        status = stage_broadcast(
+            engine, stage,
+            engine->rank == owner ? engine->master + bucket->master_offset + at % bucket->slice_elems : NULL, n,
+            (int32_t)owner);
         if (status == SHERD_OK)
             status = engine->device->ops->copy(engine->stream[SHERD__COMM], tag, data + i, stage->window->local,
                                                (uint64_t)n * sizeof(float));
@@ -156,22 +165,25 @@ sherd_status sherd_param_read(sherd_engine *engine, uint32_t id, float *data, sh
     stage stage;
 
     if (id >= engine->plan->n_params)
-        return sherd__engine_refuse(engine, err, SHERD_EINVAL, "sherd_param_read: there is no parameter %" PRIu32 ", the plan has %" PRIu32,
-                                    id, engine->plan->n_params);
+        return sherd__engine_refuse(engine, err, SHERD_EINVAL,
+                                    "sherd_param_read: there is no parameter %" PRIu32 ", the plan has %" PRIu32, id,
+                                    engine->plan->n_params);
     status = sherd__engine_idle(engine, "sherd_param_read", err);
     if (status != SHERD_OK)
         return status;
     param = &engine->plan->params[id];
     stage = stage_open(engine);
-    if (param->bucket < 0 || param->dtype == SHERD_FP32) { /* the working copy is whole on every rank, and is the master */
+    if (param->bucket < 0 ||
+        param->dtype == SHERD_FP32) { /* the working copy is whole on every rank, and is the master */
         sherd__tag tag = sherd__engine_tag(engine, "param read", param->bucket);
         if (param->elems)
             status = engine->device->ops->convert(engine->stream[SHERD__COMM], tag, data, SHERD_FP32,
                                                   working_copy(engine, param, 0), param->dtype, param->elems, 0);
     } else if (engine->plan->whole_state) {
         int64_t n = param->elems, skip = 0;
-        status = engine->device->ops->copy(engine->stream[SHERD__COMM], sherd__engine_tag(engine, "param read", param->bucket), data,
-                                           master_part(engine, param, 0, &n, &skip), (uint64_t)param->elems * sizeof(float));
+        status = engine->device->ops->copy(
+            engine->stream[SHERD__COMM], sherd__engine_tag(engine, "param read", param->bucket), data,
+            master_part(engine, param, 0, &n, &skip), (uint64_t)param->elems * sizeof(float));
     } else {
         status = read_sharded(engine, param, &stage, data);
     }
@@ -194,15 +206,17 @@ sherd_status sherd__engine_exchange(sherd_engine *engine, const void *line, size
     if (status == SHERD_OK)
         status = ops->copy(stream, tag, sherd__at(engine->scratch.local, own), line, bytes);
     if (status == SHERD_OK)
-        status = engine->comm->ops->all_gather(engine->comm, stream, tag, &engine->scratch, 0, SHERD__SCRATCH_BYTES_PER_RANK,
-                                               &engine->scratch_ticket);
+        status = engine->comm->ops->all_gather(engine->comm, stream, tag, &engine->scratch, 0,
+                                               SHERD__SCRATCH_BYTES_PER_RANK, &engine->scratch_ticket);
     engine->last_ticket = engine->scratch_ticket;
     if (status == SHERD_OK)
         status = ops->copy(stream, tag, engine->scratch_host, engine->scratch.local, engine->scratch.bytes);
     status = sherd__engine_check(engine, status, err);
     if (status == SHERD_OK)
         status = sherd__engine_sync(engine, SHERD__COMM, "exchange sync", err);
-    return status == SHERD_OK ? sherd__engine_touch(engine, "exchange", engine->scratch_host, engine->scratch.bytes, 0, err) : status;
+    return status == SHERD_OK
+               ? sherd__engine_touch(engine, "exchange", engine->scratch_host, engine->scratch.bytes, 0, err)
+               : status;
 }
 
 /* sum(l, h) = sum(l, l+p) + sum(l+p, h), p the largest power of two below h − l (NUMERICS: Tree over ranks). */

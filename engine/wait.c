@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Where the calling thread waits, and what happens when a wait, or anything else, fails. The first error poisons the device and with
- * it the engine: it is kept, the peers are told once, and every later call returns it.
+ * Where the calling thread waits, and what happens when a wait, or anything else, fails. The first error poisons the
+ * device and with it the engine: it is kept, the peers are told once, and every later call returns it.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -76,7 +76,8 @@ sherd_status sherd__engine_compute_wait(sherd_engine *engine, sherd__event *even
     return status;
 }
 
-sherd_status sherd__engine_compute_released(sherd_engine *engine, sherd__tag tag, sherd__ticket ticket, const char *site)
+sherd_status sherd__engine_compute_released(sherd_engine *engine, sherd__tag tag, sherd__ticket ticket,
+                                            const char *site)
 {
     int64_t begin = sherd__now_ns();
     sherd_status status = engine->comm->ops->released(engine->comm, engine->device->compute, tag, ticket, site);
@@ -96,8 +97,8 @@ sherd_status sherd__engine_sync(sherd_engine *engine, sherd__stream_id stream, c
     return status == SHERD_OK ? sherd__engine_health(engine, err) : status;
 }
 
-sherd_status sherd__engine_touch(sherd_engine *engine, const char *who, const void *address, uint64_t bytes, int32_t write,
-                                 sherd_error *err)
+sherd_status sherd__engine_touch(sherd_engine *engine, const char *who, const void *address, uint64_t bytes,
+                                 int32_t write, sherd_error *err)
 {
     sherd__access access = {address, bytes, write};
     sherd_status status = SHERD_OK;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Optimizers as data: one file per optimizer (optim/adamw.c …) with its states, its per-step scalars and its per-element
- * arithmetic (an inline function in optim/adamw.h … that gcc, clang and nvcc compile). Everything else goes through this table.
+ * Optimizers as data: one file per optimizer (optim/adamw.c …) with its states, its per-step scalars and its
+ * per-element arithmetic (an inline function in optim/adamw.h … that gcc, clang and nvcc compile). Everything else goes
+ * through this table.
  */
 #ifndef SHERD_OPTIM_OPTIM_H
 #define SHERD_OPTIM_OPTIM_H
@@ -14,21 +15,21 @@
 
 /* What an update carries from step to step; lives in device memory; saved in checkpoints. */
 typedef struct sherd__step_state {
-    uint64_t updates;  /* made so far */
-    double power[2];   /* beta1^t, beta2^t of the last update; 1 before the first */
+    uint64_t updates; /* made so far */
+    double power[2];  /* beta1^t, beta2^t of the last update; 1 before the first */
 } sherd__step_state;
 
 /* What one step's update reads; lives in device memory; written by sherd__step_prepare after the vote. */
 typedef struct sherd__step_scalars {
-    uint32_t skip;     /* 1: non-finite gradients; the update kernel changes nothing */
-    uint32_t first;    /* 1: first update ever (SGD's buf = g) */
-    float factor;      /* f: gradient = sum × f */
+    uint32_t skip;  /* 1: non-finite gradients; the update kernel changes nothing */
+    uint32_t first; /* 1: first update ever (SGD's buf = g) */
+    float factor;   /* f: gradient = sum × f */
     float pad;
-    double norm;       /* L2 of the mean gradient before clipping */
-    double clip;       /* c */
-    double lr;         /* as voted */
+    double norm; /* L2 of the mean gradient before clipping */
+    double clip; /* c */
+    double lr;   /* as voted */
     uint64_t bad_block;
-    uint64_t updates;  /* after this step */
+    uint64_t updates;                                    /* after this step */
     float group[SHERD_MAX_GROUPS][SHERD__GROUP_SCALARS]; /* the optimizer's own scalars, per group */
 } sherd__step_scalars;
 
@@ -37,11 +38,11 @@ typedef struct sherd__step_rules {
     sherd_optimizer kind;
     double beta1, beta2, eps, momentum;
     int32_t bias_correction;
-    int32_t check_overflow;  /* skip on non-finite */
-    double base_lr;          /* optimizer.lr, the divisor of groups' rates */
-    double clipping;         /* 0: off */
-    double divisor;          /* loss_scale × N × K (or without N for sum) */
-    uint32_t n_groups;       /* ≥ 1 */
+    int32_t check_overflow; /* skip on non-finite */
+    double base_lr;         /* optimizer.lr, the divisor of groups' rates */
+    double clipping;        /* 0: off */
+    double divisor;         /* loss_scale × N × K (or without N for sum) */
+    uint32_t n_groups;      /* ≥ 1 */
     sherd_group groups[SHERD_MAX_GROUPS];
 } sherd__step_rules;
 
@@ -50,21 +51,25 @@ typedef struct sherd__step_rules {
 #define SHERD__VOTE_MINS 1                       /* bad_block */
 
 typedef struct sherd__optim {
-    const char *name;              /* "AdamW" */
-    uint32_t n_moments;            /* fp32 state arrays beside the master */
+    const char *name;   /* "AdamW" */
+    uint32_t n_moments; /* fp32 state arrays beside the master */
     const char *moment_names[SHERD__MAX_MOMENTS];
-    /* Fills scalars->group[g] from the rules, the new powers and the voted rate; called for steps that are not skipped, after
-     * state->updates and the powers were advanced. Pure. */
-    void (*prepare)(const sherd__step_rules *rules, const sherd__step_state *state, double lr, uint32_t group, float out[SHERD__GROUP_SCALARS]);
+    /* Fills scalars->group[g] from the rules, the new powers and the voted rate; called for steps that are not skipped,
+     * after state->updates and the powers were advanced. Pure. */
+    void (*prepare)(const sherd__step_rules *rules, const sherd__step_state *state, double lr, uint32_t group,
+                    float out[SHERD__GROUP_SCALARS]);
     /* Reference twin: one element. `moment` has n_moments values. gradient is already sum × factor. */
-    void (*element)(const float scalars[SHERD__GROUP_SCALARS], uint32_t first, float gradient, float *master, float *moment);
+    void (*element)(const float scalars[SHERD__GROUP_SCALARS], uint32_t first, float gradient, float *master,
+                    float *moment);
 } sherd__optim;
 
 /* Never NULL for the kinds of sherd_optimizer. */
 const sherd__optim *sherd__optim_get(sherd_optimizer kind);
 void sherd__step_rules_init(sherd__step_rules *rules, const sherd_config *config, int32_t world); /* config resolved */
 void sherd__step_state_init(sherd__step_state *state);
-/* vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] → norm, clip, factor, skip, group scalars; advances *state unless skipped. Pure. */
-void sherd__step_prepare(const sherd__step_rules *rules, const uint64_t *vote, sherd__step_state *state, sherd__step_scalars *out);
+/* vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] → norm, clip, factor, skip, group scalars; advances *state unless skipped.
+ * Pure. */
+void sherd__step_prepare(const sherd__step_rules *rules, const uint64_t *vote, sherd__step_state *state,
+                         sherd__step_scalars *out);
 
 #endif

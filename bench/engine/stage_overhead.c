@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * What ZeRO-2 costs over stage 0: both engines live in the same two processes and take their steps in turn, A B B A …, on the same
- * tokens; a step is timed from its begin to the end of everything it enqueued. Printed: medians with spread, and the ratio pair by
- * pair with the 95 % interval of its mean (of logarithms, t with n − 1 ≈ normal).
+ * What ZeRO-2 costs over stage 0: both engines live in the same two processes and take their steps in turn, A B B A …,
+ * on the same tokens; a step is timed from its begin to the end of everything it enqueued. Printed: medians with
+ * spread, and the ratio pair by pair with the 95 % interval of its mean (of logarithms, t with n − 1 ≈ normal).
  *
  *     stage_overhead [--model 30m] [--pairs 100] [--seq 256] [--batch 2] [--stages 2,0]      2 ranks × 1 thread
  */
@@ -129,7 +129,8 @@ static int by_value(const void *a, const void *b)
 static void print_row(const char *what, double *values, int n, const char *unit)
 {
     qsort(values, (size_t)n, sizeof *values, by_value);
-    printf("%-28s median %8.3f %s  (p10 %.3f, p90 %.3f)\n", what, values[n / 2], unit, values[n / 10], values[n - 1 - n / 10]);
+    printf("%-28s median %8.3f %s  (p10 %.3f, p90 %.3f)\n", what, values[n / 2], unit, values[n / 10],
+           values[n - 1 - n / 10]);
 }
 
 static void report(const double *a, const double *b)
@@ -153,7 +154,8 @@ static void report(const double *a, const double *b)
     for (int i = 0; i < pairs; i++)
         x[i] = a[i] / b[i];
     print_row("ratio, pair by pair", x, pairs, "");
-    printf("ratio, mean of %d pairs      %.4f, 95 %% interval %.4f to %.4f\n", pairs, exp(mean), exp(mean - half), exp(mean + half));
+    printf("ratio, mean of %d pairs      %.4f, 95 %% interval %.4f to %.4f\n", pairs, exp(mean), exp(mean - half),
+           exp(mean + half));
     free(x);
 }
 
@@ -220,7 +222,8 @@ int main(int argc, char **argv)
     int failed = 0, state;
 
     if (!parse(argc, argv))
-        return fprintf(stderr, "usage: stage_overhead [--model M] [--pairs N] [--seq N] [--batch N] [--stages A,B]\n"), 2;
+        return fprintf(stderr, "usage: stage_overhead [--model M] [--pairs N] [--seq N] [--batch N] [--stages A,B]\n"),
+               2;
     check(sherd_rendezvous_create(WORLD, &rendezvous, &err), &err);
     for (int r = 0; r < WORLD; r++)
         if (fork() == 0)

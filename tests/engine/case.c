@@ -17,27 +17,25 @@ static const struct {
     int64_t shape[3];
     uint32_t group, uses, flags;
 } model[N_PARAMS] = {
-    [MATRIX] = {"matrix", 2, {40, 50, 0}, 0, 1, 0},
-    [BIAS] = {"bias", 1, {50, 0, 0}, 1, 1, 0},
-    [SCALAR] = {"scalar", 0, {0, 0, 0}, 1, 1, 0},
-    [EMPTY] = {"empty", 2, {0, 7, 0}, 0, 1, 0},
-    [ODD] = {"odd", 3, {7, 13, 11}, 0, 1, 0},
-    [FROZEN] = {"frozen", 1, {300, 0, 0}, 0, 1, SHERD_PARAM_FROZEN},
-    [TIED] = {"tied", 2, {30, 21, 0}, 0, 2, 0},
-    [UNUSED] = {"unused", 1, {77, 0, 0}, 1, 1, 0},
-    [LARGE] = {"large", 2, {97, 61, 0}, 0, 1, 0},
-    [LAST] = {"last", 1, {513, 0, 0}, 1, 1, 0},
+    [MATRIX] = {"matrix", 2, {40, 50, 0}, 0, 1, 0}, [BIAS] = {"bias", 1, {50, 0, 0}, 1, 1, 0},
+    [SCALAR] = {"scalar", 0, {0, 0, 0}, 1, 1, 0},   [EMPTY] = {"empty", 2, {0, 7, 0}, 0, 1, 0},
+    [ODD] = {"odd", 3, {7, 13, 11}, 0, 1, 0},       [FROZEN] = {"frozen", 1, {300, 0, 0}, 0, 1, SHERD_PARAM_FROZEN},
+    [TIED] = {"tied", 2, {30, 21, 0}, 0, 2, 0},     [UNUSED] = {"unused", 1, {77, 0, 0}, 1, 1, 0},
+    [LARGE] = {"large", 2, {97, 61, 0}, 0, 1, 0},   [LAST] = {"last", 1, {513, 0, 0}, 1, 1, 0},
 };
 
 const char *case_name(const engine_case *c)
 {
     static _Thread_local char text[200];
     static const char *const arrivals[] = {"backward", "shuffled", "forward"};
-    snprintf(text, sizeof text, "world %d stage %d bucket %lld %s %s K %lld clip %g grad_sum %s overlap %d arrival %s seed %llu",
-             c->world, c->stage, (long long)c->bucket,
-             c->optimizer == SHERD_ADAMW ? "AdamW" : c->optimizer == SHERD_ADAM ? "Adam" : "SGD", sherd_dtype_name(c->dtype),
-             (long long)c->accumulation, c->clipping, c->grad_sum_bf16 ? "bf16" : "fp32", c->overlap, arrivals[c->arrival],
-             (unsigned long long)c->seed);
+    snprintf(text, sizeof text,
+             "world %d stage %d bucket %lld %s %s K %lld clip %g grad_sum %s overlap %d arrival %s seed %llu", c->world,
+             c->stage, (long long)c->bucket,
+             c->optimizer == SHERD_ADAMW  ? "AdamW"
+             : c->optimizer == SHERD_ADAM ? "Adam"
+                                          : "SGD",
+             sherd_dtype_name(c->dtype), (long long)c->accumulation, c->clipping, c->grad_sum_bf16 ? "bf16" : "fp32",
+             c->overlap, arrivals[c->arrival], (unsigned long long)c->seed);
     return text;
 }
 
@@ -205,8 +203,8 @@ static uint32_t arrival_order(const engine_case *c, int64_t step, int64_t micro,
     return n;
 }
 
-static sherd_status bring_gradient(const engine_case *c, sherd_engine *engine, int64_t step, int64_t micro, uint32_t p, uint32_t use,
-                                   int64_t n, void *scratch)
+static sherd_status bring_gradient(const engine_case *c, sherd_engine *engine, int64_t step, int64_t micro, uint32_t p,
+                                   uint32_t use, int64_t n, void *scratch)
 {
     sherd_grad grad;
     sherd_status status;
@@ -252,7 +250,8 @@ static sherd_status run_micro(const engine_case *c, sherd_engine *engine, const 
         const void *data; /* backward reads the weights it is about to leave */
         status = c->blind ? SHERD_OK : sherd_param_acquire(engine, order[i], &data);
         if (status == SHERD_OK)
-            status = bring_gradient(c, engine, micro.step, micro.number, order[i], uses[order[i]]++, elems_of(&params[order[i]]), scratch);
+            status = bring_gradient(c, engine, micro.step, micro.number, order[i], uses[order[i]]++,
+                                    elems_of(&params[order[i]]), scratch);
         if (status == SHERD_OK && !c->blind)
             status = sherd_param_release(engine, order[i]);
     }
@@ -278,7 +277,8 @@ static int memory_matches(sherd_device *device, const sherd_plan *plan, int32_t 
         return 0;
     for (int t = 0; t < SHERD_TIERS; t++)
         for (int category = 0; category < SHERD_CATEGORIES; category++)
-            if (sherd_category_planned((sherd_category)category) && live.bytes[t][category] != planned.bytes[t][category]) {
+            if (sherd_category_planned((sherd_category)category) &&
+                live.bytes[t][category] != planned.bytes[t][category]) {
                 fprintf(stderr, "%s: ledger %llu, plan %llu\n", sherd_category_name((sherd_category)category),
                         (unsigned long long)live.bytes[t][category], (unsigned long long)planned.bytes[t][category]);
                 return 0;
@@ -302,8 +302,8 @@ static sherd_status sum_twice(const engine_case *c, sherd_engine *engine, int32_
     return SHERD_OK;
 }
 
-static sherd_status train(const engine_case *c, sherd_engine *engine, const sherd_param *params, uint32_t n, int32_t rank, void *scratch,
-                          case_result *out)
+static sherd_status train(const engine_case *c, sherd_engine *engine, const sherd_param *params, uint32_t n,
+                          int32_t rank, void *scratch, case_result *out)
 {
     sherd_status status = SHERD_OK;
     sherd_report report;
@@ -326,7 +326,9 @@ static sherd_status train(const engine_case *c, sherd_engine *engine, const sher
     }
     if (status == SHERD_OK && !c->leave_early)
         status = sum_twice(c, engine, rank, out);
-    return status == SHERD_OK && !c->leave_early ? sherd_engine_hash(engine, out->param_hash, out->state_hash, &out->error) : status;
+    return status == SHERD_OK && !c->leave_early
+               ? sherd_engine_hash(engine, out->param_hash, out->state_hash, &out->error)
+               : status;
 }
 
 void case_run_rank(const engine_case *c, sherd_device *device, sherd_comm *comm, case_result *out)

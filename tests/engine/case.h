@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * One training run of a small synthetic model, as one rank sees it and as the oracle does. Everything is a function of the case, so that
- * any two runs of it can be compared bit for bit.
+ * One training run of a small synthetic model, as one rank sees it and as the oracle does. Everything is a function of
+ * the case, so that any two runs of it can be compared bit for bit.
  */
 #ifndef SHERD_TESTS_ENGINE_CASE_H
 #define SHERD_TESTS_ENGINE_CASE_H
@@ -15,19 +15,19 @@ typedef enum case_arrival { ARRIVE_BACKWARD = 0, ARRIVE_SHUFFLED = 1, ARRIVE_FOR
 
 typedef struct engine_case {
     int32_t world, stage;
-    int64_t bucket;          /* elements, exact: 1 is one parameter per bucket, 1 << 40 all in one; 0: the plan's choice */
+    int64_t bucket; /* elements, exact: 1 is one parameter per bucket, 1 << 40 all in one; 0: the plan's choice */
     sherd_optimizer optimizer;
     sherd_dtype dtype;
     int64_t accumulation, steps;
     double clipping;
     int32_t grad_sum_bf16, overlap;
-    case_arrival arrival;    /* order in which backward brings the gradients */
-    int32_t bad_step;        /* > 0: one gradient of this step is infinite */
-    int32_t copy_grads;      /* gradients come by sherd_grad_copy */
-    int32_t blind;           /* the client never reads parameters, so nothing it waits for orders the engine by accident */
-    int32_t leave_early;     /* the engine is destroyed right after its last step: no digest, zeros in the result */
-    int32_t all_used;        /* every gradient comes */
-    int32_t tied_large;      /* the tied parameter is as large as the largest and follows it: its slot is its neighbour's */
+    case_arrival arrival; /* order in which backward brings the gradients */
+    int32_t bad_step;     /* > 0: one gradient of this step is infinite */
+    int32_t copy_grads;   /* gradients come by sherd_grad_copy */
+    int32_t blind;        /* the client never reads parameters, so nothing it waits for orders the engine by accident */
+    int32_t leave_early;  /* the engine is destroyed right after its last step: no digest, zeros in the result */
+    int32_t all_used;     /* every gradient comes */
+    int32_t tied_large; /* the tied parameter is as large as the largest and follows it: its slot is its neighbour's */
     uint64_t seed;
 } engine_case;
 
@@ -37,10 +37,10 @@ typedef struct case_result {
     uint8_t param_hash[16], state_hash[16];
     double norm[CASE_MAX_STEPS];
     int32_t skipped[CASE_MAX_STEPS];
-    int64_t bad_param;       /* of the last skipped step */
+    int64_t bad_param; /* of the last skipped step */
     int64_t updates;
     uint64_t parked;
-    int32_t memory_matches;  /* ledger = plan in every planned category */
+    int32_t memory_matches; /* ledger = plan in every planned category */
 } case_result;
 
 /* A number for table and message: "world 3 stage 2 bucket 1 AdamW bf16 K 1 …". Static buffer per thread. */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * The checking device: whole training runs of 2 and 3 ranks in orders drawn from seeds, with no two conflicting accesses unordered and
- * the oracle's bits; and every wait taken away in turn, which must be reported. A wait whose absence nobody could notice would
- * be listed in `tolerated` with its reason (and in docs/architecture.md); the test fails if one of those is noticed after all.
+ * The checking device: whole training runs of 2 and 3 ranks in orders drawn from seeds, with no two conflicting
+ * accesses unordered and the oracle's bits; and every wait taken away in turn, which must be reported. A wait whose
+ * absence nobody could notice would be listed in `tolerated` with its reason (and in docs/architecture.md); the test
+ * fails if one of those is noticed after all.
  *
  *     test_engine_check [SEEDS] [STEPS]
  */
@@ -58,7 +59,8 @@ static int case_number(uint32_t i, int32_t world, engine_case *out)
     return i < 24;
 }
 
-static sherd_status run_once(check_run *run, uint64_t seed, const char *drop, const char **sites, uint32_t *n_sites, sherd_error *err)
+static sherd_status run_once(check_run *run, uint64_t seed, const char *drop, const char **sites, uint32_t *n_sites,
+                             sherd_error *err)
 {
     sherd_checker *checker;
     world_options options = {.world = run->c.world, .threads = 1, .fail_after_s = 20};
@@ -101,7 +103,8 @@ static void test_clean(void **state)
                     if (run.results[r].status != SHERD_OK)
                         fail_msg("%s: rank %d: %s", case_name(&run.c), r, run.results[r].error.text);
                     if (!run.c.leave_early && !case_equal(&want, &run.results[r], steps))
-                        fail_msg("%s, checker's seed %lld: rank %d differs from the oracle", case_name(&run.c), (long long)seed, r);
+                        fail_msg("%s, checker's seed %lld: rank %d differs from the oracle", case_name(&run.c),
+                                 (long long)seed, r);
                 }
                 combinations++;
             }
@@ -195,7 +198,7 @@ int main(int argc, char **argv)
     if (seeds < 1 || steps < 2 || steps > CASE_MAX_STEPS)
         return 2;
     failed = cmocka_run_group_tests(tests, NULL, NULL);
-    printf("%u runs on the checking device (%lld seeds, %lld steps) clean and equal to the oracle\n", combinations, (long long)seeds,
-           (long long)steps);
+    printf("%u runs on the checking device (%lld seeds, %lld steps) clean and equal to the oracle\n", combinations,
+           (long long)seeds, (long long)steps);
     return failed;
 }

@@ -29,15 +29,17 @@ static sherd_status enqueue_pause(sherd_comm *comm, sherd__stream *stream, sherd
     return comm->device->ops->host_call(stream, tag, pause_stream, &done[comm->rank], NULL, 0);
 }
 
-static sherd_status slow_reduce_scatter(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, const sherd__window *window, uint64_t offset,
-                                        const sherd__tree_sum *sum, sherd__ticket *ticket)
+static sherd_status slow_reduce_scatter(sherd_comm *comm, sherd__stream *stream, sherd__tag tag,
+                                        const sherd__window *window, uint64_t offset, const sherd__tree_sum *sum,
+                                        sherd__ticket *ticket)
 {
     sherd_status status = real->reduce_scatter(comm, stream, tag, window, offset, sum, ticket);
     return status == SHERD_OK ? enqueue_pause(comm, stream, tag) : status;
 }
 
-static sherd_status slow_all_gather(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, const sherd__window *window, uint64_t offset,
-                                    uint64_t slice_bytes, sherd__ticket *ticket)
+static sherd_status slow_all_gather(sherd_comm *comm, sherd__stream *stream, sherd__tag tag,
+                                    const sherd__window *window, uint64_t offset, uint64_t slice_bytes,
+                                    sherd__ticket *ticket)
 {
     sherd_status status = real->all_gather(comm, stream, tag, window, offset, slice_bytes, ticket);
     return status == SHERD_OK && tag.bucket >= 0 ? enqueue_pause(comm, stream, tag) : status;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What goes wrong ends in one sentence: a dead rank, plans that differ, gradients that never come, calls out of order, no memory.
+ * What goes wrong ends in one sentence: a dead rank, plans that differ, gradients that never come, calls out of order,
+ * no memory.
  */
 #include <setjmp.h>
 #include <signal.h>
@@ -20,7 +21,7 @@
 
 typedef struct fault_run {
     int32_t victim;
-    int64_t die_at;          /* collectives of the victim's life: it kills itself before gradient number die_at */
+    int64_t die_at; /* collectives of the victim's life: it kills itself before gradient number die_at */
     sherd_error error[WORLD_MAX];
     int done[WORLD_MAX];
     double seconds[WORLD_MAX];
@@ -200,11 +201,11 @@ static void wrong_calls(void *ctx, int32_t rank, sherd_device *device, sherd_com
     EXPECT(sherd_micro_begin(engine, NULL) == SHERD_OK);
     EXPECT(sherd_micro_begin(engine, NULL) == SHERD_ESTATE);
     EXPECT(sherd_engine_hash(engine, hash, NULL, &err) == SHERD_ESTATE);
-    EXPECT(sherd_grad_ready(engine, 1) == SHERD_ESTATE);          /* not acquired */
+    EXPECT(sherd_grad_ready(engine, 1) == SHERD_ESTATE); /* not acquired */
     EXPECT(one_gradient(engine, 1, 300) == SHERD_OK);
     EXPECT(sherd_grad_acquire(engine, 1, &grad) == SHERD_ESTATE); /* has one use */
     EXPECT(sherd_grad_acquire(engine, 9, &grad) == SHERD_ESTATE);
-    EXPECT(sherd_engine_step(engine, NULL, &err) == SHERD_OK);    /* none of that broke it */
+    EXPECT(sherd_engine_step(engine, NULL, &err) == SHERD_OK); /* none of that broke it */
     EXPECT(sherd_engine_hash(engine, hash, NULL, &err) == SHERD_OK);
     run->done[0] = 1;
     sherd_engine_destroy(engine);
@@ -261,8 +262,10 @@ static void test_memory_limit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dead_rank),           cmocka_unit_test(test_plans_differ),
-        cmocka_unit_test(test_missing_gradients_are_named), cmocka_unit_test(test_wrong_calls_are_refused),
+        cmocka_unit_test(test_dead_rank),
+        cmocka_unit_test(test_plans_differ),
+        cmocka_unit_test(test_missing_gradients_are_named),
+        cmocka_unit_test(test_wrong_calls_are_refused),
         cmocka_unit_test(test_memory_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

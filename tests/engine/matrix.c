@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The matrix: stages × bucket sizes × optimizers × types, each a whole training run, equal to the unsharded oracle in the bits of masters,
- * moments and norms; over threads and over processes on shared memory. (MPI's bootstrap: matrix_mpi.c; the checking device: check.c.)
+ * The matrix: stages × bucket sizes × optimizers × types, each a whole training run, equal to the unsharded oracle in
+ * the bits of masters, moments and norms; over threads and over processes on shared memory. (MPI's bootstrap:
+ * matrix_mpi.c; the checking device: check.c.)
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -45,7 +46,8 @@ static void compare_rank(const engine_case *c, const case_result *want, const ca
     if (got->status != SHERD_OK)
         fail_msg("%s: rank %d: %s", case_name(c), rank, got->error.text);
     if (!case_equal(want, got, c->steps))
-        fail_msg("%s: rank %d differs from the oracle (norm %a, want %a)", case_name(c), rank, got->norm[0], want->norm[0]);
+        fail_msg("%s: rank %d differs from the oracle (norm %a, want %a)", case_name(c), rank, got->norm[0],
+                 want->norm[0]);
     if (!got->memory_matches)
         fail_msg("%s: rank %d: the ledger is not the plan", case_name(c), rank);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The matrix with ranks that mpirun started. Every rank compares its own results with the oracle's; one line from rank 0.
+ * The matrix with ranks that mpirun started. Every rank compares its own results with the oracle's; one line from rank
+ * 0.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,8 +52,8 @@ static int run_all(int64_t steps)
     if (i == 0)
         failed = 1;
     if (sherd_comm_rank(comm) == 0)
-        printf("MPI, %d ranks: %u combinations of %lld steps %s the oracle\n", sherd_comm_world(comm), i, (long long)steps,
-               failed ? "DIFFER from" : "equal");
+        printf("MPI, %d ranks: %u combinations of %lld steps %s the oracle\n", sherd_comm_world(comm), i,
+               (long long)steps, failed ? "DIFFER from" : "equal");
     sherd_comm_destroy(comm);
     sherd_device_destroy(device);
     return failed;

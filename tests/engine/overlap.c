@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Reductions run beside backward: recorded begin and end times say so. And a communicator that takes 50 ms longer per bucket
- * exposes what the schedule's forecast says, never less (a sleep cannot be hidden more than the schedule hides it) and, on a machine that is not
- * drowned in other work, little more; that upper end is printed, not asserted.
+ * Reductions run beside backward: recorded begin and end times say so. And a communicator that takes 50 ms longer per
+ * bucket exposes what the schedule's forecast says, never less (a sleep cannot be hidden more than the schedule hides
+ * it) and, on a machine that is not drowned in other work, little more; that upper end is printed, not asserted.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,8 +24,8 @@ enum { N_PARAMS = 8, ELEMS = 4096, STEPS = 4, MAX_TRACE = 8192 };
 
 typedef struct outcome {
     int failed;
-    double exposed_ns, forecast_ns;       /* per step, first step left out */
-    int reduces, early;                   /* all but the last bucket's: how many, how many began before backward's end */
+    double exposed_ns, forecast_ns; /* per step, first step left out */
+    int reduces, early;             /* all but the last bucket's: how many, how many began before backward's end */
 } outcome;
 
 typedef struct overlap_run {
@@ -63,7 +63,8 @@ static sherd_plan *make_plan(int32_t world, int overlap)
     return plan;
 }
 
-/* Backward stands still before its last gradient until `collectives` have run: if they waited for backward's end, this would never end. */
+/* Backward stands still before its last gradient until `collectives` have run: if they waited for backward's end, this
+ * would never end. */
 static int wait_for_collectives(const sherd_comm *comm, int collectives)
 {
     for (int tries = 0; tries < 30000 && delay_done(comm) < collectives; tries++)
@@ -71,7 +72,8 @@ static int wait_for_collectives(const sherd_comm *comm, int collectives)
     return delay_done(comm) >= collectives;
 }
 
-static sherd_status run_step(sherd_engine *engine, const sherd_comm *comm, int collectives, sherd_report *report, int64_t *backward_end)
+static sherd_status run_step(sherd_engine *engine, const sherd_comm *comm, int collectives, sherd_report *report,
+                             int64_t *backward_end)
 {
     sherd_error err;
     sherd_status status = sherd_micro_begin(engine, NULL);
@@ -115,7 +117,9 @@ static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *
     overlap_run *run = ctx;
     outcome *out = &run->rank[rank];
     sherd_plan *plan = make_plan(sherd_comm_world(comm), run->overlap);
-    sherd_profile profile = {.size = sizeof profile, .ready_ns_per_elem = (double)GRADIENT_NS / ELEMS, .collective_ns = (double)run->delay_ns};
+    sherd_profile profile = {.size = sizeof profile,
+                             .ready_ns_per_elem = (double)GRADIENT_NS / ELEMS,
+                             .collective_ns = (double)run->delay_ns};
     sherd_forecast forecast;
     sherd_engine *engine = NULL;
     sherd_report report;
@@ -160,7 +164,8 @@ static void test_reductions_start_during_backward(void **state)
     (void)state;
     for (int r = 0; r < 2; r++) {
         assert_true(run.rank[r].reduces >= STEPS * (N_PARAMS - 1)); /* one reduction may be several operations */
-        assert_int_equal(run.rank[r].early, run.rank[r].reduces); /* by their recorded times; the wait above makes it certain */
+        assert_int_equal(run.rank[r].early,
+                         run.rank[r].reduces); /* by their recorded times; the wait above makes it certain */
     }
 }
 
@@ -170,10 +175,12 @@ static void test_delay_exposes_what_the_schedule_says(void **state)
     double added = slow.rank[0].exposed_ns - quick.rank[0].exposed_ns;
 
     (void)state;
-    printf("exposed per step: %.1f ms without delay, %.1f ms with 50 ms per collective; added %.1f ms, forecast %.1f ms (ratio %.3f)\n",
-           quick.rank[0].exposed_ns * 1e-6, slow.rank[0].exposed_ns * 1e-6, added * 1e-6, slow.rank[0].forecast_ns * 1e-6,
-           added / slow.rank[0].forecast_ns);
-    printf("with overlap_comm false: %.1f ms, forecast %.1f ms\n", serial.rank[0].exposed_ns * 1e-6, serial.rank[0].forecast_ns * 1e-6);
+    printf("exposed per step: %.1f ms without delay, %.1f ms with 50 ms per collective; added %.1f ms, forecast %.1f "
+           "ms (ratio %.3f)\n",
+           quick.rank[0].exposed_ns * 1e-6, slow.rank[0].exposed_ns * 1e-6, added * 1e-6,
+           slow.rank[0].forecast_ns * 1e-6, added / slow.rank[0].forecast_ns);
+    printf("with overlap_comm false: %.1f ms, forecast %.1f ms\n", serial.rank[0].exposed_ns * 1e-6,
+           serial.rank[0].forecast_ns * 1e-6);
     assert_true(slow.rank[0].forecast_ns > 0);
     assert_true(slow.rank[0].forecast_ns < serial.rank[0].forecast_ns);
     /* the vote is not delayed here and takes one collective in the forecast */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The same on the decoder: `30m` on two ranks. Recorded begin and end times must show, in at least one of the steps (a loaded machine may starve a thread
- * in others), every reduction but the last bucket's beginning before backward ends. Prints all steps.
+ * The same on the decoder: `30m` on two ranks. Recorded begin and end times must show, in at least one of the steps (a
+ * loaded machine may starve a thread in others), every reduction but the last bucket's beginning before backward ends.
+ * Prints all steps.
  *
  *     test_engine_overlap_model [MODEL] [SEQ]
  */
@@ -137,8 +138,9 @@ int main(int argc, char **argv)
         if (outcomes[r].failed || outcomes[r].buckets < 2)
             return 1;
         for (int s = 0; s < STEPS; s++) {
-            printf("%s, rank %d, step %d: %d of %d reductions (all but the last of %u buckets) began before backward ended\n", model_name, r,
-                   s + 1, outcomes[r].early[s], outcomes[r].reduces[s], outcomes[r].buckets);
+            printf("%s, rank %d, step %d: %d of %d reductions (all but the last of %u buckets) began before backward "
+                   "ended\n",
+                   model_name, r, s + 1, outcomes[r].early[s], outcomes[r].reduces[s], outcomes[r].buckets);
             if (outcomes[r].reduces[s] != (int)outcomes[r].buckets - 1)
                 return 1;
             shown[r] |= outcomes[r].early[s] == outcomes[r].reduces[s];

@@ -96,7 +96,8 @@ static void child_main(const world_options *options, sherd_rendezvous *rendezvou
     sherd_status status = sherd_rendezvous_join(rendezvous, rank, &err);
 
     if (status == SHERD_OK)
-        status = sherd_comm_create_local(&copts, rank, options->world, sherd_rendezvous_allgather, rendezvous, &comm, &err);
+        status =
+            sherd_comm_create_local(&copts, rank, options->world, sherd_rendezvous_allgather, rendezvous, &comm, &err);
     if (status != SHERD_OK) {
         fprintf(stderr, "rank %d: %s\n", rank, err.text);
         _exit(3);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The embedding examples' losses, to the last bit, against the unsharded oracle driving the same model; and their length.
+ * The embedding examples' losses, to the last bit, against the unsharded oracle driving the same model; and their
+ * length.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -91,7 +92,8 @@ static void compare(const char *program, const sherd_config *config, int world, 
         double got, rank_loss[8], want;
         int step;
         assert_int_equal(sscanf(line, "step %d loss %la", &step, &got), 2);
-        sherd_oracle_step(truth.oracle, sherd_config_lr(config, sherd_oracle_updates(truth.oracle)), leaf, &truth, NULL);
+        sherd_oracle_step(truth.oracle, sherd_config_lr(config, sherd_oracle_updates(truth.oracle)), leaf, &truth,
+                          NULL);
         for (int r = 0; r < world; r++) {
             rank_loss[r] = truth.loss[r * accumulation];
             for (int k = 1; k < accumulation; k++)
@@ -166,7 +168,8 @@ static void test_length(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_ring), cmocka_unit_test(test_own), cmocka_unit_test(test_length)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_ring), cmocka_unit_test(test_own),
+                                       cmocka_unit_test(test_length)};
 
     if (argc != 4)
         return 2;
