@@ -26,7 +26,9 @@ typedef struct sherd__offer {
     int32_t fd;       /* the memory's file in the offering process; -1: none */
     uint64_t address; /* the memory's object in this process (threads) */
     uint64_t bytes;
-    char text[488];
+    int32_t rank; /* of the error: who broke */
+    int32_t reserved;
+    char text[480];
 } sherd__offer;
 
 typedef struct sherd__abort_record {

@@ -107,6 +107,10 @@ static sherd_status judge(const sherd__direct *direct, const sherd__offer *all, 
 {
     int32_t self = direct->base.rank;
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
+        /* What broke a third rank is passed on as it stands. */
+        if (all[peer].status == SHERD_ERANKDEAD || all[peer].status == SHERD_EABORTED) {
+            return sherd__fail_rank(err, (sherd_status)all[peer].status, all[peer].rank, "%.479s", all[peer].text);
+        }
         if (all[peer].status != SHERD_OK) {
             return sherd__fail_rank(err, (sherd_status)all[peer].status, peer,
                                     "rank %" PRId32 " could not make a window: %.440s", peer, all[peer].text);
@@ -124,6 +128,7 @@ static sherd_status judge(const sherd__direct *direct, const sherd__offer *all, 
 static void put_error(sherd__offer *offer, sherd_status status, const sherd_error *error)
 {
     offer->status = (int32_t)status;
+    offer->rank = error->rank;
     memcpy(offer->text, error->text, sizeof offer->text - 1);
     offer->text[sizeof offer->text - 1] = '\0';
 }

@@ -199,7 +199,7 @@ static void say_hello(sherd__direct *direct, hello *mine)
     mine->control.fd = fd;
     mine->control.bytes = SHERD__CONTROL_SIZE;
     mine->control.status = (int32_t)status;
-    snprintf(mine->control.text, sizeof mine->control.text, "%.480s", error.text);
+    snprintf(mine->control.text, sizeof mine->control.text, "%.479s", error.text);
     if (status == SHERD_OK) {
         direct->control[direct->base.rank] = control;
         sherd__control_init(control, direct->base.rank, direct->base.world);

@@ -189,8 +189,10 @@ sherd_status sherd__direct_poll(void *ctx, uint32_t which, int64_t waited_ns, co
     if (status == SHERD_OK) {
         status = look_for_aborts(wait, place, err);
     }
-    if (status == SHERD_OK) {
-        status = look_for_left(wait, place, err);
+    /* Who has left may have done so because it saw a death first. */
+    if (status == SHERD_OK && look_for_left(wait, place, NULL) != SHERD_OK) {
+        status = look_for_dead(wait, place, err);
+        status = status == SHERD_OK ? look_for_left(wait, place, err) : status;
     }
     return status == SHERD_OK ? check_limits(wait, (int32_t)which, waited_ns, place, err) : status;
 }

@@ -123,6 +123,49 @@ static void rank_is_killed(void **state)
     munmap((void *)times, 4096);
 }
 
+/* Windows and collectives without end; whoever is killed, whenever, is what all others must name. */
+static int body_for_ever(rank_ctx *ctx)
+{
+    const int32_t *mortal = ctx->arg;
+    sherd_error error = {0};
+    sherd_status status = SHERD_OK;
+    while (status == SHERD_OK) {
+        sherd__window window = {0};
+        uint64_t vote = 1;
+        status =
+            ctx->comm->ops->window_create(ctx->comm, (uint64_t)ctx->world * 4096, SHERD_CAT_MASTER, &window, &error);
+        for (int32_t number = 0; number < 5 && status == SHERD_OK; number++) {
+            ctx->comm->ops->all_gather(ctx->comm, ctx->stream, tag_of("gather", number), &window, 0, 4096, NULL);
+            ctx->comm->ops->all_reduce(ctx->comm, ctx->stream, tag_of("vote", -1), &vote, 1, 0);
+            status = rank_wait(ctx, &error);
+        }
+        ctx->comm->ops->window_destroy(ctx->comm, &window);
+    }
+    if (status != SHERD_ERANKDEAD || error.rank != *mortal) {
+        fprintf(stderr, "rank %d: %s\n", (int)ctx->rank, error.text);
+        return 1;
+    }
+    return 0;
+}
+
+static void killed_at_any_moment(void **state)
+{
+    (void)state;
+    for (uint64_t trial = 0; trial < 30; trial++) {
+        int32_t world = 2 + (int32_t)(trial % 3),
+                mortal = (int32_t)(sherd_test_mix(trial, 3, 0, 0, 0) % (uint64_t)world);
+        world_options options = {.mortal = mortal + 1,
+                                 .mortal_us = 1 + (long)(sherd_test_mix(trial, 4, 0, 0, 0) % 20000)};
+        int status[8];
+        double begin = seconds_now();
+        world_run_status(world, &options, body_for_ever, &mortal, status);
+        assert_true(seconds_now() - begin < 10);
+        for (int32_t rank = 0; rank < world; rank++) {
+            assert_true(rank == mortal ? WIFSIGNALED(status[rank]) : status[rank] == 0);
+        }
+    }
+}
+
 static int give_up(rank_ctx *ctx, sherd__window *window)
 {
     sherd_error why, second;
@@ -432,12 +475,12 @@ static void zombie_is_dead(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pid_is_not_enough),     cmocka_unit_test(zombie_is_dead),
-        cmocka_unit_test(rank_is_killed),        cmocka_unit_test(rank_gives_up),
-        cmocka_unit_test(rank_leaves),           cmocka_unit_test(ending_is_no_fault),
-        cmocka_unit_test(rank_is_stuck),         cmocka_unit_test(one_warning),
-        cmocka_unit_test(ranks_disagree),        cmocka_unit_test(range_outside_window),
-        cmocka_unit_test(windows_fail_together),
+        cmocka_unit_test(pid_is_not_enough),    cmocka_unit_test(zombie_is_dead),
+        cmocka_unit_test(rank_is_killed),       cmocka_unit_test(killed_at_any_moment),
+        cmocka_unit_test(rank_gives_up),        cmocka_unit_test(rank_leaves),
+        cmocka_unit_test(ending_is_no_fault),   cmocka_unit_test(rank_is_stuck),
+        cmocka_unit_test(one_warning),          cmocka_unit_test(ranks_disagree),
+        cmocka_unit_test(range_outside_window), cmocka_unit_test(windows_fail_together),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

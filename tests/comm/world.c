@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -126,6 +127,23 @@ static int run_threads(int32_t world, const world_options *options, rank_fn body
 
 /* -------------------------------------------------------------------------------------------------------- processes */
 
+static void start_timer(long us)
+{
+    struct itimerval timer = {.it_value = {.tv_sec = us / 1000000, .tv_usec = us % 1000000}};
+    setitimer(ITIMER_REAL, &timer, NULL); /* SIGALRM ends the process */
+}
+
+/* Creation may fail only because of the rank that is meant to die. */
+static int judge_creation(int32_t rank, const world_options *options, const sherd_error *error)
+{
+    if (options != NULL && options->mortal > 0 && error->status == SHERD_ERANKDEAD &&
+        error->rank == options->mortal - 1) {
+        return 0;
+    }
+    fprintf(stderr, "rank %d: %s\n", (int)rank, error->text);
+    return 1;
+}
+
 static int child_main(sherd_rendezvous *rendezvous, int32_t rank, int32_t world, const world_options *options,
                       rank_fn body, void *arg)
 {
@@ -133,11 +151,15 @@ static int child_main(sherd_rendezvous *rendezvous, int32_t rank, int32_t world,
     sherd_comm *comm;
     sherd_comm_options settings = comm_options(options);
     alarm(LIMIT_S);
-    if (sherd_rendezvous_join(rendezvous, rank, &error) != SHERD_OK ||
-        sherd_comm_create_local(&settings, rank, world, sherd_rendezvous_allgather, rendezvous, &comm, &error) !=
-            SHERD_OK) {
-        fprintf(stderr, "rank %d: %s\n", (int)rank, error.text);
-        return 1;
+    if (sherd_rendezvous_join(rendezvous, rank, &error) != SHERD_OK) {
+        return judge_creation(rank, NULL, &error);
+    }
+    if (options != NULL && options->mortal == rank + 1) {
+        start_timer(options->mortal_us);
+    }
+    if (sherd_comm_create_local(&settings, rank, world, sherd_rendezvous_allgather, rendezvous, &comm, &error) !=
+        SHERD_OK) {
+        return judge_creation(rank, options, &error);
     }
     int failed = rank_run(comm, options, body, arg);
     sherd_comm_destroy(comm);

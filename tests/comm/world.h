@@ -29,6 +29,8 @@ typedef struct world_options {
     sherd_log log;
     sherd_device_kind device;
     sherd_checker *checker;
+    int32_t mortal; /* 1 + the rank (of processes) that a timer kills, whatever it is doing then; 0: none */
+    long mortal_us; /* after its joining the rendezvous */
 } world_options;
 
 /* In a rank: says what is wrong and makes the rank fail. */
