@@ -7,12 +7,8 @@
 
 #include "world.h"
 
-/* Tree sum over ranks of recursively halved ranges (NUMERICS), written here independently of the library. */
-float tree_of(const float *leaves, int32_t low, int32_t high);
-float left_to_right(const float *leaves, int32_t n);
-
 int body_reduce_scatter(
-    rank_ctx *ctx); /* fp32 and bf16, assign, add, narrow; bitwise; a wrong order differs from world 3 on */
+    rank_ctx *ctx); /* fp32 and bf16, assign, add, narrow; bitwise; wrong orders differ from world 3 on */
 int body_all_gather(rank_ctx *ctx);
 int body_broadcast(rank_ctx *ctx);
 int body_all_reduce(rank_ctx *ctx);
