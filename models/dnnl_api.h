@@ -29,7 +29,8 @@ sherd_status sherd__dnnl_product_run(sherd_dnnl_context *context, sherd_dnnl_pro
 const char *sherd__dnnl_product_name(const sherd_dnnl_product *product); /* oneDNN's name of the kernel */
 /* The effective instruction set has bf16 products. */
 int sherd__dnnl_native_bf16(void);
-/* OpenMP threads of oneDNN calls made by the calling thread. 0: the library was built without OpenMP, nothing to set. */
+/* Sets how many OpenMP threads oneDNN's calls by the calling thread use; returns how many it was (0: built without OpenMP, nothing
+ * is set; passing 0 does nothing). */
 int sherd__dnnl_set_threads(int threads);
 void sherd__dnnl_version(char *text, size_t capacity); /* "oneDNN 2.6.3" */
 

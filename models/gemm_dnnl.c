@@ -48,13 +48,18 @@ typedef struct job {
     int64_t slice;
 } job;
 
+/* OpenMP's own calls, from whichever runtime oneDNN brought: naming the library here could bring a second one. */
+static void *runtime_call(const char *name) { return dlsym(RTLD_DEFAULT, name); }
+
 int sherd__dnnl_set_threads(int threads)
 {
-    union { void *symbol; void (*call)(int); } set = {dlsym(RTLD_DEFAULT, "omp_set_num_threads")};
-    if (set.symbol) {
+    union { void *symbol; void (*call)(int); } set = {runtime_call("omp_set_num_threads")};
+    union { void *symbol; int (*call)(void); } get = {runtime_call("omp_get_max_threads")};
+    int before = get.symbol ? get.call() : 0;
+    if (set.symbol && before != threads && threads > 0) {
         set.call(threads);
     }
-    return set.symbol != NULL;
+    return before;
 }
 
 int sherd__gemm_dnnl_native_bf16(void) { return sherd__dnnl_native_bf16(); }
@@ -157,8 +162,10 @@ static void slice_task(void *ctx, int64_t task, int index)
     if (w->status != SHERD_OK) {
         return;
     }
+    if (index > 0 && !w->context) {
+        sherd__dnnl_set_threads(1); /* a thread of our own keeps it */
+    }
     if (!w->context) {
-        sherd__dnnl_set_threads(1);
         w->status = sherd__dnnl_context_create(&w->context, &w->error);
     }
     if (w->status == SHERD_OK) {
@@ -174,7 +181,9 @@ static sherd_status matmul(sherd_gemm *gemm, const sherd_matmul *mm, sherd_error
         slice = sherd__model_min(slice, BF16_ROWS);
     }
     job j = {p, mm, slice};
+    int before = sherd__dnnl_set_threads(1); /* the caller's thread gets its own setting back */
     sherd__pool_run(p->pool, sherd__model_ceil(mm->m, slice), slice_task, &j);
+    sherd__dnnl_set_threads(before);
     for (int i = 0; i < p->n_workers; i++) {
         worker *w = &p->workers[i];
         if (w->status != SHERD_OK) {
