@@ -16,7 +16,8 @@
 
 #define CHUNK (32 * SHERD__STRIP) /* a multiple of the norm's block */
 #define COPY_CHUNK (256 * 1024)
-/* Bytes written by one call from which they go past the caches: more than a core's second-level cache. */
+/* Bytes written by one call from which they go past the caches: more than a core's second-level cache. Lines that are
+ * only written are then not read first, and what comes next finds as much of them as before: little. */
 #define PAST_CACHES (4 * 1024 * 1024)
 
 static int64_t chunks_of(int64_t elems, int64_t chunk)
