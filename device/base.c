@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What every device has: the ledger, the table of allocated tensors, the first error. Blocks hang in a small hash table by
- * address, because a client may hold thousands of activations and free them in any order.
+ * What every device has: the ledger, the table of allocated tensors, the first error. Blocks hang in a small hash table
+ * by address, because a client may hold thousands of activations and free them in any order.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -23,7 +23,8 @@ typedef struct sherd__block {
 void *sherd__device_metadata_alloc(sherd_device *device, size_t count, size_t bytes)
 {
     void *block = sherd__alloc(&device->allocator, count, bytes);
-    if (block && sherd__ledger_add(&device->ledger, SHERD_TIER_HOST, SHERD_CAT_METADATA, count * bytes, 0, NULL) != SHERD_OK) {
+    if (block &&
+        sherd__ledger_add(&device->ledger, SHERD_TIER_HOST, SHERD_CAT_METADATA, count * bytes, 0, NULL) != SHERD_OK) {
         sherd__free(&device->allocator, block, count, bytes);
         return NULL;
     }
@@ -135,8 +136,10 @@ sherd_status sherd__device_alloc(sherd_device *device, sherd_tier tier, sherd_ca
                                  void **out, sherd_error *err)
 {
     if ((unsigned)tier >= SHERD_TIERS || (unsigned)category >= SHERD_CATEGORIES || category == SHERD_CAT_ROUNDING)
-        return sherd__fail(err, SHERD_EINVAL, "an allocation of %" PRIu64 " bytes names tier %d and category %d, which do not exist "
-                           "or cannot be asked for", bytes, (int)tier, (int)category);
+        return sherd__fail(err, SHERD_EINVAL,
+                           "an allocation of %" PRIu64 " bytes names tier %d and category %d, which do not exist "
+                           "or cannot be asked for",
+                           bytes, (int)tier, (int)category);
     sherd__block *block = sherd__device_metadata_alloc(device, 1, sizeof *block);
     if (!block)
         return sherd__fail(err, SHERD_ENOMEM, "no memory to note an allocation of %" PRIu64 " bytes", bytes);
@@ -186,7 +189,8 @@ void sherd_device_free(sherd_device *device, void *address)
         return;
     sherd__block *block = unlink_block(device, address);
     if (!block) {
-        sherd__log(&device->log, SHERD_LOG_WARNING, "sherd_device_free: %p is not an allocation of this device; ignored", address);
+        sherd__log(&device->log, SHERD_LOG_WARNING,
+                   "sherd_device_free: %p is not an allocation of this device; ignored", address);
         return;
     }
     device->ops->memory_put(device, block->tier, address, block->bytes);

@@ -7,7 +7,7 @@
 
 static sherd__check_device *device_of(sherd_device *device) { return (sherd__check_device *)device; }
 
-/* ------------------------------------------------------------------------------------------------------------ memory */
+/* -------------------------------------------------------------------------------------------------------- memory */
 
 sherd_status sherd__check_device_watch(sherd_device *device, const void *address, uint64_t bytes, sherd_error *err)
 {
@@ -26,7 +26,8 @@ void sherd__check_device_unwatch(sherd_device *device, const void *address, uint
     pthread_mutex_unlock(&checker->lock);
 }
 
-static sherd_status memory_get(sherd_device *device, sherd_tier tier, uint64_t bytes, void **out, uint64_t *rounding, sherd_error *err)
+static sherd_status memory_get(sherd_device *device, sherd_tier tier, uint64_t bytes, void **out, uint64_t *rounding,
+                               sherd_error *err)
 {
     void *block;
     sherd_status status = sherd__host_memory_get(device, tier, bytes, &block, rounding, err);
@@ -47,9 +48,10 @@ static void memory_put(sherd_device *device, sherd_tier tier, void *block, uint6
     sherd__host_memory_put(device, tier, block, bytes);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- streams */
+/* ------------------------------------------------------------------------------------------------------- streams */
 
-/* Operations on the compute stream run at once, in the order of the client's program; waits there let the others go on first. */
+/* Operations on the compute stream run at once, in the order of the client's program; waits there let the others go on
+ * first. */
 static sherd_status compute_submit(sherd__stream *base, const sherd__op *op)
 {
     sherd__check_stream *stream = (sherd__check_stream *)base;
@@ -82,9 +84,12 @@ static sherd_status stream_submit(sherd__stream *base, const sherd__op *op)
     sherd__check_stream *stream = (sherd__check_stream *)base;
     sherd__check_device *device = device_of(base->device);
     sherd_checker *checker = device->checker;
-    sherd__check_wait wait = {.kind = SHERD__CHECK_SPACE, .stream = stream, .site = "a place in the stream", .tag = op->tag};
+    sherd__check_wait wait = {
+        .kind = SHERD__CHECK_SPACE, .stream = stream, .site = "a place in the stream", .tag = op->tag};
     sherd_status status = sherd__check_enter(device, &wait);
-    const char *site = op->kind == SHERD__OP_AWAIT ? op->u.await.site : op->kind == SHERD__OP_WAIT ? op->u.event.site : NULL;
+    const char *site = op->kind == SHERD__OP_AWAIT ? op->u.await.site : NULL;
+    if (op->kind == SHERD__OP_WAIT)
+        site = op->u.event.site;
     if (site)
         sherd__check_site(checker, site);
     if (status == SHERD_OK) {
@@ -99,18 +104,21 @@ static sherd_status stream_submit(sherd__stream *base, const sherd__op *op)
 }
 
 /* Ring of `capacity`, 0 for the compute stream. */
-static sherd_status stream_new(sherd__check_device *device, const char *name, uint32_t capacity, sherd__check_stream **out, sherd_error *err)
+static sherd_status stream_new(sherd__check_device *device, const char *name, uint32_t capacity,
+                               sherd__check_stream **out, sherd_error *err)
 {
     sherd__check_stream *stream = sherd__device_metadata_alloc(&device->base, 1, sizeof *stream);
     if (!stream)
         return sherd__fail(err, SHERD_ENOMEM, "no memory for stream '%s'", name);
-    stream->base = (sherd__stream){.device = &device->base, .name = name, .submit = capacity ? stream_submit : compute_submit};
+    stream->base =
+        (sherd__stream){.device = &device->base, .name = name, .submit = capacity ? stream_submit : compute_submit};
     stream->capacity = capacity;
     if (capacity > 0) {
         stream->ring = sherd__device_metadata_alloc(&device->base, capacity, sizeof *stream->ring);
         if (!stream->ring) {
             sherd__device_metadata_free(&device->base, stream, 1, sizeof *stream);
-            return sherd__fail(err, SHERD_ENOMEM, "no memory for the %" PRIu32 " operations of stream '%s'", capacity, name);
+            return sherd__fail(err, SHERD_ENOMEM, "no memory for the %" PRIu32 " operations of stream '%s'", capacity,
+                               name);
         }
     }
     *out = stream;
@@ -124,16 +132,17 @@ static void stream_free(sherd__check_stream *stream)
     sherd__device_metadata_free(device, stream, 1, sizeof *stream);
 }
 
-/* Each rank has its own share of the components, so that their numbers do not depend on which rank starts first. They are not given
- * back: a clock may still speak of a stream that is gone. A stream of the same name that comes later goes on with its component, so
- * that engines may come and go. */
+/* Each rank has its own share of the components, so that their numbers do not depend on which rank starts first. They
+ * are not given back: a clock may still speak of a stream that is gone. A stream of the same name that comes later goes
+ * on with its component, so that engines may come and go. */
 static sherd_status take_component(sherd__check_device *device, sherd__check_stream *stream, sherd_error *err)
 {
     sherd_checker *checker = device->checker;
     uint32_t share = SHERD__CHECK_COMPONENTS / (uint32_t)checker->ranks, first = (uint32_t)device->rank * share;
     for (uint32_t i = first; i < first + share; i++) {
         sherd__check_component *component = &checker->component[i];
-        if (component->taken || (component->name[0] && strncmp(component->name, stream->base.name, sizeof component->name - 1) != 0))
+        if (component->taken ||
+            (component->name[0] && strncmp(component->name, stream->base.name, sizeof component->name - 1) != 0))
             continue;
         snprintf(component->name, sizeof component->name, "%s", stream->base.name);
         component->taken = 1;
@@ -141,8 +150,10 @@ static sherd_status take_component(sherd__check_device *device, sherd__check_str
         stream->clock = component->clock;
         return SHERD_OK;
     }
-    return sherd__fail(err, SHERD_EUNSUPPORTED, "the checking device tells %" PRIu32 " streams of each of %" PRId32 " ranks apart, and stream '%s' "
-                       "of rank %" PRId32 " is one more; use fewer ranks", share, checker->ranks, stream->base.name, device->rank);
+    return sherd__fail(err, SHERD_EUNSUPPORTED,
+                       "the checking device tells %" PRIu32 " streams of each of %" PRId32 " ranks apart, and stream "
+                       "'%s' of rank %" PRId32 " is one more; use fewer ranks",
+                       share, checker->ranks, stream->base.name, device->rank);
 }
 
 static void leave_component(sherd__check_stream *stream)
@@ -152,7 +163,8 @@ static void leave_component(sherd__check_stream *stream)
     checker->component[stream->component].clock = stream->clock;
 }
 
-static sherd_status stream_create(sherd_device *base, const char *name, uint32_t capacity, sherd__stream **out, sherd_error *err)
+static sherd_status stream_create(sherd_device *base, const char *name, uint32_t capacity, sherd__stream **out,
+                                  sherd_error *err)
 {
     sherd__check_device *device = device_of(base);
     sherd__check_stream *stream = NULL;
@@ -192,7 +204,8 @@ static void stream_destroy(sherd__stream *base)
     if (!base)
         return;
     sherd__check_device *device = device_of(base->device);
-    sherd__check_wait wait = {.kind = SHERD__CHECK_EMPTY, .stream = stream, .site = "the end of a stream", .tag = {.bucket = -1}};
+    sherd__check_wait wait = {
+        .kind = SHERD__CHECK_EMPTY, .stream = stream, .site = "the end of a stream", .tag = {.bucket = -1}};
     (void)sherd__check_enter(device, &wait);
     sherd__clock_join(&device->checker->rank[device->rank].host, &stream->clock);
     unlink_stream(device, stream);
@@ -201,7 +214,7 @@ static void stream_destroy(sherd__stream *base)
     stream_free(stream);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ events */
+/* -------------------------------------------------------------------------------------------------------- events */
 
 static sherd_status event_create(sherd_device *device, sherd__event **out, sherd_error *err)
 {
@@ -233,7 +246,8 @@ static sherd_status event_record(sherd__stream *base, sherd__event *handle)
     event->recorder = stream;
     pthread_mutex_unlock(&event->device->checker->lock);
     if (former != stream) {
-        sherd__fail(&error, SHERD_EINVAL, "rank %" PRId32 ": an event is recorded on stream '%s' while its record on stream '%s' is pending",
+        sherd__fail(&error, SHERD_EINVAL,
+                    "rank %" PRId32 ": an event is recorded on stream '%s' while its record on stream '%s' is pending",
                     event->device->rank, base->name, former->base.name);
         return sherd__device_poison(base->device, &error);
     }
@@ -291,7 +305,7 @@ static sherd_status touch(sherd_device *device, sherd__tag tag, sherd__access ac
     return device->compute->submit(device->compute, &op);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ device */
+/* -------------------------------------------------------------------------------------------------------- device */
 
 static void destroy(sherd_device *base)
 {
@@ -340,7 +354,8 @@ static sherd_status join_checker(sherd__check_device *device, sherd_error *err)
     sherd__check_rank *rank = &checker->rank[device->rank];
     sherd_status status;
     if (rank->device) {
-        status = sherd__fail(err, SHERD_EINVAL, "rank %" PRId32 " has a checking device already; each rank may have one", device->rank);
+        status = sherd__fail(err, SHERD_EINVAL,
+                             "rank %" PRId32 " has a checking device already; each rank may have one", device->rank);
     } else {
         status = take_component(device, (sherd__check_stream *)device->base.compute, err);
     }
@@ -357,9 +372,11 @@ sherd_status sherd__device_create_check(const sherd_device_options *options, she
 {
     sherd_checker *checker = options->checker;
     if (!checker)
-        return sherd__fail(err, SHERD_EINVAL, "the checking device needs a checker: make one with sherd_checker_create, for all ranks");
+        return sherd__fail(err, SHERD_EINVAL,
+                           "the checking device needs a checker: make one with sherd_checker_create, for all ranks");
     if (options->rank < 0 || options->rank >= checker->ranks)
-        return sherd__fail(err, SHERD_EINVAL, "rank %" PRId32 " of a checking device: the checker was made for %" PRId32 " ranks",
+        return sherd__fail(err, SHERD_EINVAL,
+                           "rank %" PRId32 " of a checking device: the checker was made for %" PRId32 " ranks",
                            options->rank, checker->ranks);
     sherd_allocator memory = sherd__allocator_or_default(&options->allocator);
     sherd__check_device *device = sherd__alloc(&memory, 1, sizeof *device);
@@ -377,8 +394,8 @@ sherd_status sherd__device_create_check(const sherd_device_options *options, she
     if (status != SHERD_OK)
         goto fini_base;
     device->base.compute = &compute->base;
-    snprintf(device->base.description, sizeof device->base.description, "check, rank %" PRId32 " of %" PRId32 ", %s kernels", device->rank,
-             checker->ranks, device->math->name);
+    snprintf(device->base.description, sizeof device->base.description,
+             "check, rank %" PRId32 " of %" PRId32 ", %s kernels", device->rank, checker->ranks, device->math->name);
     status = join_checker(device, err);
     if (status != SHERD_OK)
         goto free_compute;

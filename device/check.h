@@ -1,20 +1,22 @@
 /* SPDX-License-Identifier: MIT
  *
- * The checking device. Ranks are threads of one process that share a checker, and only the one that has the turn runs: so a run is
- * one sequence of operations, drawn from a seed among all legal ones, and can be drawn again.
+ * The checking device. Ranks are threads of one process that share a checker, and only the one that has the turn runs:
+ * so a run is one sequence of operations, drawn from a seed among all legal ones, and can be drawn again.
  *
- * Turns. A rank's thread takes the turn with its first device call and keeps it while it computes in the client's code. At each of
- * its device calls the scheduler (check_sched.c) may first run operations at the heads of any rank's streams whose waits are
- * satisfied, and may give the turn to another rank that waits in a device call. Operations never run when they are enqueued, except
- * on the compute stream. A thread that blocks elsewhere says so (sherd__device_outside_begin) or loses the turn after a while.
+ * Turns. A rank's thread takes the turn with its first device call and keeps it while it computes in the client's code.
+ * At each of its device calls the scheduler (check_sched.c) may first run operations at the heads of any rank's streams
+ * whose waits are satisfied, and may give the turn to another rank that waits in a device call. Operations never run
+ * when they are enqueued, except on the compute stream. A thread that blocks elsewhere says so
+ * (sherd__device_outside_begin) or loses the turn after a while.
  *
- * Proof. Every stream, compute included, is a component of a vector clock; the calling thread has a clock but no component, since
- * it touches no device memory: what it learned by event_sync is inherited by what it enqueues later. What the compute stream did is
- * not inherited, because a device's compute stream is not its caller: another stream that needs it waits for an event. Records
- * and signals carry the clock of their stream to who waits for them, by number and value, so what a wait brings does not depend on
- * how late it ran. Every operation's reads and writes (check_access.c) are compared with the last write and the reads since it of
- * each piece of memory (check_shadow.c): a conflict without a path of waits is a race, whatever the order in this run was. Because
- * order is proven by clocks, a dropped wait still holds operations back: only its clock is withheld, and the run stays sound.
+ * Proof. Every stream, compute included, is a component of a vector clock; the calling thread has a clock but no
+ * component, since it touches no device memory: what it learned by event_sync is inherited by what it enqueues later.
+ * What the compute stream did is not inherited, because a device's compute stream is not its caller: another stream
+ * that needs it waits for an event. Records and signals carry the clock of their stream to who waits for them, by
+ * number and value, so what a wait brings does not depend on how late it ran. Every operation's reads and writes
+ * (check_access.c) are compared with the last write and the reads since it of each piece of memory (check_shadow.c): a
+ * conflict without a path of waits is a race, whatever the order in this run was. Because order is proven by clocks, a
+ * dropped wait still holds operations back: only its clock is withheld, and the run stays sound.
  *
  * This device allocates while it runs; it is for proving, not for speed.
  */
@@ -58,7 +60,7 @@ typedef struct sherd__check_op {
 
 typedef struct sherd__check_stream {
     sherd__stream base;
-    struct sherd__check_stream *next; /* of the same rank; compute, which never has anything pending, is not in the list */
+    struct sherd__check_stream *next; /* of the same rank; compute, which has nothing pending, is not in the list */
     uint32_t component;
     uint32_t capacity, head, count;
     int64_t head_since_ns, polled_ns;
@@ -88,7 +90,8 @@ typedef struct sherd__check_wait {
 
 typedef struct sherd__check_rank {
     sherd__check_state state;
-    int32_t expected; /* 1: should call soon; the others wait a moment for it, so that the drawn order does not depend on the machine */
+    int32_t expected; /* 1: should call soon; the others wait a moment for it, so that the drawn order does not depend
+                         on the machine */
     uint64_t visits;  /* how often it went outside */
     int32_t granted;  /* 1: was given the turn because its wait is satisfied */
     sherd__check_wait wait;
@@ -171,8 +174,8 @@ struct sherd_checker {
 };
 
 /* ---- check_sched.c: called with the lock held, except enter */
-/* Takes the lock and the turn, and waits until `wait` (copied) is satisfied; NULL: nothing to wait for. Ends with an error if the
- * device fails or a limit is reached. Whatever comes back, leave follows. */
+/* Takes the lock and the turn, and waits until `wait` (copied) is satisfied; NULL: nothing to wait for. Ends with an
+ * error if the device fails or a limit is reached. Whatever comes back, leave follows. */
 sherd_status sherd__check_enter(sherd__check_device *device, const sherd__check_wait *wait);
 void sherd__check_leave(sherd__check_device *device);
 /* The rank takes no more turns. */
@@ -188,8 +191,8 @@ int sherd__check_runnable(const sherd__check_stream *stream);
 void sherd__check_run_head(sherd__check_stream *stream);
 void sherd__check_site(sherd_checker *checker, const char *site);
 /* The clock that a satisfied wait brings, unless its site is dropped. */
-void sherd__check_join_event(sherd_checker *checker, sherd__clock *clock, const sherd__check_event *event, uint64_t number,
-                             const char *site);
+void sherd__check_join_event(sherd_checker *checker, sherd__clock *clock, const sherd__check_event *event,
+                             uint64_t number, const char *site);
 void sherd__clock_join(sherd__clock *clock, const sherd__clock *other);
 /* A digest of which operations ran in which order so far. */
 uint64_t sherd__checker_order(sherd_checker *checker);

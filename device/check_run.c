@@ -27,10 +27,10 @@ static int dropped(const sherd_checker *checker, const char *site)
     return checker->drop && site && strcmp(checker->drop, site) == 0;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ clocks */
+/* -------------------------------------------------------------------------------------------------------- clocks */
 
-void sherd__check_join_event(sherd_checker *checker, sherd__clock *clock, const sherd__check_event *event, uint64_t number,
-                             const char *site)
+void sherd__check_join_event(sherd_checker *checker, sherd__clock *clock, const sherd__check_event *event,
+                             uint64_t number, const char *site)
 {
     if (number == 0 || dropped(checker, site))
         return;
@@ -48,7 +48,8 @@ static sherd__check_flag *flag_find(sherd_checker *checker, _Atomic uint32_t *wo
     return flag;
 }
 
-static void note_signal(sherd_checker *checker, const sherd__check_stream *stream, _Atomic uint32_t *word, uint32_t value)
+static void note_signal(sherd_checker *checker, const sherd__check_stream *stream, _Atomic uint32_t *word,
+                        uint32_t value)
 {
     sherd__check_flag *flag = flag_find(checker, word);
     if (!flag) {
@@ -92,7 +93,7 @@ static void join_await(sherd_checker *checker, sherd__clock *clock, const sherd_
             join_flag(checker, clock, await->flags[i], await->value);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- running */
+/* ------------------------------------------------------------------------------------------------------- running */
 
 typedef struct access_ctx {
     sherd_checker *checker;

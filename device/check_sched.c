@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The scheduler of the checking device. Whoever has the turn and is in a device call draws the next move among all that are
- * legal; every draw depends on the seed and on the state of the ranks, not on the machine, as long as all ranks are where they are
- * expected: the drawer waits a moment for a rank that should call soon.
+ * The scheduler of the checking device. Whoever has the turn and is in a device call draws the next move among all that
+ * are legal; every draw depends on the seed and on the state of the ranks, not on the machine, as long as all ranks are
+ * where they are expected: the drawer waits a moment for a rank that should call soon.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -18,7 +18,10 @@
 #define STEAL_NS (INT64_C(1000) * 1000000)     /* after this long in the client's code a rank loses the turn */
 #define MOOD_MOVES 64
 
-static int64_t limit_of(const sherd__check_device *device) { return atomic_load(&((sherd__check_device *)device)->base.wait_limit_ns); }
+static int64_t limit_of(const sherd__check_device *device)
+{
+    return atomic_load(&((sherd__check_device *)device)->base.wait_limit_ns);
+}
 
 /* splitmix64 (Steele, Lea, Flood 2014) */
 static uint64_t draw(sherd_checker *checker)
@@ -78,13 +81,14 @@ static int satisfied(const sherd__check_rank *rank)
 static void poison_timeout(sherd__check_device *device, const char *who, const char *site, int64_t waited_ns)
 {
     sherd_error error;
-    sherd__fail(&error, SHERD_ETIMEOUT, "rank %" PRId32 ": %s waited %.1f s at '%s'; what it waits for did not come", device->rank, who,
-                (double)waited_ns * 1e-9, site ? site : "?");
+    sherd__fail(&error, SHERD_ETIMEOUT, "rank %" PRId32 ": %s waited %.1f s at '%s'; what it waits for did not come",
+                device->rank, who, (double)waited_ns * 1e-9, site ? site : "?");
     (void)sherd__device_poison(&device->base, &error);
 }
 
 /* One look at a wait for flags that is not satisfied; its poll may end it. */
-static void poll_await(sherd__check_device *device, const char *who, const sherd__await *await, const sherd__tag *tag, int64_t since_ns)
+static void poll_await(sherd__check_device *device, const char *who, const sherd__await *await, const sherd__tag *tag,
+                       int64_t since_ns)
 {
     uint32_t which = 0;
     int64_t waited = sherd__now_ns() - since_ns;
@@ -153,8 +157,8 @@ static size_t describe_wait(char *text, size_t bytes, const sherd__check_rank *r
             continue;
         const sherd__op *op = &stream->ring[stream->head].op;
         const char *site = op->kind == SHERD__OP_AWAIT ? op->u.await.site : op->u.event.site;
-        used += (size_t)snprintf(text + used, bytes - used, " rank %" PRId32 " stream '%s' at '%s';", rank->device->rank, stream->base.name,
-                                 site ? site : "?");
+        used += (size_t)snprintf(text + used, bytes - used, " rank %" PRId32 " stream '%s' at '%s';",
+                                 rank->device->rank, stream->base.name, site ? site : "?");
     }
     if (used < bytes && !satisfied(rank))
         used += (size_t)snprintf(text + used, bytes - used, " rank %" PRId32 "'s caller at '%s';", rank->device->rank,
@@ -189,7 +193,7 @@ static void idle(sherd_checker *checker)
         tick(checker, TICK_NS);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- moves */
+/* --------------------------------------------------------------------------------------------------------- moves */
 
 typedef struct moves {
     sherd__check_stream *streams[SHERD__CHECK_COMPONENTS];
@@ -227,7 +231,8 @@ static sherd__check_stream *draw_stream(sherd_checker *checker, const moves *leg
     return legal->streams[first];
 }
 
-/* Who draws must not matter, only what there is to draw from: it may depend on the machine which of several ranks draws. */
+/* Who draws must not matter, only what there is to draw from: it may depend on the machine which of several ranks
+ * draws. */
 static sherd__check_rank *draw_rank(sherd_checker *checker, const moves *legal)
 {
     if (legal->last && (draw(checker) & 255) >= checker->restless)
@@ -268,8 +273,8 @@ static int wait_turn(sherd_checker *checker, sherd__check_rank *me)
     while (checker->current != number) {
         if (checker->current >= 0) {
             sherd__check_rank *owner = &checker->rank[checker->current];
-            int stale = owner->state == SHERD__CHECK_TURN &&
-                        (pthread_equal(checker->holder, pthread_self()) || sherd__now_ns() - checker->moved_ns > STEAL_NS);
+            int stale = owner->state == SHERD__CHECK_TURN && (pthread_equal(checker->holder, pthread_self()) ||
+                                                              sherd__now_ns() - checker->moved_ns > STEAL_NS);
             if (stale)
                 owner->state = SHERD__CHECK_FREE;
             if (stale || owner->state == SHERD__CHECK_FREE || owner->state == SHERD__CHECK_LEFT)
@@ -322,7 +327,7 @@ static void schedule(sherd_checker *checker, sherd__check_rank *me)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------------------- calls */
+/* --------------------------------------------------------------------------------------------------------- calls */
 
 static const sherd__check_wait no_wait = {.kind = SHERD__CHECK_NOTHING};
 
@@ -379,7 +384,8 @@ void sherd__check_quit(sherd__check_device *device)
     pthread_cond_broadcast(&checker->changed);
 }
 
-/* Ranks usually go outside to meet. Whoever comes last waits for nobody, and lets all others come back: then all are expected. */
+/* Ranks usually go outside to meet. Whoever comes last waits for nobody, and lets all others come back: then all are
+ * expected. */
 static void expect_return(sherd_checker *checker, const sherd__check_rank *me)
 {
     for (int32_t r = 0; r < checker->ranks; r++)

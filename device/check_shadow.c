@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Shadow memory: which accesses of each piece of memory a new one must come after. After a race-free write nothing older needs
- * to be kept: whoever comes after the write comes after what the write came after. Likewise a read makes those reads needless
- * that come before it.
+ * Shadow memory: which accesses of each piece of memory a new one must come after. After a race-free write nothing
+ * older needs to be kept: whoever comes after the write comes after what the write came after. Likewise a read makes
+ * those reads needless that come before it.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -130,7 +130,8 @@ static sherd__check_access *list_copy(sherd__check_shadow *shadow, const sherd__
     return copy;
 }
 
-/* Makes `address` a border between cells, if it lies inside one. Returns the first cell that ends after it, SIZE_MAX without memory. */
+/* Makes `address` a border between cells, if it lies inside one. Returns the first cell that ends after it, SIZE_MAX
+ * without memory. */
 static size_t cell_split(sherd__check_shadow *shadow, uintptr_t address)
 {
     size_t at = cell_find(shadow, address);
@@ -157,8 +158,8 @@ static int describe(char *text, size_t bytes, const sherd__check_access *access)
     char place[64] = "";
     if (access->tag.bucket >= 0)
         snprintf(place, sizeof place, "bucket %" PRId32 ", ", access->tag.bucket);
-    return snprintf(text, bytes, "rank %" PRId32 " %s[%sstep %" PRId64 "] on stream '%s' %s 0x%" PRIxPTR "+%" PRIuPTR, access->rank,
-                    access->tag.name ? access->tag.name : "?", place, access->tag.step, access->stream,
+    return snprintf(text, bytes, "rank %" PRId32 " %s[%sstep %" PRId64 "] on stream '%s' %s 0x%" PRIxPTR "+%" PRIuPTR,
+                    access->rank, access->tag.name ? access->tag.name : "?", place, access->tag.step, access->stream,
                     access->write ? "writes" : "reads", access->begin, access->end - access->begin);
 }
 
@@ -172,7 +173,8 @@ static void report(sherd_checker *checker, const sherd__check_access *now, const
     sherd__fail(&checker->verdict, SHERD_ERACE, "%s and %s: no wait between them", a, b);
 }
 
-static void compare(sherd_checker *checker, const sherd__check_cell *cell, const sherd__check_access *access, const sherd__clock *clock)
+static void compare(sherd_checker *checker, const sherd__check_cell *cell, const sherd__check_access *access,
+                    const sherd__clock *clock)
 {
     if (cell->write && !comes_before(cell->write, clock))
         report(checker, access, cell->write);
@@ -183,7 +185,8 @@ static void compare(sherd_checker *checker, const sherd__check_cell *cell, const
             report(checker, access, read);
 }
 
-static void add_read(sherd__check_shadow *shadow, sherd__check_cell *cell, const sherd__check_access *access, const sherd__clock *clock)
+static void add_read(sherd__check_shadow *shadow, sherd__check_cell *cell, const sherd__check_access *access,
+                     const sherd__clock *clock)
 {
     for (sherd__check_access **link = &cell->reads; *link;) {
         sherd__check_access *read = *link;
@@ -202,8 +205,8 @@ static void add_read(sherd__check_shadow *shadow, sherd__check_cell *cell, const
     }
 }
 
-static void note_read(sherd_checker *checker, sherd__check_shadow *shadow, const sherd__check_access *access, const sherd__clock *clock,
-                      size_t from)
+static void note_read(sherd_checker *checker, sherd__check_shadow *shadow, const sherd__check_access *access,
+                      const sherd__clock *clock, size_t from)
 {
     uintptr_t at = access->begin;
     for (size_t i = from; at < access->end; i++) {
@@ -218,8 +221,8 @@ static void note_read(sherd_checker *checker, sherd__check_shadow *shadow, const
     }
 }
 
-static void note_write(sherd_checker *checker, sherd__check_shadow *shadow, const sherd__check_access *access, const sherd__clock *clock,
-                       size_t from)
+static void note_write(sherd_checker *checker, sherd__check_shadow *shadow, const sherd__check_access *access,
+                       const sherd__clock *clock, size_t from)
 {
     size_t to = from;
     for (; to < shadow->count && shadow->cells[to].begin < access->end; to++)
@@ -246,7 +249,8 @@ static sherd__check_shadow *shadow_of(sherd_checker *checker, const sherd__check
 static void note_out_of_memory(sherd_checker *checker)
 {
     if (checker->verdict.status == SHERD_OK)
-        sherd__fail(&checker->verdict, SHERD_ENOMEM, "the checking device ran out of memory for its records; use a smaller model");
+        sherd__fail(&checker->verdict, SHERD_ENOMEM,
+                    "the checking device ran out of memory for its records; use a smaller model");
 }
 
 void sherd__shadow_access(sherd_checker *checker, const sherd__check_access *access, const sherd__clock *clock)
@@ -281,7 +285,7 @@ void sherd__shadow_forget(sherd_checker *checker, uintptr_t begin, uintptr_t end
         forget(&checker->own[rank], begin, end);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- regions */
+/* ------------------------------------------------------------------------------------------------------- regions */
 
 sherd_status sherd__check_watch(sherd_checker *checker, const void *address, uint64_t bytes)
 {

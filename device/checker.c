@@ -17,7 +17,8 @@ sherd_status sherd_checker_create(int32_t ranks, uint64_t seed, sherd_checker **
 {
     const sherd_allocator *memory = &sherd__default_allocator;
     if (ranks < 1 || ranks > SHERD__CHECK_COMPONENTS / 3)
-        return sherd__fail(err, SHERD_EINVAL, "a checker of %d ranks: from 1 to %d are possible", ranks, SHERD__CHECK_COMPONENTS / 3);
+        return sherd__fail(err, SHERD_EINVAL, "a checker of %d ranks: from 1 to %d are possible", ranks,
+                           SHERD__CHECK_COMPONENTS / 3);
     sherd_checker *checker = sherd__alloc(memory, 1, sizeof *checker);
     if (!checker)
         return sherd__fail(err, SHERD_ENOMEM, "no memory for a checker of %d ranks", ranks);

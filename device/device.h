@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: MIT
  *
- * The device seam: memory, streams, events, and the few kernels a sharded step needs. Everything above is written once over
- * this table. Implementations: host (a stream is a worker thread), check (a scheduler that draws legal orders and proves that no
- * two conflicting accesses lack a wait), cuda.
+ * The device seam: memory, streams, events, and the few kernels a sharded step needs. Everything above is written once
+ * over this table. Implementations: host (a stream is a worker thread), check (a scheduler that draws legal orders and
+ * proves that no two conflicting accesses lack a wait), cuda.
  *
- * Streams execute their operations in order. `compute` is the caller's stream: on the host it is the calling thread itself, its
- * operations run at once and its waits block (within the device's limit). All other enqueues return at once and never allocate.
+ * Streams execute their operations in order. `compute` is the caller's stream: on the host it is the calling thread
+ * itself, its operations run at once and its waits block (within the device's limit). All other enqueues return at once
+ * and never allocate.
  *
- * Operations are passed by value; what they point to (tables of spans, arrays of source addresses, scalars) must stay valid
- * until they have run. Kernels declare what they read and write by their arguments; host_call and touch say so explicitly.
+ * Operations are passed by value; what they point to (tables of spans, arrays of source addresses, scalars) must stay
+ * valid until they have run. Kernels declare what they read and write by their arguments; host_call and touch say so
+ * explicitly.
  *
- * A failed operation poisons the device: the first error is kept, all later operations are skipped, all waits return the error.
+ * A failed operation poisons the device: the first error is kept, all later operations are skipped, all waits return
+ * the error.
  */
 #ifndef SHERD_DEVICE_DEVICE_H
 #define SHERD_DEVICE_DEVICE_H
@@ -39,8 +42,8 @@ typedef struct sherd__access {
     int32_t write;
 } sherd__access;
 
-/* dst[i] = or += the balanced tree sum of src[0..n)[i], i in [0, elems): leaves widened to fp32, inner nodes fp32 (NUMERICS).
- * dst may be one of the sources at the same place. elems is a multiple of 256. */
+/* dst[i] = or += the balanced tree sum of src[0..n)[i], i in [0, elems): leaves widened to fp32, inner nodes fp32
+ * (NUMERICS). dst may be one of the sources at the same place. elems is a multiple of 256. */
 typedef struct sherd__tree_sum {
     const void *const *src;  /* [n_src] base addresses; stays valid */
     uint32_t n_src;
@@ -75,7 +78,8 @@ typedef struct sherd__await {
     uint32_t count;
     uint32_t value;
     const char *site;        /* static: names this wait in race reports and removal tests */
-    /* Called from time to time while waiting (at least every 20 ms) with the index not yet satisfied; not SHERD_OK ends the wait. May be NULL. */
+    /* Called from time to time while waiting (at least every 20 ms) with the index not yet satisfied; not SHERD_OK ends
+     * the wait. May be NULL. */
     sherd_status (*poll)(void *ctx, uint32_t which, int64_t waited_ns, const sherd__tag *tag, sherd_error *err);
     void *ctx;
 } sherd__await;
@@ -85,37 +89,46 @@ typedef void (*sherd__host_fn)(void *arg);
 typedef struct sherd__device_ops {
     void (*destroy)(sherd_device *device);
     /* Raw memory of a tier; *rounding is what the device adds to `bytes`. Booked by sherd__device_alloc, not here. */
-    sherd_status (*memory_get)(sherd_device *device, sherd_tier tier, uint64_t bytes, void **out, uint64_t *rounding, sherd_error *err);
+    sherd_status (*memory_get)(sherd_device *device, sherd_tier tier, uint64_t bytes, void **out, uint64_t *rounding,
+                               sherd_error *err);
     void (*memory_put)(sherd_device *device, sherd_tier tier, void *block, uint64_t bytes);
     /* `capacity`: operations that may be pending at once; enqueueing into a full stream waits within the limit. */
-    sherd_status (*stream_create)(sherd_device *device, const char *name, uint32_t capacity, sherd__stream **out, sherd_error *err);
+    sherd_status (*stream_create)(sherd_device *device, const char *name, uint32_t capacity, sherd__stream **out,
+                                  sherd_error *err);
     void (*stream_destroy)(sherd__stream *stream); /* waits for what is enqueued; NULL is legal */
     sherd_status (*event_create)(sherd_device *device, sherd__event **out, sherd_error *err);
     void (*event_destroy)(sherd__event *event);
-    /* record … wait: the wait is for the latest record enqueued before the wait was; none yet: nothing to wait for. Each may be re-recorded,
-     * on another stream only once the former record has been reached. */
+    /* record … wait: the wait is for the latest record enqueued before the wait was; none yet: nothing to wait for.
+     * Each may be re-recorded, on another stream only once the former record has been reached. */
     sherd_status (*event_record)(sherd__stream *stream, sherd__event *event);
     sherd_status (*event_wait)(sherd__stream *stream, sherd__event *event, const char *site);
     /* The calling thread waits for the latest record, whatever the compute stream does. */
     sherd_status (*event_sync)(sherd_device *device, sherd__event *event, const char *site, sherd_error *err);
-    int64_t (*event_time_ns)(sherd__event *event); /* when the latest completed record was reached, CLOCK_MONOTONIC; 0: never */
+    /* When the latest completed record was reached, CLOCK_MONOTONIC; 0: never. */
+    int64_t (*event_time_ns)(sherd__event *event);
 
     sherd_status (*copy)(sherd__stream *stream, sherd__tag tag, void *dst, const void *src, uint64_t bytes);
     /* Byte ranges relative to base; ranges stay valid. */
-    sherd_status (*zero)(sherd__stream *stream, sherd__tag tag, void *base, const sherd__byte_range *ranges, uint32_t n);
+    sherd_status (*zero)(sherd__stream *stream, sherd__tag tag, void *base, const sherd__byte_range *ranges,
+                         uint32_t n);
     /* dst = or += src, narrowed or widened; add is done in fp32 and narrowed once. */
-    sherd_status (*convert)(sherd__stream *stream, sherd__tag tag, void *dst, sherd_dtype dst_dtype, const void *src, sherd_dtype src_dtype, int64_t elems, int32_t add);
+    sherd_status (*convert)(sherd__stream *stream, sherd__tag tag, void *dst, sherd_dtype dst_dtype, const void *src,
+                            sherd_dtype src_dtype, int64_t elems, int32_t add);
     sherd_status (*tree_sum)(sherd__stream *stream, sherd__tag tag, const sherd__tree_sum *sum);
-    /* dst[0..n_sum) = sums, dst[n_sum..n_sum+n_min) = minima over n_src arrays at src[i] + offset (bytes). dst may not be a source. */
-    sherd_status (*reduce_u64)(sherd__stream *stream, sherd__tag tag, uint64_t *dst, const void *const *src, uint32_t n_src, uint64_t offset, uint32_t n_sum, uint32_t n_min);
+    /* dst[0..n_sum) = sums, dst[n_sum..n_sum+n_min) = minima over n_src arrays at src[i] + offset (bytes). dst may not
+     * be a source. */
+    sherd_status (*reduce_u64)(sherd__stream *stream, sherd__tag tag, uint64_t *dst, const void *const *src,
+                               uint32_t n_src, uint64_t offset, uint32_t n_sum, uint32_t n_min);
     /* sherd__step_prepare on the device's memory; rules stay valid. */
-    sherd_status (*prepare)(sherd__stream *stream, sherd__tag tag, const sherd__step_rules *rules, const uint64_t *vote, sherd__step_state *state, sherd__step_scalars *out);
+    sherd_status (*prepare)(sherd__stream *stream, sherd__tag tag, const sherd__step_rules *rules, const uint64_t *vote,
+                            sherd__step_state *state, sherd__step_scalars *out);
     sherd_status (*update)(sherd__stream *stream, sherd__tag tag, const sherd__update *update);
     /* Words in memory that other ranks watch: release semantics / acquire semantics. */
     sherd_status (*signal)(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value);
     sherd_status (*await)(sherd__stream *stream, sherd__tag tag, const sherd__await *await);
     /* fn(arg) in stream order; it must not call the device. accesses are copied (at most 4). */
-    sherd_status (*host_call)(sherd__stream *stream, sherd__tag tag, sherd__host_fn fn, void *arg, const sherd__access *accesses, uint32_t n);
+    sherd_status (*host_call)(sherd__stream *stream, sherd__tag tag, sherd__host_fn fn, void *arg,
+                              const sherd__access *accesses, uint32_t n);
     /* The client reads or writes this range now, on the compute stream. Only the checking device does anything here. */
     sherd_status (*touch)(sherd_device *device, sherd__tag tag, sherd__access access);
 } sherd__device_ops;
@@ -137,14 +150,17 @@ struct sherd_device {
     char description[128];
 };
 
-sherd_status sherd__device_base_init(sherd_device *device, const sherd__device_ops *ops, const sherd_device_options *options, sherd_error *err);
+sherd_status sherd__device_base_init(sherd_device *device, const sherd__device_ops *ops,
+                                     const sherd_device_options *options, sherd_error *err);
 void sherd__device_base_fini(sherd_device *device);
-/* Keeps the first error; wakes nobody by itself (implementations poll `failed` at least every 20 ms). Returns its status. */
+/* Keeps the first error; wakes nobody by itself (implementations poll `failed` at least every 20 ms). Returns its
+ * status. */
 sherd_status sherd__device_poison(sherd_device *device, const sherd_error *error);
 /* SHERD_OK, or the first error copied into *err. */
 sherd_status sherd__device_error(sherd_device *device, sherd_error *err);
 /* Tensor memory by tier and category, booked in the ledger; 64-byte aligned at least; freed by sherd_device_free. */
-sherd_status sherd__device_alloc(sherd_device *device, sherd_tier tier, sherd_category category, uint64_t bytes, void **out, sherd_error *err);
+sherd_status sherd__device_alloc(sherd_device *device, sherd_tier tier, sherd_category category, uint64_t bytes,
+                                 void **out, sherd_error *err);
 /* Trace: no-op where tracing is off; any thread; never allocates. */
 void sherd__trace_add(sherd_device *device, const char *stream, sherd__tag tag, int64_t begin_ns, int64_t end_ns);
 int64_t sherd__now_ns(void); /* CLOCK_MONOTONIC */
@@ -158,18 +174,19 @@ void sherd__checker_drop(sherd_checker *checker, const char *site);
 /* Sites of waits seen so far, in order of first sight; returns how many. */
 uint32_t sherd__checker_sites(sherd_checker *checker, const char **out, uint32_t capacity);
 
-/* Metadata (queues, tables) through the device's allocator, booked under METADATA on the host tier. As sherd__alloc and sherd__free. */
+/* Metadata (queues, tables) through the device's allocator, booked under METADATA on the host tier. As sherd__alloc and
+ * sherd__free. */
 void *sherd__device_metadata_alloc(sherd_device *device, size_t count, size_t bytes);
 void sherd__device_metadata_free(sherd_device *device, void *block, size_t count, size_t bytes);
 
-/* A rank's thread that blocks on other ranks by any means but this device's waits (a condition variable, a join) says so around it:
- * under the checking device it hands over its turn, or its peers could not move until it returns. Nothing on other devices. The
- * thread must not call the device in between. */
+/* A rank's thread that blocks on other ranks by any means but this device's waits (a condition variable, a join) says
+ * so around it: under the checking device it hands over its turn, or its peers could not move until it returns. Nothing
+ * on other devices. The thread must not call the device in between. */
 void sherd__device_outside_begin(sherd_device *device);
 void sherd__device_outside_end(sherd_device *device);
 
-/* Memory that ranks share but that is not sherd__device_alloc's (windows, control blocks): said to the checking device from its making
- * to its end, or it would not compare ranks' accesses there. Nothing on other devices. */
+/* Memory that ranks share but that is not sherd__device_alloc's (windows, control blocks): said to the checking device
+ * from its making to its end, or it would not compare ranks' accesses there. Nothing on other devices. */
 sherd_status sherd__device_watch(sherd_device *device, const void *address, uint64_t bytes, sherd_error *err);
 void sherd__device_unwatch(sherd_device *device, const void *address, uint64_t bytes);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The host device's own types. A stream is a worker thread with a ring of operations by value, made once; `compute` has no thread:
- * its operations run in the calling thread. Every sleep is at most WAIT_SLICE long and then looks at `failed` and at its limit, so
- * neither a lost wake-up nor a dead peer can hang a thread.
+ * The host device's own types. A stream is a worker thread with a ring of operations by value, made once; `compute` has
+ * no thread: its operations run in the calling thread. Every sleep is at most WAIT_SLICE long and then looks at
+ * `failed` and at its limit, so neither a lost wake-up nor a dead peer can hang a thread.
  */
 #ifndef SHERD_DEVICE_HOST_H
 #define SHERD_DEVICE_HOST_H
@@ -20,8 +20,9 @@ typedef struct sherd__host_device {
     struct sherd__host_event *events, *free_events; /* all ever made; those that may be handed out again */
 } sherd__host_device;
 
-/* Lives as long as the device and is handed out again after event_destroy: who records an event still touches it for a moment after
- * the waiter has seen the record and gone on, perhaps to destroy it. The counts go on from life to life. */
+/* Lives as long as the device and is handed out again after event_destroy: who records an event still touches it for a
+ * moment after the waiter has seen the record and gone on, perhaps to destroy it. The counts go on from life to life.
+ */
 typedef struct sherd__host_event {
     sherd_device *device;
     struct sherd__host_event *next, *next_free;
@@ -53,8 +54,10 @@ sherd_status sherd__host_compute_create(sherd_device *device, sherd__stream **ou
 void sherd__host_stream_destroy(sherd__stream *stream);
 
 void sherd__host_event_reach(sherd__host_event *event, uint64_t number);
-/* Waits in the calling thread; a wait that reaches its limit poisons the device. `tag` names the wait in trace and sentence. */
+/* Waits in the calling thread; a wait that reaches its limit poisons the device. `tag` names the wait in trace and
+ * sentence. */
 sherd_status sherd__host_event_await(sherd__host_event *event, uint64_t number, const char *stream, const char *site);
-sherd_status sherd__host_flags_await(sherd__host_device *device, const char *stream, sherd__tag tag, const sherd__await *await);
+sherd_status sherd__host_flags_await(sherd__host_device *device, const char *stream, sherd__tag tag,
+                                     const sherd__await *await);
 
 #endif

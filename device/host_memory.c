@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Main memory as a device's memory. Large blocks are mappings of their own: they go back to the system when freed, are aligned
- * to pages, and are not inherited by forks. What a page or an alignment adds is reported, so that the ledger stays exact.
+ * Main memory as a device's memory. Large blocks are mappings of their own: they go back to the system when freed, are
+ * aligned to pages, and are not inherited by forks. What a page or an alignment adds is reported, so that the ledger
+ * stays exact.
  */
 #include "device/op.h"
 

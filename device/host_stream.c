@@ -27,7 +27,8 @@ static void run_kernel(sherd__host_device *device, sherd__stream *stream, const 
     }
 }
 
-/* In a poisoned device only records are carried out: who waits finds the error anyway, and nothing is left unreached. */
+/* In a poisoned device only records are carried out: who waits finds the error anyway, and nothing is left unreached.
+ */
 static sherd_status execute(sherd__stream *stream, const sherd__op *op)
 {
     sherd__host_device *device = (sherd__host_device *)stream->device;
@@ -91,9 +92,10 @@ static void add_slice(struct timespec *at, int64_t ns)
 static sherd_status full_timeout(sherd__host_stream *stream, const sherd__op *op)
 {
     sherd_error error;
-    sherd__fail(&error, SHERD_ETIMEOUT, "stream '%s': all %u places for pending operations stayed taken beyond the limit, so '%s' could "
-                "not be enqueued: the stream is stuck", stream->base.name, stream->capacity,
-                op->tag.name ? op->tag.name : "");
+    sherd__fail(&error, SHERD_ETIMEOUT,
+                "stream '%s': all %u places for pending operations stayed taken beyond the limit, so '%s' could "
+                "not be enqueued: the stream is stuck",
+                stream->base.name, stream->capacity, op->tag.name ? op->tag.name : "");
     return sherd__device_poison(stream->base.device, &error);
 }
 
@@ -195,7 +197,8 @@ sherd_status sherd__host_stream_create(sherd_device *device, const char *name, u
     init_sync(stream);
     int code = pthread_create(&stream->thread, NULL, stream_main, stream);
     if (code != 0) {
-        status = sherd__fail(err, SHERD_ESYSTEM, "the thread of stream '%s' could not be started: %s", name, strerror(code));
+        status =
+            sherd__fail(err, SHERD_ESYSTEM, "the thread of stream '%s' could not be started: %s", name, strerror(code));
         goto free_ring;
     }
     stream->has_thread = 1;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Waiting on the host: for events (words of this process) and for flags (words that other ranks write, perhaps in other
- * processes). One core more or less is often all there is, so a waiter sleeps at once; only where cores are plenty does it look a few
- * times first, for about two microseconds, less than a sleep and a wake-up cost.
+ * processes). One core more or less is often all there is, so a waiter sleeps at once; only where cores are plenty does
+ * it look a few times first, for about two microseconds, less than a sleep and a wake-up cost.
  */
 #include "device/host.h"
 #include "host/futex.h"
@@ -13,7 +13,10 @@ typedef struct wait_clock {
     int64_t begin, now;
 } wait_clock;
 
-static int64_t wait_limit(sherd_device *device) { return atomic_load_explicit(&device->wait_limit_ns, memory_order_relaxed); }
+static int64_t wait_limit(sherd_device *device)
+{
+    return atomic_load_explicit(&device->wait_limit_ns, memory_order_relaxed);
+}
 
 /* How long the next sleep may be; 0 when the limit is reached. */
 static int64_t next_slice(wait_clock *clock, int64_t limit_ns)
@@ -51,8 +54,10 @@ static int spin_for_event(sherd__host_event *event, uint64_t number, const wait_
 static sherd_status event_timeout(sherd_device *device, const char *stream, const char *site, int64_t waited_ns)
 {
     sherd_error error;
-    sherd__fail(&error, SHERD_ETIMEOUT, "stream '%s' waited %.1f s at '%s' for an event that was not reached: another stream of this "
-                "rank is stuck; its own sentence comes first where there is one", stream, (double)waited_ns * 1e-9, site ? site : "");
+    sherd__fail(&error, SHERD_ETIMEOUT,
+                "stream '%s' waited %.1f s at '%s' for an event that was not reached: another stream of this "
+                "rank is stuck; its own sentence comes first where there is one",
+                stream, (double)waited_ns * 1e-9, site ? site : "");
     return sherd__device_poison(device, &error);
 }
 
@@ -84,7 +89,8 @@ sherd_status sherd__host_event_await(sherd__host_event *event, uint64_t number, 
     return status != SHERD_OK ? status : sherd__device_error(device, NULL);
 }
 
-static int spin_for_flags(const sherd__host_device *device, const sherd__await *await, uint32_t *which, const wait_clock *clock)
+static int spin_for_flags(const sherd__host_device *device, const sherd__await *await, uint32_t *which,
+                          const wait_clock *clock)
 {
     while (device->spin && sherd__now_ns() - clock->begin < SPIN_NS)
         if (sherd__await_satisfied(await, which))
@@ -96,9 +102,11 @@ static sherd_status flags_timeout(sherd_device *device, const char *stream, sher
                                   uint32_t which, int64_t waited_ns)
 {
     sherd_error error;
-    sherd__fail(&error, SHERD_ETIMEOUT, "stream '%s' waited %.1f s at '%s' (%s of bucket %d, step %lld) for word %u of %u, which another "
-                "rank sets: that rank is stuck or gone", stream, (double)waited_ns * 1e-9, await->site ? await->site : "",
-                tag.name ? tag.name : "", tag.bucket, (long long)tag.step, which, await->count);
+    sherd__fail(&error, SHERD_ETIMEOUT,
+                "stream '%s' waited %.1f s at '%s' (%s of bucket %d, step %lld) for word %u of %u, which another "
+                "rank sets: that rank is stuck or gone",
+                stream, (double)waited_ns * 1e-9, await->site ? await->site : "", tag.name ? tag.name : "", tag.bucket,
+                (long long)tag.step, which, await->count);
     return sherd__device_poison(device, &error);
 }
 
@@ -116,7 +124,8 @@ static sherd_status poll_flags(sherd_device *device, const char *stream, sherd__
     return sherd__device_poison(device, &error);
 }
 
-sherd_status sherd__host_flags_await(sherd__host_device *host, const char *stream, sherd__tag tag, const sherd__await *await)
+sherd_status sherd__host_flags_await(sherd__host_device *host, const char *stream, sherd__tag tag,
+                                     const sherd__await *await)
 {
     sherd_device *device = &host->base;
     uint32_t which = 0;

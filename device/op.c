@@ -68,7 +68,8 @@ sherd_status sherd__op_copy(sherd__stream *stream, sherd__tag tag, void *dst, co
     return stream->submit(stream, &op);
 }
 
-sherd_status sherd__op_zero(sherd__stream *stream, sherd__tag tag, void *base, const sherd__byte_range *ranges, uint32_t n)
+sherd_status sherd__op_zero(sherd__stream *stream, sherd__tag tag, void *base, const sherd__byte_range *ranges,
+                            uint32_t n)
 {
     sherd__op op = {.kind = SHERD__OP_ZERO, .tag = tag, .u.zero = {.base = base, .ranges = ranges, .n = n}};
     return stream->submit(stream, &op);
@@ -141,8 +142,8 @@ sherd_status sherd__op_host_call(sherd__stream *stream, sherd__tag tag, sherd__h
     sherd__op op = {.kind = SHERD__OP_HOST_CALL, .tag = tag};
     if (n > SHERD__OP_ACCESSES) {
         sherd_error error;
-        sherd__fail(&error, SHERD_EINVAL, "host call '%s' declares %u accesses; %d are possible: split the call", tag.name,
-                    n, SHERD__OP_ACCESSES);
+        sherd__fail(&error, SHERD_EINVAL, "host call '%s' declares %u accesses; %d are possible: split the call",
+                    tag.name, n, SHERD__OP_ACCESSES);
         return sherd__device_poison(stream->device, &error);
     }
     op.u.call.fn = fn;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Operations by value: what the host and the checking device have in common. Both put an operation into a queue and run it
- * later on a CPU thread; they differ in who decides when. The enqueueing half of their ops tables is therefore written once, in
- * op.c, over the stream's `submit`.
+ * Operations by value: what the host and the checking device have in common. Both put an operation into a queue and run
+ * it later on a CPU thread; they differ in who decides when. The enqueueing half of their ops tables is therefore
+ * written once, in op.c, over the stream's `submit`.
  */
 #ifndef SHERD_DEVICE_OP_H
 #define SHERD_DEVICE_OP_H
@@ -96,7 +96,8 @@ int sherd__await_satisfied(const sherd__await *await, uint32_t *which);
 
 /* Entries of an ops table: build the operation and submit it. */
 sherd_status sherd__op_copy(sherd__stream *stream, sherd__tag tag, void *dst, const void *src, uint64_t bytes);
-sherd_status sherd__op_zero(sherd__stream *stream, sherd__tag tag, void *base, const sherd__byte_range *ranges, uint32_t n);
+sherd_status sherd__op_zero(sherd__stream *stream, sherd__tag tag, void *base, const sherd__byte_range *ranges,
+                            uint32_t n);
 sherd_status sherd__op_convert(sherd__stream *stream, sherd__tag tag, void *dst, sherd_dtype dst_dtype, const void *src,
                                sherd_dtype src_dtype, int64_t elems, int32_t add);
 sherd_status sherd__op_tree_sum(sherd__stream *stream, sherd__tag tag, const sherd__tree_sum *sum);

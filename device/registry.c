@@ -19,20 +19,23 @@ sherd_status sherd_device_create(const sherd_device_options *options, sherd_devi
     sherd_device_options known;
     sherd_device_options_init(&known, sizeof known);
     if (!out || (options && options->size < offsetof(sherd_device_options, threads)))
-        return sherd__fail(err, SHERD_EINVAL, "sherd_device_create: options of %zu bytes; fill them with sherd_device_options_init",
+        return sherd__fail(err, SHERD_EINVAL,
+                           "sherd_device_create: options of %zu bytes; fill them with sherd_device_options_init",
                            options ? options->size : 0);
     if (options)
         memcpy(&known, options, options->size < sizeof known ? options->size : sizeof known);
     known.size = sizeof known;
     if (known.threads < 0)
-        return sherd__fail(err, SHERD_EINVAL, "sherd_device_create: %d threads; give 1 or more, or 0 for 1", known.threads);
+        return sherd__fail(err, SHERD_EINVAL, "sherd_device_create: %d threads; give 1 or more, or 0 for 1",
+                           known.threads);
     switch (known.kind) {
     case SHERD_DEVICE_HOST:
         return sherd__device_create_host(&known, out, err);
     case SHERD_DEVICE_CHECK:
         return sherd__device_create_check(&known, out, err);
     case SHERD_DEVICE_CUDA:
-        return sherd__fail(err, SHERD_EUNSUPPORTED, "device 'cuda': unsupported, this library was built without CUDA; use the host device");
+        return sherd__fail(err, SHERD_EUNSUPPORTED,
+                           "device 'cuda': unsupported, this library was built without CUDA; use the host device");
     }
     return sherd__fail(err, SHERD_EINVAL, "sherd_device_create: there is no device of kind %d", (int)known.kind);
 }
@@ -43,7 +46,8 @@ void sherd_device_destroy(sherd_device *device)
         device->ops->destroy(device);
 }
 
-sherd_status sherd_device_alloc(sherd_device *device, uint64_t bytes, sherd_category category, void **out, sherd_error *err)
+sherd_status sherd_device_alloc(sherd_device *device, uint64_t bytes, sherd_category category, void **out,
+                                sherd_error *err)
 {
     return sherd__device_alloc(device, SHERD_TIER_DEVICE, category, bytes, out, err);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The trace's storage: one array of records, made with the device. Waits get names of their own ("wait:site") from a small
- * table, since a record's name must outlive it.
+ * The trace's storage: one array of records, made with the device. Waits get names of their own ("wait:site") from a
+ * small table, since a record's name must outlive it.
  */
 #ifndef SHERD_DEVICE_TRACE_H
 #define SHERD_DEVICE_TRACE_H

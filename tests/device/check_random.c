@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The checker against a plain oracle: random programs of one rank with three streams and a host thread. The oracle draws the whole
- * graph of what must come before what, closes it, and looks at every pair of accesses. Verdicts must agree, whatever the order.
+ * The checker against a plain oracle: random programs of one rank with three streams and a host thread. The oracle
+ * draws the whole graph of what must come before what, closes it, and looks at every pair of accesses. Verdicts must
+ * agree, whatever the order.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -59,8 +60,8 @@ static void draw_kernel(step *s)
     }
 }
 
-/* Events have one recording stream each, and a flag one writer, as in an engine. An await is for a value that is signalled before it in
- * the program, so that nothing can get stuck. */
+/* Events have one recording stream each, and a flag one writer, as in an engine. An await is for a value that is
+ * signalled before it in the program, so that nothing can get stuck. */
 static void draw_program(random_program *p)
 {
     uint32_t signalled[FLAGS] = {0}, kernels = 8 + 8 * below(5);
@@ -104,7 +105,8 @@ static void close_order(random_program *p)
         const step *s = &p->step[i];
         uint64_t before = 0;
         int cause = -1;
-        for (int j = 0; j < i; j++) /* stream order; what the host has waited for comes before all that it enqueues later */
+        for (int j = 0; j < i;
+             j++) /* stream order; what the host has waited for comes before all that it enqueues later */
             if (p->step[j].stream == s->stream || p->step[j].stream == HOST)
                 before |= p->before[j] | (p->step[j].stream == HOST ? 0 : UINT64_C(1) << j);
         if (s->kind == WAIT || s->kind == SYNC)
@@ -222,8 +224,8 @@ static void verdicts_equal_the_oracles(void **state)
             sherd_error err = {.text = "clean"};
             sherd_status found = checker_finds(&p, seed, &err);
             if ((found == SHERD_ERACE) != expected)
-                fail_msg("program %d, seed %d: the oracle says %s, the checker: %s", i, (int)seed, expected ? "race" : "clean",
-                         err.text);
+                fail_msg("program %d, seed %d: the oracle says %s, the checker: %s", i, (int)seed,
+                         expected ? "race" : "clean", err.text);
         }
     }
     print_message("%d programs with a race, %d without\n", races, clean);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The checking device with several ranks, each a thread: messages by signal and await, turns, meeting outside the device.
+ * The checking device with several ranks, each a thread: messages by signal and await, turns, meeting outside the
+ * device.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -65,7 +66,8 @@ static void meet_outside(world *world, sherd_device *device)
     sherd__device_outside_end(device);
 }
 
-static sherd_status one_round(world *world, int32_t rank, uint32_t round, sherd__stream *stream, fill *fills, read_args *reads)
+static sherd_status one_round(world *world, int32_t rank, uint32_t round, sherd__stream *stream, fill *fills,
+                              read_args *reads)
 {
     sherd_device *device = world->device[rank];
     const sherd__device_ops *ops = device->ops;
@@ -183,7 +185,8 @@ static void a_seed_draws_the_same_order_twice(void **state)
     (void)state;
     int same = 0;
     for (uint64_t seed = 0; seed < SEEDS; seed++) {
-        result a = run_world(RANKS, seed, 0, (int)(seed & 1), NULL), b = run_world(RANKS, seed, 0, (int)(seed & 1), NULL);
+        result a = run_world(RANKS, seed, 0, (int)(seed & 1), NULL),
+               b = run_world(RANKS, seed, 0, (int)(seed & 1), NULL);
         same += a.order == b.order;
     }
     /* A machine that stalls a thread for longer than the checker's patience may change an order; not many. */
@@ -196,7 +199,8 @@ static void missing_and_dropped_waits_are_reported(void **state)
     (void)state;
     for (int which = 0; which < 2; which++) {
         for (uint64_t seed = 0; seed < SEEDS; seed++) {
-            result left_out = run_world(2, seed, which + 1, 0, NULL), dropped = run_world(RANKS, seed, 0, 0, sites[which]);
+            result left_out = run_world(2, seed, which + 1, 0, NULL),
+                   dropped = run_world(RANKS, seed, 0, 0, sites[which]);
             assert_int_equal(left_out.verdict, SHERD_ERACE);
             assert_int_equal(dropped.verdict, SHERD_ERACE);
             assert_non_null(strstr(dropped.error.text, "write[bucket"));
@@ -244,7 +248,8 @@ static void a_peer_that_left_is_a_deadlock(void **state)
     sherd_checker_destroy(checker);
 }
 
-/* A rank that blocks in the client's code without saying so loses its turn after a while instead of hanging the others. */
+/* A rank that blocks in the client's code without saying so loses its turn after a while instead of hanging the others.
+ */
 static void *signal_after_a_call(void *arg)
 {
     world *world = arg;
@@ -277,9 +282,12 @@ static void a_sleeping_rank_loses_its_turn(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(messages_are_clean_and_equal_in_every_order), cmocka_unit_test(a_seed_draws_the_same_order_twice),
-        cmocka_unit_test(missing_and_dropped_waits_are_reported), cmocka_unit_test(a_missing_wait_gives_wrong_bits_in_some_order),
-        cmocka_unit_test(a_peer_that_left_is_a_deadlock), cmocka_unit_test(a_sleeping_rank_loses_its_turn),
+        cmocka_unit_test(messages_are_clean_and_equal_in_every_order),
+        cmocka_unit_test(a_seed_draws_the_same_order_twice),
+        cmocka_unit_test(missing_and_dropped_waits_are_reported),
+        cmocka_unit_test(a_missing_wait_gives_wrong_bits_in_some_order),
+        cmocka_unit_test(a_peer_that_left_is_a_deadlock),
+        cmocka_unit_test(a_sleeping_rank_loses_its_turn),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -124,7 +124,8 @@ static void each_missing_wait_is_reported_in_every_order(void **state)
     (void)state;
     program p = whole;
     p.wait_consume = 0;
-    expect_race(p, "rank 0 produce[bucket 3, step 2] on stream 'a' writes 0x", "rank 0 consume[bucket 4, step 1] on stream 'b' reads 0x");
+    expect_race(p, "rank 0 produce[bucket 3, step 2] on stream 'a' writes 0x",
+                "rank 0 consume[bucket 4, step 1] on stream 'b' reads 0x");
     p = whole;
     p.wait_reuse = 0;
     expect_race(p, "reuse[step 1]", "consume[bucket 4, step 1]");
@@ -135,7 +136,8 @@ static void each_missing_wait_is_reported_in_every_order(void **state)
 
 static void each_dropped_wait_is_reported_in_every_order(void **state)
 {
-    static const char *const sites[] = {"consume waits for produced", "reuse waits for consumed", "client waits for consumed"};
+    static const char *const sites[] = {"consume waits for produced", "reuse waits for consumed",
+                                        "client waits for consumed"};
     (void)state;
     for (size_t i = 0; i < sizeof sites / sizeof *sites; i++) {
         program p = whole;
@@ -153,7 +155,8 @@ static void each_dropped_wait_is_reported_in_every_order(void **state)
     assert_int_equal(run(&p).verdict, SHERD_OK);
 }
 
-/* What the calling thread has waited for, it need not wait for again on another stream; but that proves nothing for compute. */
+/* What the calling thread has waited for, it need not wait for again on another stream; but that proves nothing for
+ * compute. */
 static void the_host_clock_is_inherited(void **state)
 {
     (void)state;
@@ -179,7 +182,8 @@ static void a_seed_draws_the_same_order_twice(void **state)
     }
 }
 
-/* What was done on the compute stream is not known to another stream because it was enqueued later: only an event says so. */
+/* What was done on the compute stream is not known to another stream because it was enqueued later: only an event says
+ * so. */
 static void compute_is_a_stream(void **state)
 {
     (void)state;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What streams and events of the host device promise: order inside a stream, waits for the latest record at the time of the wait,
- * the compute stream in the calling thread, and that every operation of the table does what it says.
+ * What streams and events of the host device promise: order inside a stream, waits for the latest record at the time of
+ * the wait, the compute stream in the calling thread, and that every operation of the table does what it says.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -97,7 +97,8 @@ static void an_event_orders_streams(void **state)
     sherd_device_destroy(device);
 }
 
-/* A wait is for the record that was the latest when the wait was enqueued: a later record, behind a closed gate, does not count. */
+/* A wait is for the record that was the latest when the wait was enqueued: a later record, behind a closed gate, does
+ * not count. */
 static void a_wait_is_for_the_latest_record_before_it(void **state)
 {
     (void)state;
@@ -228,7 +229,8 @@ static void prepare_and_update(void **state)
     (void)state;
     sherd_device *device = make_device(1, 0);
     sherd__stream *a = make_stream(device, "a", 8);
-    sherd__step_rules rules = {.kind = SHERD_SGD, .base_lr = 1.0, .divisor = 1.0, .n_groups = 1, .groups = {{.lr = 1.0}}};
+    sherd__step_rules rules = {
+        .kind = SHERD_SGD, .base_lr = 1.0, .divisor = 1.0, .n_groups = 1, .groups = {{.lr = 1.0}}};
     sherd__step_state carried;
     sherd__step_scalars scalars;
     sherd__norm norm;
@@ -245,8 +247,14 @@ static void prepare_and_update(void **state)
         master[i] = (float)i;
     }
     sherd__span spans[2] = {{0, 100, 0}, {200, 256, 0}};
-    sherd__update update = {.kind = SHERD_SGD, .scalars = &scalars, .sum = sum, .sum_dtype = SHERD_FP32, .master = master,
-                            .moment = {buffer}, .spans = spans, .n_spans = 2};
+    sherd__update update = {.kind = SHERD_SGD,
+                            .scalars = &scalars,
+                            .sum = sum,
+                            .sum_dtype = SHERD_FP32,
+                            .master = master,
+                            .moment = {buffer},
+                            .spans = spans,
+                            .n_spans = 2};
     OK(device->ops->prepare(a, tag, &rules, vote, &carried, &scalars));
     OK(device->ops->update(a, tag, &update));
     OK(sync_stream(device, a));

@@ -135,14 +135,16 @@ static void later_operations_are_skipped(void **state)
     sherd__fail(&why, SHERD_EDEVICE, "stop");
     sherd__device_poison(stuck.device, &why);
     assert_int_equal(stuck.device->ops->host_call(stuck.stream, tag, count_call, &calls, NULL, 0), SHERD_EDEVICE);
-    assert_int_equal(stuck.device->ops->host_call(stuck.device->compute, tag, count_call, &calls, NULL, 0), SHERD_EDEVICE);
+    assert_int_equal(stuck.device->ops->host_call(stuck.device->compute, tag, count_call, &calls, NULL, 0),
+                     SHERD_EDEVICE);
     assert_int_equal(stuck.device->ops->event_record(stuck.stream, stuck.event), SHERD_EDEVICE);
     assert_int_equal(stuck.device->ops->touch(stuck.device, tag, (sherd__access){0}), SHERD_EDEVICE);
     stuck_fini(&stuck);
     assert_int_equal(atomic_load(&calls), 0);
 }
 
-static sherd_status report_death(void *ctx, uint32_t which, int64_t waited_ns, const sherd__tag *where, sherd_error *err)
+static sherd_status report_death(void *ctx, uint32_t which, int64_t waited_ns, const sherd__tag *where,
+                                 sherd_error *err)
 {
     (void)which;
     (void)ctx;
@@ -269,7 +271,8 @@ static int child_answers(_Atomic uint32_t *words, int32_t *data)
     _Atomic uint32_t *flags[1] = {&words[0]};
     for (uint32_t i = 1; i <= 100; i++) {
         sherd__await await = {.flags = flags, .count = 1, .value = i, .site = "ping"};
-        if (device->ops->await(stream, tag, &await) || device->ops->copy(stream, tag, &data[16], &data[0], sizeof *data) ||
+        if (device->ops->await(stream, tag, &await) ||
+            device->ops->copy(stream, tag, &data[16], &data[0], sizeof *data) ||
             device->ops->signal(stream, tag, &words[16], i))
             return 1;
     }

@@ -130,7 +130,8 @@ static void impossible_requests_are_refused(void **state)
     assert_int_equal(sherd_device_alloc(device, UINT64_C(1) << 60, SHERD_CAT_MASTER, &block, &err), SHERD_ENOMEM);
     assert_int_equal(sherd_device_alloc(device, 64, SHERD_CAT_ROUNDING, &block, &err), SHERD_EINVAL);
     assert_int_equal(sherd_device_alloc(device, 64, (sherd_category)99, &block, &err), SHERD_EINVAL);
-    assert_int_equal(sherd__device_alloc(device, SHERD_TIER_DISK, SHERD_CAT_MASTER, 64, &block, &err), SHERD_EUNSUPPORTED);
+    assert_int_equal(sherd__device_alloc(device, SHERD_TIER_DISK, SHERD_CAT_MASTER, 64, &block, &err),
+                     SHERD_EUNSUPPORTED);
     assert_null(block);
     assert_true(sherd_device_peak_total(device, SHERD_TIER_DEVICE) == 0);
     sherd_device_destroy(device);

@@ -43,8 +43,10 @@ static void operations_and_waits_are_recorded(void **state)
     uint64_t lost = 7;
     size_t n = sherd_device_trace(device, records, 100, &lost);
     assert_true(lost == 0);
-    const sherd_trace_record *reduce = find(records, n, "reduce", "comm"), *wait = find(records, n, "wait:reduced", "update"),
-                             *upd = find(records, n, "update", "update"), *exposed = find(records, n, "wait:gathered", "compute"),
+    const sherd_trace_record *reduce = find(records, n, "reduce", "comm"),
+                             *wait = find(records, n, "wait:reduced", "update"),
+                             *upd = find(records, n, "update", "update"),
+                             *exposed = find(records, n, "wait:gathered", "compute"),
                              *forward = find(records, n, "forward", "compute");
     assert_int_equal(reduce->bucket, 5);
     assert_int_equal(reduce->step, 9);

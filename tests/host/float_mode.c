@@ -18,7 +18,8 @@
 #define FLUSH_BITS 0x8040u /* flush to zero, subnormals are zeros */
 #endif
 
-/* Half of the smallest normal number is a subnormal, if they are kept; 1 + 2^-30 is 1 in nearest, the next number when rounding up. */
+/* Half of the smallest normal number is a subnormal, if they are kept; 1 + 2^-30 is 1 in nearest, the next number when
+ * rounding up. */
 static volatile float smallest = FLT_MIN, one = 1.0f, tiny = 0x1p-30f;
 
 static int mode_is_default(void)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A team does every chunk once, whatever its size; workers are distinct at any one time; a busy team leaves the second caller to
- * itself instead of making it wait.
+ * A team does every chunk once, whatever its size; workers are distinct at any one time; a busy team leaves the second
+ * caller to itself instead of making it wait.
  */
 #include <setjmp.h>
 #include <stdarg.h>
