@@ -90,6 +90,7 @@ typedef struct sherd__check_wait {
 
 typedef struct sherd__check_rank {
     sherd__check_state state;
+    pthread_cond_t turn; /* signalled when it is given the turn */
     int32_t expected; /* 1: should call soon; the others wait a moment for it, so that the drawn order does not depend
                          on the machine */
     uint64_t visits;  /* how often it went outside */
@@ -145,7 +146,7 @@ typedef struct sherd__check_region {
 
 struct sherd_checker {
     pthread_mutex_t lock; /* of everything; held in every device call but for waiting */
-    pthread_cond_t changed;
+    pthread_cond_t changed; /* a rank came, went or left: for who has the turn and finds no move */
     int32_t ranks;
     sherd__check_rank *rank;
     int32_t current; /* who has the turn, also while it waits in a call; −1: nobody */

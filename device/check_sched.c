@@ -48,14 +48,14 @@ static void draw_mood(sherd_checker *checker)
 
 /* ---------------------------------------------------------------------------------------------------------- waiting */
 
-static void tick(sherd_checker *checker, int64_t ns)
+static void tick(sherd_checker *checker, pthread_cond_t *condition, int64_t ns)
 {
     struct timespec until;
     (void)clock_gettime(CLOCK_MONOTONIC, &until);
     int64_t sum = until.tv_nsec + ns;
     until.tv_sec += (time_t)(sum / 1000000000);
     until.tv_nsec = (long)(sum % 1000000000);
-    pthread_cond_timedwait(&checker->changed, &checker->lock, &until);
+    pthread_cond_timedwait(condition, &checker->lock, &until);
 }
 
 static int satisfied(const sherd__check_rank *rank)
@@ -190,7 +190,7 @@ static void idle(sherd_checker *checker)
     if (all_inside(checker) && now - checker->idle_since_ns > DEADLOCK_NS)
         declare_deadlock(checker);
     else
-        tick(checker, TICK_NS);
+        tick(checker, &checker->changed, TICK_NS);
 }
 
 /* --------------------------------------------------------------------------------------------------------- moves */
@@ -260,7 +260,7 @@ static void gather_expected(sherd_checker *checker)
             return;
         if (sherd__now_ns() - begin > patience)
             break;
-        tick(checker, TICK_NS);
+        tick(checker, &checker->changed, TICK_NS);
     }
     for (int32_t r = 0; r < checker->ranks; r++)
         checker->rank[r].expected = 0;
@@ -284,7 +284,7 @@ static int wait_turn(sherd_checker *checker, sherd__check_rank *me)
             checker->current = number;
             me->granted = 0;
         } else {
-            tick(checker, TICK_NS);
+            tick(checker, &me->turn, POLL_NS);
         }
     }
     return me->granted;
@@ -294,7 +294,7 @@ static void give_turn(sherd_checker *checker, sherd__check_rank *to, int granted
 {
     checker->current = (int32_t)(to - checker->rank);
     to->granted = granted;
-    pthread_cond_broadcast(&checker->changed);
+    pthread_cond_signal(&to->turn);
 }
 
 /* Draws moves until one of them is to let this rank go on. */

@@ -10,6 +10,8 @@ static void init_sync(sherd_checker *checker)
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_mutex_init(&checker->lock, NULL);
     pthread_cond_init(&checker->changed, &attributes);
+    for (int32_t r = 0; r < checker->ranks; r++)
+        pthread_cond_init(&checker->rank[r].turn, &attributes);
     pthread_condattr_destroy(&attributes);
 }
 
@@ -52,8 +54,10 @@ void sherd_checker_destroy(sherd_checker *checker)
         sherd__free(memory, flag, 1, sizeof *flag);
     }
     sherd__shadow_fini(&checker->shared);
-    for (int32_t r = 0; r < checker->ranks; r++)
+    for (int32_t r = 0; r < checker->ranks; r++) {
         sherd__shadow_fini(&checker->own[r]);
+        pthread_cond_destroy(&checker->rank[r].turn);
+    }
     sherd__free(memory, checker->regions, checker->region_capacity, sizeof *checker->regions);
     sherd__free(memory, checker->own, (size_t)checker->ranks, sizeof *checker->own);
     sherd__free(memory, checker->rank, (size_t)checker->ranks, sizeof *checker->rank);
