@@ -46,25 +46,28 @@ static int64_t pack_capacity(const sherd_ops_limits *limits)
     return sherd__model_max(floor, sherd__model_min(limits->max_kn, PACK_ELEMS));
 }
 
-/* Values [at, at + n) of an operand as fp32: in place, or widened into tmp. */
-static const float *operand(const portable *p, const void *base, int64_t at, int64_t n, float *tmp)
+/* rows × n values of an operand from element `at`, as fp32. */
+static void fetch(const portable *p, const void *base, int64_t at, int64_t rows, int64_t n, int64_t ld, float *to, int64_t ld_to)
 {
     if (p->in == SHERD_FP32) {
-        return (const float *)base + at;
+        p->kernels->copy_rows(rows, n, (const float *)base + at, ld, to, ld_to);
+    } else {
+        p->kernels->widen_rows(rows, n, (const uint16_t *)base + at, ld, to, ld_to);
     }
-    p->kernels->widen(n, (const uint16_t *)base + at, tmp);
-    return tmp;
+}
+
+/* Zeros in columns [n_j, PANEL) of a packed panel. */
+static void pad(float *to, int64_t n_l, int64_t n_j)
+{
+    for (int64_t i = 0; i < n_l && n_j < PANEL; i++) {
+        memset(to + i * PANEL + n_j, 0, (size_t)(PANEL - n_j) * sizeof *to);
+    }
 }
 
 static void pack_rows(const portable *p, const sherd_matmul *mm, int64_t l, int64_t n_l, int64_t j, int64_t n_j, float *to)
 {
-    for (int64_t i = 0; i < n_l; i++, to += PANEL) {
-        const float *from = operand(p, mm->b, (l + i) * mm->n + j, n_j, to);
-        if (from != to) {
-            memcpy(to, from, (size_t)n_j * sizeof *to);
-        }
-        memset(to + n_j, 0, (size_t)(PANEL - n_j) * sizeof *to);
-    }
+    fetch(p, mm->b, l * mm->n + j, n_l, n_j, mm->n, to, PANEL);
+    pad(to, n_l, n_j);
 }
 
 /* B is stored n × k: PANEL rows of it, turned. */
@@ -74,16 +77,12 @@ static void pack_turned(const portable *p, const sherd_matmul *mm, int64_t l, in
     const float *from = (const float *)mm->b + j * mm->k + l;
     int64_t ld = mm->k;
     if (p->in != SHERD_FP32) {
-        for (int64_t c = 0; c < n_j; c++) {
-            operand(p, mm->b, (j + c) * mm->k + l, n_l, tmp + c * PANEL);
-        }
+        fetch(p, mm->b, j * mm->k + l, n_j, n_l, mm->k, tmp, PANEL);
         from = tmp;
         ld = PANEL;
     }
     p->kernels->transpose(n_j, n_l, from, ld, to, PANEL);
-    for (int64_t i = 0; i < n_l && n_j < PANEL; i++) {
-        memset(to + i * PANEL + n_j, 0, (size_t)(PANEL - n_j) * sizeof *to);
-    }
+    pad(to, n_l, n_j);
 }
 
 /* Task: 64 steps of k of one panel. */
@@ -106,23 +105,20 @@ static void pack_task(void *ctx, int64_t task, int worker)
 /* Points g at rows [i, i + g->m), steps [l, l + g->k) of op(A). */
 static void take_a(const portable *p, const sherd_matmul *mm, int64_t i, int64_t l, float *tmp, sherd_tile_gemm *g)
 {
-    int64_t runs = mm->trans_a ? g->k : g->m, length = mm->trans_a ? g->m : g->k;
-    int64_t ld = mm->trans_a ? mm->m : mm->k, first = mm->trans_a ? l * ld + i : i * ld + l;
-    int64_t at = ld;
-    if (p->in == SHERD_FP32 && !mm->trans_a) {
-        g->a = (const float *)mm->a + first;
+    g->a = tmp;
+    if (mm->trans_a) {
+        g->a_row = 1;
+        g->a_col = ROWS;
+        fetch(p, mm->a, l * mm->m + i, g->k, g->m, mm->m, tmp, ROWS);
+    } else if (p->in == SHERD_FP32) {
+        g->a = (const float *)mm->a + i * mm->k + l;
+        g->a_row = mm->k;
+        g->a_col = 1;
     } else {
-        at = mm->trans_a ? ROWS : KC;
-        g->a = tmp;
-        for (int64_t r = 0; r < runs; r++) {
-            const float *from = operand(p, mm->a, first + r * ld, length, tmp + r * at);
-            if (from != tmp + r * at) {
-                memcpy(tmp + r * at, from, (size_t)length * sizeof *tmp);
-            }
-        }
+        g->a_row = KC;
+        g->a_col = 1;
+        fetch(p, mm->a, i * mm->k + l, g->m, g->k, mm->k, tmp, KC);
     }
-    g->a_row = mm->trans_a ? 1 : at;
-    g->a_col = mm->trans_a ? at : 1;
 }
 
 /* One row of finished sums: adds D, narrows. */
@@ -179,6 +175,8 @@ static sherd_status matmul(sherd_gemm *gemm, const sherd_matmul *mm, sherd_error
         return sherd__model_fail(err, SHERD_EINVAL, "model: a product over %lld values, scratch was made for fewer",
                                  (long long)mm->k);
     }
+    /* blocks of equal width: the last one must not be a sliver that packs op(A) again for nothing */
+    width = sherd__model_round(sherd__model_ceil(mm->n, sherd__model_ceil(mm->n, width)), PANEL);
     for (int64_t col = 0; col < mm->n; col += width) {
         block b = {p, mm, col, sherd__model_min(width, mm->n - col), sherd__model_ceil(mm->m, ROWS)};
         sherd__pool_run(p->pool, sherd__model_ceil(b.cols, PANEL) * sherd__model_ceil(mm->k, PANEL), pack_task, &b);

@@ -28,6 +28,9 @@ typedef struct sherd_kernels {
     const char *name;
     void (*widen)(int64_t n, const uint16_t *x, float *y);
     void (*narrow)(int64_t n, const float *x, uint16_t *y);
+    /* rows × n values with leading dimensions in elements: for blocks far apart, so the rows ahead are prefetched */
+    void (*copy_rows)(int64_t rows, int64_t n, const float *x, int64_t ldx, float *y, int64_t ldy);
+    void (*widen_rows)(int64_t rows, int64_t n, const uint16_t *x, int64_t ldx, float *y, int64_t ldy);
     void (*add)(int64_t n, const float *x, float *y);            /* y += x */
     void (*scale)(int64_t n, float a, float *x);                 /* x *= a */
     float (*dot)(int64_t n, const float *x, const float *y);

@@ -84,7 +84,7 @@ static inline vh to_half(vf v)
     return __builtin_convertvector((rounded & ~nan) | (nan & 0x7FC0u), vh);
 }
 
-static void widen(int64_t n, const uint16_t *x, float *y)
+static inline void widen(int64_t n, const uint16_t *x, float *y)
 {
     int64_t i = 0;
     for (; i + W <= n; i += W) {
@@ -96,6 +96,32 @@ static void widen(int64_t n, const uint16_t *x, float *y)
         vh h = {0};
         memcpy(&h, x + i, (size_t)(n - i) * sizeof *x);
         store_part(y + i, (vf)(__builtin_convertvector(h, vu) << 16), n - i);
+    }
+}
+
+#define AHEAD 12 /* rows */
+
+static void widen_rows(int64_t rows, int64_t n, const uint16_t *x, int64_t ldx, float *y, int64_t ldy)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        __builtin_prefetch(x + (r + AHEAD < rows ? r + AHEAD : r) * ldx);
+        widen(n, x + r * ldx, y + r * ldy);
+    }
+}
+
+static void copy_rows(int64_t rows, int64_t n, const float *x, int64_t ldx, float *y, int64_t ldy)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        const float *from = x + r * ldx, *ahead = x + (r + AHEAD < rows ? r + AHEAD : r) * ldx;
+        float *to = y + r * ldy;
+        int64_t i = 0;
+        for (; i + W <= n; i += W) {
+            __builtin_prefetch(ahead + i);
+            store(to + i, load(from + i));
+        }
+        for (; i < n; i++) {
+            to[i] = from[i];
+        }
     }
 }
 
@@ -415,6 +441,8 @@ const sherd_kernels SHERD_KERNELS_TABLE = {
     .name = SHERD_KERNELS_NAME,
     .widen = widen,
     .narrow = narrow,
+    .copy_rows = copy_rows,
+    .widen_rows = widen_rows,
     .add = add,
     .scale = scale,
     .dot = dot,
