@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * The inner loops, written once over vectors of SHERD_KERNELS_WIDTH floats (gcc's and clang's vector types), and compiled once
- * per instruction set by kernels_base.c, kernels_avx2.c and kernels_avx512.c, which name the table. A vector wider than the machine's registers is split by the
- * compiler, so every variant is correct everywhere its instructions exist; the width only decides the speed, and the
- * number of lanes a sum is split into. Sums run lane by lane in rising order and are folded at the end, so a result depends on
- * the variant but never on threads or time.
+ * The inner loops, written once over vectors of SHERD_KERNELS_WIDTH floats (gcc's and clang's vector types), and compiled
+ * once per instruction set by kernels_base.c, kernels_avx2.c and kernels_avx512.c, which name the table. A vector wider than
+ * the machine's registers is split by the compiler, so every variant is correct everywhere its instructions exist; the width
+ * only decides the speed, and the number of lanes a sum is split into. Sums run lane by lane in rising order and are folded at
+ * the end, so a result depends on the variant but never on threads or time.
  */
 #include "models/kernels.h"
 

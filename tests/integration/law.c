@@ -49,7 +49,8 @@ static bool listed(const char *list, const char *word, size_t n)
     return false;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ includes */
+/* ------------------------------------------------------------------------------------------------------------
+ * includes */
 
 /* What each folder may include besides itself, include/sherd and the system. */
 static const struct {
@@ -126,7 +127,8 @@ void law_check_includes(const law_tree *tree, law_report *report)
     }
 }
 
-/* --------------------------------------------------------------------------------------------------------- identifiers */
+/* ---------------------------------------------------------------------------------------------------------
+ * identifiers */
 
 /* The next identifier at or after `at`, its length in *n; strings and character constants are passed over. */
 static const char *next_word(const char *at, size_t *n)
@@ -191,7 +193,8 @@ void law_check_foreign_names(const law_tree *tree, law_report *report)
                 }
                 report->looked_at++;
                 if (!path_allowed(file->path, foreign[k].allowed)) {
-                    find(report, "%s:%zu: '%.*s' does not belong here", file->path, line_of(file->code, at), (int)n, at);
+                    find(report, "%s:%zu: '%.*s' does not belong here", file->path, line_of(file->code, at), (int)n,
+                         at);
                 }
             }
         }
@@ -199,8 +202,9 @@ void law_check_foreign_names(const law_tree *tree, law_report *report)
 }
 
 static const char library_folders[] = "base optim shard config host store device comm offload engine";
-static const char forbidden_calls[] = "printf vprintf fprintf vfprintf dprintf vdprintf puts fputs putchar perror exit _exit "
-                                      "_Exit quick_exit abort setenv unsetenv putenv clearenv system popen";
+static const char forbidden_calls[] =
+    "printf vprintf fprintf vfprintf dprintf vdprintf puts fputs putchar perror exit _exit "
+    "_Exit quick_exit abort setenv unsetenv putenv clearenv system popen";
 
 /* A member of that name (ops->abort) is no call of libc's. */
 static bool is_member(const char *start, const char *at)
@@ -229,7 +233,8 @@ void law_check_calls(const law_tree *tree, law_report *report)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------------------- lengths */
+/* -------------------------------------------------------------------------------------------------------------
+ * lengths */
 
 static size_t columns_of(const char *line, size_t bytes)
 {
@@ -275,12 +280,13 @@ void law_check_lengths(const law_tree *tree, law_report *report)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------------- licence, paths */
+/* ------------------------------------------------------------------------------------------------------- licence,
+ * paths */
 
 static bool is_source(const law_file *file)
 {
-    static const char *const patterns[] = {"*.c", "*.h", "*.cu", "*.cuh", "*.cpp", "*.py", "*.sh", "*.cmake",
-                                           "*CMakeLists.txt", NULL};
+    static const char *const patterns[] = {"*.c",  "*.h",  "*.cu",    "*.cuh",           "*.cpp",
+                                           "*.py", "*.sh", "*.cmake", "*CMakeLists.txt", NULL};
     return path_allowed(file->path, patterns) || strncmp(file->text, "#!", 2) == 0;
 }
 
@@ -302,14 +308,20 @@ void law_check_licence(const law_tree *tree, law_report *report)
 void law_check_paths(const law_tree *tree, law_report *report)
 {
     /* In two pieces, or this file would break the law it states. */
-    static const char *const needles[] = {"/wo" "rk/", "/ho" "me/", "/ro" "ot/"};
+    static const char *const needles[] = {"/wo"
+                                          "rk/",
+                                          "/ho"
+                                          "me/",
+                                          "/ro"
+                                          "ot/"};
     for (size_t i = 0; i < tree->count; i++) {
         const law_file *file = &tree->files[i];
         report->looked_at++;
         for (size_t k = 0; k < sizeof needles / sizeof needles[0]; k++) {
             const char *at = strstr(file->text, needles[k]);
             /* Relative paths may have such a folder in them. */
-            if (at != NULL && (at == file->text || !(isalnum((unsigned char)at[-1]) || strchr("}.*", at[-1]) != NULL))) {
+            if (at != NULL &&
+                (at == file->text || !(isalnum((unsigned char)at[-1]) || strchr("}.*", at[-1]) != NULL))) {
                 find(report, "%s:%zu: a machine's own path", file->path, line_of(file->text, at));
             }
         }

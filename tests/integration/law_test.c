@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The source tree keeps its laws, and every check finds a violation that is planted for it (run in the root of the tree).
+ * The source tree keeps its laws, and every check finds a violation that is planted for it (run in the root of the
+ * tree).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -36,7 +37,7 @@ static void assert_kept(check_fn *check, size_t at_least)
     law_report report = {0};
     check(&source, &report);
     if (report.findings > 0) {
-        print_error("%s%zu findings\n", report.text, report.findings);
+        fprintf(stderr, "%s%zu findings\n", report.text, report.findings);
     }
     assert_int_equal(report.findings, 0);
     assert_true(report.looked_at >= at_least);
@@ -103,7 +104,8 @@ static void test_foreign_names(void **state)
     assert_found(law_check_foreign_names, "include/sherd/sherd.h", "\n\nint f(MPI_Comm comm);\n",
                  "include/sherd/sherd.h:3: 'MPI_Comm' does not belong here\n");
     assert_clean(law_check_foreign_names, "device/cuda_x.c", "cudaStream_t stream;\n");
-    assert_clean(law_check_foreign_names, "engine/x.c", "const char *s = \"cudaStream_t \\\" MPI_Comm\"; // ncclComm_t\n");
+    assert_clean(law_check_foreign_names, "engine/x.c",
+                 "const char *s = \"cudaStream_t \\\" MPI_Comm\"; // ncclComm_t\n");
 }
 
 static void test_calls(void **state)
@@ -112,7 +114,8 @@ static void test_calls(void **state)
     assert_kept(law_check_calls, 500);
     assert_found(law_check_calls, "base/x.c", "void f(void) { printf (\"x\"); }\n",
                  "base/x.c:1: 'printf' in the library\n");
-    assert_found(law_check_calls, "comm/x.c", "void f(void)\n{\n    abort();\n}\n", "comm/x.c:3: 'abort' in the library\n");
+    assert_found(law_check_calls, "comm/x.c", "void f(void)\n{\n    abort();\n}\n",
+                 "comm/x.c:3: 'abort' in the library\n");
     assert_found(law_check_calls, "device/x.h", "#define LOG(x) other(stderr, x)\n",
                  "device/x.h:1: 'stderr' in the library\n");
     assert_clean(law_check_calls, "base/x.c", "snprintf(a, n, \"printf(\"); comm->ops->abort(comm); /* exit(1) */\n");
@@ -166,9 +169,17 @@ static void test_paths(void **state)
 {
     (void)state;
     assert_kept(law_check_paths, 80);
-    assert_found(law_check_paths, "docs/x.md", "see /wo" "rk/main\n", "docs/x.md:1: a machine's own path\n");
-    assert_found(law_check_paths, "docs/x.md", "\n/ho" "me/somebody\n", "docs/x.md:2: a machine's own path\n");
-    assert_clean(law_check_paths, "docs/x.md", "net/wo" "rk/main and /tmp/sherd-XXXXXX\n");
+    assert_found(law_check_paths, "docs/x.md",
+                 "see /wo"
+                 "rk/main\n",
+                 "docs/x.md:1: a machine's own path\n");
+    assert_found(law_check_paths, "docs/x.md",
+                 "\n/ho"
+                 "me/somebody\n",
+                 "docs/x.md:2: a machine's own path\n");
+    assert_clean(law_check_paths, "docs/x.md",
+                 "net/wo"
+                 "rk/main and /tmp/sherd-XXXXXX\n");
 }
 
 int main(void)

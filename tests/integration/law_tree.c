@@ -12,8 +12,8 @@
 
 /* Folders of the project; whatever else lies beside them (build trees, scratch) is nobody's law. */
 static const char *const folders[] = {
-    ".ci",    "base", "bench",   "cli",    "cmake", "comm",    "config", "device", "docs",  "engine", "examples",
-    "host",   "include", "models", "offload", "optim", "python", "scripts", "shard",  "store", "tests",
+    ".ci",  "base",    "bench",  "cli",     "cmake", "comm",   "config",  "device", "docs",  "engine", "examples",
+    "host", "include", "models", "offload", "optim", "python", "scripts", "shard",  "store", "tests",
 };
 static const char *const top_files[] = {"CMakeLists.txt", "CMakePresets.json", "README.md", "CHANGELOG.md"};
 
