@@ -29,7 +29,7 @@
 #define SHERD__CHECK_COMPONENTS 64
 #define SHERD__CHECK_HISTORY 16       /* records of one event that waits may still be late for */
 #define SHERD__CHECK_FLAG_HISTORY 128 /* likewise signals of one flag */
-#define SHERD__CHECK_SITES 64
+#define SHERD__CHECK_SITES 128
 
 typedef struct sherd__clock {
     uint32_t at[SHERD__CHECK_COMPONENTS];
