@@ -27,8 +27,8 @@
 #include "device/trace.h"
 
 #define SHERD__CHECK_COMPONENTS 64
-#define SHERD__CHECK_HISTORY 16       /* records of one event that waits may still be late for */
-#define SHERD__CHECK_FLAG_HISTORY 128 /* likewise signals of one flag */
+#define SHERD__CHECK_HISTORY 32       /* records of one event that waits may still be late for */
+#define SHERD__CHECK_FLAG_HISTORY 512 /* likewise signals of one flag */
 #define SHERD__CHECK_SITES 128
 
 typedef struct sherd__clock {
@@ -159,6 +159,7 @@ struct sherd_checker {
     uint32_t mood_left, eager, restless; /* of 256: to run an operation, to change turns; drawn anew now and then */
     uint64_t lazy; /* components whose operations are put off */
     sherd__check_component component[SHERD__CHECK_COMPONENTS];
+    uint64_t late; /* waits that came too late for the history, and may have been given too much order */
     uint64_t operations, order; /* run so far; a digest of which and in what order */
     sherd__check_flag *flags;
     /* Memory that ranks share is compared between all ranks; any other address only within a rank, because the client's
@@ -197,6 +198,8 @@ void sherd__check_join_event(sherd_checker *checker, sherd__clock *clock, const 
 void sherd__clock_join(sherd__clock *clock, const sherd__clock *other);
 /* A digest of which operations ran in which order so far. */
 uint64_t sherd__checker_order(sherd_checker *checker);
+/* How many waits got a later clock than their own, because theirs was no longer kept; 0: the proof is whole. */
+uint64_t sherd__checker_late(sherd_checker *checker);
 
 /* ---- check_access.c */
 typedef void (*sherd__access_fn)(void *ctx, const void *address, uint64_t bytes, int32_t write);

@@ -37,6 +37,7 @@ void sherd__check_join_event(sherd_checker *checker, sherd__clock *clock, const 
     /* A wait later than the history is long gets the oldest clock kept: too much order rather than a false report. */
     uint64_t oldest = event->reached >= SHERD__CHECK_HISTORY ? event->reached - SHERD__CHECK_HISTORY + 1 : 1;
     uint64_t at = number < oldest ? oldest : number;
+    checker->late += number < oldest;
     sherd__clock_join(clock, &event->clock[at % SHERD__CHECK_HISTORY]);
 }
 
@@ -75,13 +76,13 @@ static void join_flag(sherd_checker *checker, sherd__clock *clock, _Atomic uint3
     if (!flag)
         return;
     uint64_t kept = flag->signals < SHERD__CHECK_FLAG_HISTORY ? flag->signals : SHERD__CHECK_FLAG_HISTORY;
-    for (uint64_t n = flag->signals - kept; n < flag->signals; n++) {
-        uint64_t slot = n % SHERD__CHECK_FLAG_HISTORY;
-        if ((int32_t)(flag->value[slot] - value) >= 0) {
-            sherd__clock_join(clock, &flag->clock[slot]);
-            return;
-        }
-    }
+    uint64_t oldest = flag->signals - kept, n = flag->signals;
+    while (n > oldest && (int32_t)(flag->value[(n - 1) % SHERD__CHECK_FLAG_HISTORY] - value) >= 0)
+        n--;
+    if (n == flag->signals)
+        return;
+    checker->late += n == oldest && n > 0 && flag->value[n % SHERD__CHECK_FLAG_HISTORY] != value;
+    sherd__clock_join(clock, &flag->clock[n % SHERD__CHECK_FLAG_HISTORY]);
 }
 
 static void join_await(sherd_checker *checker, sherd__clock *clock, const sherd__await *await)

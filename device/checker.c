@@ -102,3 +102,11 @@ uint64_t sherd__checker_order(sherd_checker *checker)
     pthread_mutex_unlock(&checker->lock);
     return order;
 }
+
+uint64_t sherd__checker_late(sherd_checker *checker)
+{
+    pthread_mutex_lock(&checker->lock);
+    uint64_t late = checker->late;
+    pthread_mutex_unlock(&checker->lock);
+    return late;
+}

@@ -209,6 +209,32 @@ static void compute_is_a_stream(void **state)
     }
 }
 
+/* A wait that runs long after its record gets a later clock, and that is counted: the proof is not whole then. */
+static void late_waits_are_counted(void **state)
+{
+    (void)state;
+    for (int records = SHERD__CHECK_HISTORY - 1; records <= SHERD__CHECK_HISTORY + 1; records++) {
+        sherd_checker *checker = make_checker(1, 5);
+        sherd_device *device = make_check_device(checker, 0);
+        sherd__stream *a = make_stream(device, "a", 4);
+        sherd__event *event = make_event(device);
+        _Atomic uint32_t word = 0;
+        _Atomic uint32_t *flags[1] = {&word};
+        sherd__await await = {.flags = flags, .count = 1, .value = 1, .site = "gate"};
+        OK(device->ops->event_record(device->compute, event));
+        OK(device->ops->await(a, produce, &await));
+        OK(device->ops->event_wait(a, event, "first record"));
+        for (int i = 1; i < records; i++)
+            OK(device->ops->event_record(device->compute, event));
+        OK(device->ops->signal(device->compute, produce, &word, 1));
+        device->ops->stream_destroy(a);
+        assert_int_equal(sherd__checker_late(checker), records > SHERD__CHECK_HISTORY ? 1 : 0);
+        device->ops->event_destroy(event);
+        sherd_device_destroy(device);
+        sherd_checker_destroy(checker);
+    }
+}
+
 static void freed_memory_is_forgotten(void **state)
 {
     (void)state;
@@ -323,7 +349,7 @@ int main(void)
         cmocka_unit_test(each_missing_wait_is_reported_in_every_order),
         cmocka_unit_test(each_dropped_wait_is_reported_in_every_order), cmocka_unit_test(the_host_clock_is_inherited),
         cmocka_unit_test(a_seed_draws_the_same_order_twice), cmocka_unit_test(compute_is_a_stream),
-        cmocka_unit_test(freed_memory_is_forgotten), cmocka_unit_test(an_event_has_one_pending_recorder),
+        cmocka_unit_test(late_waits_are_counted), cmocka_unit_test(freed_memory_is_forgotten), cmocka_unit_test(an_event_has_one_pending_recorder),
         cmocka_unit_test(a_deadlock_is_found_and_described), cmocka_unit_test(misuse_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
