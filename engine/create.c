@@ -120,21 +120,30 @@ static sherd_status create_memory(sherd_engine *engine, sherd_error *err)
     return status;
 }
 
+/* The step block is made on the host and copied: no device need give the host its memory. */
 static sherd_status create_block(sherd_engine *engine, sherd_error *err)
 {
-    void *block;
-    sherd_status status =
-        sherd__device_alloc(engine->device, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__STEP_BYTES, &block, err);
+    void *host, *block;
+    sherd_status status = sherd__device_alloc(engine->device, SHERD_TIER_HOST, SHERD_CAT_COMMUNICATION,
+                                              SHERD__HOST_COMM_BYTES, &host, err);
 
     if (status != SHERD_OK)
         return status;
+    engine->mirror = host;
+    engine->stage = sherd__at(host, SHERD__STEP_BYTES);
+    status =
+        sherd__device_alloc(engine->device, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__STEP_BYTES, &block, err);
+    if (status != SHERD_OK)
+        return status;
     engine->block = block;
-    memset(engine->block, 0, SHERD__STEP_BYTES);
-    sherd__norm_clear(&engine->block->norm);
-    sherd__norm_clear(&engine->block->clear);
-    sherd__step_state_init(&engine->block->state);
+    memset(host, 0, SHERD__STEP_BYTES);
+    sherd__norm_clear(&engine->mirror->norm);
+    sherd__norm_clear(&engine->mirror->clear);
+    sherd__step_state_init(&engine->mirror->state);
     sherd__step_rules_init(&engine->rules, &engine->plan->config, engine->world);
-    return SHERD_OK;
+    status = engine->device->ops->copy(engine->stream[SHERD__COMM], sherd__engine_tag(engine, "clear", -1),
+                                       engine->block, engine->mirror, SHERD__STEP_BYTES);
+    return sherd__engine_check(engine, status, err);
 }
 
 static sherd_status create_all(sherd_engine *engine, sherd_error *err)
@@ -177,6 +186,7 @@ static void release_memory(sherd_engine *engine)
     ops->window_destroy(engine->comm, &engine->params);
     ops->window_destroy(engine->comm, &engine->scratch);
     sherd_device_free(engine->device, engine->block);
+    sherd_device_free(engine->device, engine->mirror);
 }
 
 /* Freeing is a write, as far as order goes. */

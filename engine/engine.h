@@ -24,7 +24,7 @@ typedef struct sherd__step_block {
     sherd__norm norm;  /* of this step's sums; filled by the final reductions */
     sherd__norm clear; /* constant: what norm starts from */
     uint64_t vote[SHERD__VOTE_MAX];
-    uint64_t lr_bits; /* rank 0's rate for this step's vote, 0 elsewhere */
+    uint64_t lr_bits; /* rank 0's rate for this step's vote, 0 elsewhere; the mirror's is the one that counts */
     sherd__step_state state;
     sherd__step_scalars scalars;
 } sherd__step_block;
@@ -61,7 +61,9 @@ struct sherd_engine {
     const void *ring_source; /* ring.local: the one source of ACCUMULATE */
     float *master, *moment[SHERD__MAX_MOMENTS];
     void *shared;
-    sherd__step_block *block;
+    sherd__step_block *block;  /* on the device */
+    sherd__step_block *mirror; /* on the host: what the host writes for the device and reads from it */
+    float *stage;              /* on the host, SHERD__STAGE_BYTES: device values pass through it to be read */
     sherd__step_rules rules;
 
     sherd__stream *stream[SHERD__STREAMS];
@@ -113,6 +115,8 @@ sherd_status sherd__engine_compute_released(sherd_engine *engine, sherd__tag tag
                                             const char *site);
 /* Waits for everything enqueued so far on one stream. */
 sherd_status sherd__engine_sync(sherd_engine *engine, sherd__stream_id stream, const char *site, sherd_error *err);
+/* The comm stream goes on only after what the calling thread has read so far, between steps. */
+sherd_status sherd__engine_follow(sherd_engine *engine, const char *site);
 /* The calling thread itself reads or writes this memory here: said to the checking device. */
 sherd_status sherd__engine_touch(sherd_engine *engine, const char *who, const void *address, uint64_t bytes,
                                  int32_t write, sherd_error *err);

@@ -165,7 +165,8 @@ static sherd_status execute_vote(sherd_engine *engine, const sherd__action *acti
     (void)action;
     status = ops->copy(stream, tag, block->vote, block->norm.limb, sizeof block->norm.limb);
     if (status == SHERD_OK)
-        status = ops->copy(stream, tag, &block->vote[SHERD__NORM_LIMBS], &block->lr_bits, sizeof block->lr_bits);
+        status =
+            ops->copy(stream, tag, &block->vote[SHERD__NORM_LIMBS], &engine->mirror->lr_bits, sizeof block->lr_bits);
     if (status == SHERD_OK)
         status = ops->copy(stream, tag, &block->vote[SHERD__VOTE_SUMS], &block->norm.bad_block, sizeof(uint64_t));
     if (status == SHERD_OK)
@@ -176,12 +177,18 @@ static sherd_status execute_vote(sherd_engine *engine, const sherd__action *acti
     return status;
 }
 
+/* The host reads them from the mirror once VOTED is reached. */
 static sherd_status execute_scalars(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
 {
+    const sherd__device_ops *ops = engine->device->ops;
     sherd__step_block *block = engine->block;
+    sherd__tag tag = sherd__engine_tag(engine, "scalars", -1);
+    sherd_status status = ops->prepare(stream, tag, &engine->rules, block->vote, &block->state, &block->scalars);
+
     (void)action;
-    return engine->device->ops->prepare(stream, sherd__engine_tag(engine, "scalars", -1), &engine->rules, block->vote,
-                                        &block->state, &block->scalars);
+    if (status == SHERD_OK)
+        status = ops->copy(stream, tag, &engine->mirror->scalars, &block->scalars, sizeof block->scalars);
+    return status;
 }
 
 static sherd_status execute_update(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)

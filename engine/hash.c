@@ -3,9 +3,6 @@
  * Digests of masters and moments. Every rank hashes the blocks of its own slice, wherever they are stored; the sums are
  * added over the ranks as integers, so the digest does not know about sharding.
  */
-#include <string.h>
-
-#include "base/half.h"
 #include "base/hash.h"
 #include "engine/engine.h"
 
@@ -20,9 +17,29 @@ static void add_values(digest *digest, uint32_t id, uint8_t place, int64_t first
         sherd__hash_add(&digest->param, id, place, first, values, n);
 }
 
-static sherd_status touch_values(sherd_engine *engine, const void *values, int64_t n)
+/* `n` values at `values` on the device: elements from `first` (a multiple of 256) on of a parameter's state `place`. */
+static sherd_status hash_values(sherd_engine *engine, digest *digest, uint32_t id, uint8_t place, int64_t first,
+                                const void *values, sherd_dtype dtype, int64_t n)
 {
-    return sherd__engine_touch(engine, "hash", values, (uint64_t)n * sizeof(float), 0, NULL);
+    const int64_t most = SHERD__STAGE_BYTES / sizeof(float);
+    sherd__tag tag = sherd__engine_tag(engine, "hash", -1);
+    sherd_status status = SHERD_OK;
+
+    for (int64_t i = 0; status == SHERD_OK && i < n; i += most) {
+        int64_t part = n - i < most ? n - i : most;
+        status = sherd__engine_follow(engine, "hash reuse");
+        if (status == SHERD_OK)
+            status =
+                engine->device->ops->convert(engine->stream[SHERD__COMM], tag, engine->stage, SHERD_FP32,
+                                             sherd__at(values, (uint64_t)i * sherd_dtype_bytes(dtype)), dtype, part, 0);
+        status = sherd__engine_check(engine, status, NULL);
+        if (status == SHERD_OK)
+            status = sherd__engine_sync(engine, SHERD__COMM, "hash sync", NULL);
+        if (status == SHERD_OK)
+            status = sherd__engine_touch(engine, "hash", engine->stage, (uint64_t)part * sizeof(float), 0, NULL);
+        add_values(digest, id, place, first + i, engine->stage, part);
+    }
+    return status;
 }
 
 /* Elements [first, first + n) of a parameter, all in this rank's slice. `at` is their place in the bucket. */
@@ -30,17 +47,14 @@ static sherd_status hash_segment(sherd_engine *engine, digest *digest, uint32_t 
                                  int64_t at, int64_t first, int64_t n)
 {
     int64_t local = at - sherd__engine_part_begin(engine, bucket);
-    const float *master = bucket->dtype == SHERD_FP32
-                              ? (const float *)sherd__at(engine->params.local, bucket->param_offset) + at
-                              : engine->master + bucket->master_offset + local;
-    sherd_status status = touch_values(engine, master, n);
+    const void *master = bucket->dtype == SHERD_FP32
+                             ? (const float *)sherd__at(engine->params.local, bucket->param_offset) + at
+                             : engine->master + bucket->master_offset + local;
+    sherd_status status = hash_values(engine, digest, id, 0, first, master, SHERD_FP32, n);
 
-    add_values(digest, id, 0, first, master, n);
-    for (uint32_t m = 0; status == SHERD_OK && m < engine->plan->n_moments; m++) {
-        const float *moment = engine->moment[m] + bucket->state_offset + local;
-        status = touch_values(engine, moment, n);
-        add_values(digest, id, (uint8_t)(m + 1), first, moment, n);
-    }
+    for (uint32_t m = 0; status == SHERD_OK && m < engine->plan->n_moments; m++)
+        status = hash_values(engine, digest, id, (uint8_t)(m + 1), first,
+                             engine->moment[m] + bucket->state_offset + local, SHERD_FP32, n);
     return status;
 }
 
@@ -61,50 +75,63 @@ static sherd_status hash_bucket(sherd_engine *engine, digest *digest, const sher
 }
 
 /* Frozen parameters are whole on every rank: rank 0 speaks for them. */
-static void hash_frozen(const sherd_engine *engine, digest *digest, uint32_t id)
+static sherd_status hash_frozen(sherd_engine *engine, digest *digest)
 {
-    const sherd__plan_param *param = &engine->plan->params[id];
-    const void *stored = sherd__at(engine->params.local, param->param_offset);
-    float block[SHERD__BLOCK_ELEMS];
+    const sherd_plan *plan = engine->plan;
+    sherd_status status = SHERD_OK;
 
-    for (int64_t first = 0; first < param->elems; first += SHERD__BLOCK_ELEMS) {
-        int64_t n = param->elems - first < SHERD__BLOCK_ELEMS ? param->elems - first : SHERD__BLOCK_ELEMS;
-        for (int64_t i = 0; i < n; i++)
-            block[i] = param->dtype == SHERD_FP32 ? ((const float *)stored)[first + i]
-                                                  : sherd__f32_of_bf16(((const uint16_t *)stored)[first + i]);
-        add_values(digest, id, 0, first, block, n);
-    }
+    for (uint32_t p = 0; status == SHERD_OK && engine->rank == 0 && p < plan->n_params; p++)
+        if (plan->params[p].bucket < 0)
+            status = hash_values(engine, digest, p, 0, 0, sherd__at(engine->params.local, plan->params[p].param_offset),
+                                 plan->params[p].dtype, plan->params[p].elems);
+    return status;
+}
+
+/* Adds the ranks' digests as integers, through the words of the vote. */
+static sherd_status add_over_ranks(sherd_engine *engine, digest *digest, sherd_error *err)
+{
+    const sherd__device_ops *ops = engine->device->ops;
+    sherd__stream *stream = engine->stream[SHERD__COMM];
+    sherd__tag tag = sherd__engine_tag(engine, "hash", -1);
+    uint64_t *limbs = engine->mirror->vote, bytes = 8 * sizeof *limbs;
+    sherd_status status;
+
+    sherd__hash_to_limbs(digest->param, limbs);
+    sherd__hash_to_limbs(digest->state, limbs + 4);
+    status = ops->copy(stream, tag, engine->block->vote, limbs, bytes);
+    if (status == SHERD_OK)
+        status = engine->comm->ops->all_reduce(engine->comm, stream, tag, engine->block->vote, 8, 0);
+    if (status == SHERD_OK)
+        status = ops->copy(stream, tag, limbs, engine->block->vote, bytes);
+    status = sherd__engine_check(engine, status, err);
+    if (status == SHERD_OK)
+        status = sherd__engine_sync(engine, SHERD__COMM, "hash sync", err);
+    if (status == SHERD_OK)
+        status = sherd__engine_touch(engine, "hash", limbs, bytes, 0, err);
+    digest->param = sherd__hash_from_limbs(limbs);
+    digest->state = sherd__hash_from_limbs(limbs + 4);
+    return status;
 }
 
 sherd_status sherd_engine_hash(sherd_engine *engine, uint8_t param_hash[16], uint8_t state_hash[16], sherd_error *err)
 {
     digest digest = {{0, 0}, {0, 0}};
-    uint64_t *limbs = engine->block->vote;
     sherd_status status = sherd__engine_idle(engine, "sherd_engine_hash", err);
 
     if (status != SHERD_OK)
         return status;
     for (uint32_t b = 0; status == SHERD_OK && b < engine->plan->n_buckets; b++)
         status = hash_bucket(engine, &digest, &engine->plan->buckets[b]);
-    if (status != SHERD_OK)
-        return sherd__engine_check(engine, status, err);
-    for (uint32_t p = 0; engine->rank == 0 && p < engine->plan->n_params; p++)
-        if (engine->plan->params[p].bucket < 0)
-            hash_frozen(engine, &digest, p);
-    sherd__hash_to_limbs(digest.param, limbs);
-    sherd__hash_to_limbs(digest.state, limbs + 4);
-    status = engine->comm->ops->all_reduce(engine->comm, engine->stream[SHERD__COMM],
-                                           sherd__engine_tag(engine, "hash", -1), limbs, 8, 0);
+    if (status == SHERD_OK)
+        status = hash_frozen(engine, &digest);
     status = sherd__engine_check(engine, status, err);
     if (status == SHERD_OK)
-        status = sherd__engine_sync(engine, SHERD__COMM, "hash sync", err);
-    if (status == SHERD_OK)
-        status = sherd__engine_touch(engine, "hash", limbs, 8 * sizeof *limbs, 0, err);
+        status = add_over_ranks(engine, &digest, err);
     if (status != SHERD_OK)
         return status;
     if (param_hash)
-        sherd__hash_bytes(sherd__hash_from_limbs(limbs), param_hash);
+        sherd__hash_bytes(digest.param, param_hash);
     if (state_hash)
-        sherd__hash_bytes(sherd__hash_from_limbs(limbs + 4), state_hash);
+        sherd__hash_bytes(digest.state, state_hash);
     return SHERD_OK;
 }

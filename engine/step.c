@@ -124,7 +124,7 @@ static sherd_status boundary(sherd_engine *engine, sherd_error *err)
     sherd_status status;
 
     book_update_time(engine);
-    engine->block->lr_bits = rate_bits(engine);
+    engine->mirror->lr_bits = rate_bits(engine);
     status = engine->device->ops->event_record(engine->device->compute, engine->closed);
     if (status == SHERD_OK)
         status = sherd__engine_execute_range(engine, engine->plan->schedule.boundary);
@@ -132,13 +132,13 @@ static sherd_status boundary(sherd_engine *engine, sherd_error *err)
         status = sherd__engine_compute_wait(engine, engine->voted, "vote (report)");
     status = sherd__engine_check(engine, status, err);
     return status == SHERD_OK
-               ? sherd__engine_touch(engine, "report", &engine->block->scalars, sizeof engine->block->scalars, 0, err)
+               ? sherd__engine_touch(engine, "report", &engine->mirror->scalars, sizeof engine->mirror->scalars, 0, err)
                : status;
 }
 
 static void fill_report(sherd_engine *engine, int64_t now)
 {
-    const sherd__step_scalars *scalars = &engine->block->scalars;
+    const sherd__step_scalars *scalars = &engine->mirror->scalars;
     sherd__engine_times *times = &engine->times;
     sherd_report *report = &engine->last;
 

@@ -197,10 +197,8 @@ sherd_status sherd__engine_exchange(sherd_engine *engine, const void *line, size
     sherd__tag tag = sherd__engine_tag(engine, "exchange", -1);
     uint64_t own = (uint64_t)engine->rank * SHERD__SCRATCH_BYTES_PER_RANK;
     /* The caller may still be reading the last exchange's lines: nothing else lies between two calls in a row. */
-    sherd_status status = ops->event_record(engine->device->compute, engine->closed);
+    sherd_status status = sherd__engine_follow(engine, "exchange reuse");
 
-    if (status == SHERD_OK)
-        status = ops->event_wait(stream, engine->closed, "exchange reuse");
     if (status == SHERD_OK)
         status = engine->comm->ops->released(engine->comm, stream, tag, engine->scratch_ticket, "scratch reuse");
     if (status == SHERD_OK)

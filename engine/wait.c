@@ -97,6 +97,14 @@ sherd_status sherd__engine_sync(sherd_engine *engine, sherd__stream_id stream, c
     return status == SHERD_OK ? sherd__engine_health(engine, err) : status;
 }
 
+sherd_status sherd__engine_follow(sherd_engine *engine, const char *site)
+{
+    const sherd__device_ops *ops = engine->device->ops;
+    sherd_status status = ops->event_record(engine->device->compute, engine->closed);
+
+    return status == SHERD_OK ? ops->event_wait(engine->stream[SHERD__COMM], engine->closed, site) : status;
+}
+
 sherd_status sherd__engine_touch(sherd_engine *engine, const char *who, const void *address, uint64_t bytes,
                                  int32_t write, sherd_error *err)
 {

@@ -26,5 +26,6 @@ sherd_status sherd_plan_memory(const sherd_plan *plan, int32_t rank, sherd_memor
     bytes[SHERD_CAT_MASTER] = plan->master_elems * sizeof(float);
     bytes[SHERD_CAT_MOMENTS] = plan->moment_elems * sizeof(float) * plan->n_moments;
     bytes[SHERD_CAT_COMMUNICATION] = plan->comm_bytes;
+    out->bytes[SHERD_TIER_HOST][SHERD_CAT_COMMUNICATION] = SHERD__HOST_COMM_BYTES;
     return SHERD_OK;
 }

@@ -86,6 +86,10 @@ int64_t sherd__plan_param_of_block(const sherd_plan *plan, uint64_t number);
 #define SHERD__STEP_BYTES             4096u
 #define SHERD__SCRATCH_BYTES_PER_RANK 64u
 uint64_t sherd__plan_comm_bytes(int32_t world);
+/* COMMUNICATION on the host tier, per rank: the host's copy of the step block, and what device values are staged through when
+ * the host must see them (digests). */
+#define SHERD__STAGE_BYTES 65536u
+#define SHERD__HOST_COMM_BYTES (SHERD__STEP_BYTES + SHERD__STAGE_BYTES)
 
 /* The micro-batch number (NUMERICS: Numbering). */
 int64_t sherd__plan_micro_number(const sherd_plan *plan, int32_t rank, int64_t k);

@@ -15,7 +15,8 @@ extern "C" {
 
 /* COLLECTIVE over `mpi`. Ranks and world are those of `mpi`, which is used during creation only (non-blocking calls, polled
  * up to fail_after_s) and neither duplicated, kept nor freed. All ranks must be processes of one host (EUNSUPPORTED
- * otherwise, with the two host names); data moves through shared memory. Errors: EUNSUPPORTED "built without MPI". */
+ * otherwise, with the two host names); data moves through shared memory. A library built without MPI does not have this symbol:
+ * `sherd info` says which it is. */
 SHERD_API sherd_status sherd_comm_create_mpi(const sherd_comm_options *options, MPI_Comm mpi, sherd_comm **out,
                                              sherd_error *err);
 

@@ -270,7 +270,9 @@ static void check_memory(const sherd_plan *plan)
         assert_int_equal(device[SHERD_CAT_COMMUNICATION], 8192 + 64 * plan->world);
         for (int tier = 0; tier < SHERD_TIERS; tier++)
             for (int c = 0; c < SHERD_CATEGORIES; c++)
-                if (tier != SHERD_TIER_DEVICE || !sherd_category_planned((sherd_category)c))
+                if (tier == SHERD_TIER_HOST && c == SHERD_CAT_COMMUNICATION)
+                    assert_int_equal(memory.bytes[tier][c], 4096 + 65536);
+                else if (tier != SHERD_TIER_DEVICE || !sherd_category_planned((sherd_category)c))
                     assert_int_equal(memory.bytes[tier][c], 0);
     }
     sherd_memory none;
