@@ -349,7 +349,8 @@ int main(void)
         cmocka_unit_test(each_missing_wait_is_reported_in_every_order),
         cmocka_unit_test(each_dropped_wait_is_reported_in_every_order), cmocka_unit_test(the_host_clock_is_inherited),
         cmocka_unit_test(a_seed_draws_the_same_order_twice), cmocka_unit_test(compute_is_a_stream),
-        cmocka_unit_test(late_waits_are_counted), cmocka_unit_test(freed_memory_is_forgotten), cmocka_unit_test(an_event_has_one_pending_recorder),
+        cmocka_unit_test(late_waits_are_counted),
+        cmocka_unit_test(freed_memory_is_forgotten), cmocka_unit_test(an_event_has_one_pending_recorder),
         cmocka_unit_test(a_deadlock_is_found_and_described), cmocka_unit_test(misuse_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
