@@ -62,6 +62,7 @@ static sherd_status create(rig *r, sherd_error *err)
     sherd_device_options device;
     sherd_model_options options;
     sherd_device_options_init(&device, sizeof device);
+    device.memory_limit = c->memory_limit;
     sherd_status status = sherd_device_create(&device, &r->device, err);
     if (status != SHERD_OK) {
         return status;

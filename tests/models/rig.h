@@ -16,6 +16,7 @@ typedef struct rig_case {
     sherd_dtype dtype, grad_dtype;
     sherd_model_gemm gemm;
     int threads;
+    uint64_t memory_limit; /* of the device; 0: none */
 } rig_case;
 
 typedef struct rig {
@@ -32,7 +33,7 @@ typedef struct rig {
     int32_t *tokens, *targets;
 } rig;
 
-/* On failure nothing needs to be closed, but memory may be lost: the test ends anyway. */
+/* After a failure rig_close takes what was made. */
 sherd_status rig_open(rig *r, const rig_case *c, sherd_error *err);
 void rig_close(rig *r);
 sherd_status rig_step(rig *r, double *loss, sherd_error *err);

@@ -224,6 +224,37 @@ static void ledger_holds_what_was_predicted(void **state)
     assert_int_equal(compared, 16);
 }
 
+/* Raises the device's limit until everything fits: every allocation of create and of the first step fails once on the way. */
+static void failed_allocations_leave_nothing(void **state)
+{
+    (void)state;
+    int refused = 0;
+    for (uint64_t limit = 64 << 10;; limit += 32 << 10) {
+        rig r;
+        sherd_memory live;
+        sherd_error err = {0};
+        double loss;
+        rig_case c = SMALL;
+        c.threads = 2;
+        c.memory_limit = limit;
+        sherd_status status = rig_open(&r, &c, &err);
+        if (status == SHERD_OK) {
+            status = rig_step(&r, &loss, &err);
+        } else if (r.model == NULL && r.store) {
+            sherd_device_memory(r.device, &live, NULL);
+            assert_int_equal(live.bytes[SHERD_TIER_DEVICE][SHERD_CAT_ACTIVATIONS], 0);
+            assert_int_equal(live.bytes[SHERD_TIER_DEVICE][SHERD_CAT_WORKSPACE], 0);
+        }
+        assert_true(status == SHERD_OK || (status == SHERD_ENOMEM && err.text[0] != '\0'));
+        rig_close(&r);
+        if (status == SHERD_OK) {
+            break;
+        }
+        refused++;
+    }
+    assert_true(refused > 8);
+}
+
 static void checkpointing_needs_less(void **state)
 {
     (void)state;
@@ -256,8 +287,6 @@ static void wrong_calls_are_refused(void **state)
     rig_case c = SMALL;
     c.grad_dtype = SHERD_BF16;
     assert_int_not_equal(rig_open(&r, &c, &err), SHERD_OK);
-    sherd_model_memory_store_destroy(r.store);
-    r.store = NULL;
     rig_close(&r);
 }
 
@@ -338,6 +367,7 @@ int main(void)
         cmocka_unit_test(bits_are_the_same_again_at_any_thread_count_and_with_checkpointing),
         cmocka_unit_test(head_in_chunks_matches_head_at_once),
         cmocka_unit_test(ledger_holds_what_was_predicted),
+        cmocka_unit_test(failed_allocations_leave_nothing),
         cmocka_unit_test(checkpointing_needs_less),
         cmocka_unit_test(wrong_calls_are_refused),
         cmocka_unit_test(every_failure_of_the_store_is_passed_on),
