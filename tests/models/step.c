@@ -224,6 +224,38 @@ static void ledger_holds_what_was_predicted(void **state)
     assert_int_equal(compared, 16);
 }
 
+static void forward_only_gives_the_same_loss_and_logits(void **state)
+{
+    (void)state;
+    rig r;
+    sherd_model *small;
+    sherd_model_options o;
+    sherd_error err = {0};
+    double loss = 0;
+    uint64_t some, all;
+    float logits[2][90];
+    opened(&r, &SMALL);
+    sherd_model_options_init(&o, sizeof o);
+    o.batch = SMALL.batch;
+    o.seq = SMALL.seq;
+    o.device = r.device;
+    assert_int_equal(sherd_model_memory(&r.shape, &o, &all, NULL, NULL), SHERD_OK);
+    o.forward_only = 1;
+    assert_int_equal(sherd_model_memory(&r.shape, &o, &some, NULL, NULL), SHERD_OK);
+    assert_true(some < all);
+    assert_int_equal(sherd_model_create(&r.shape, &o, &small, &err), SHERD_OK);
+    assert_int_equal(sherd_model_loss(small, &r.view, r.tokens, r.targets, SMALL.batch, SMALL.seq, &loss, &err), SHERD_OK);
+    assert_true(loss == loss_only(&r));
+    for (int64_t n = 1; n <= SMALL.seq; n += 6) {
+        assert_int_equal(sherd_model_logits(small, &r.view, r.tokens, n, logits[0], &err), SHERD_OK);
+        assert_int_equal(sherd_model_logits(r.model, &r.view, r.tokens, n, logits[1], &err), SHERD_OK);
+        assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
+    }
+    assert_int_equal(sherd_model_step(small, &r.view, r.tokens, r.targets, SMALL.batch, SMALL.seq, &loss, &err), SHERD_ESTATE);
+    sherd_model_destroy(small);
+    rig_close(&r);
+}
+
 /* Raises the device's limit until everything fits: every allocation of create and of the first step fails once on the way. */
 static void failed_allocations_leave_nothing(void **state)
 {
@@ -367,6 +399,7 @@ int main(void)
         cmocka_unit_test(bits_are_the_same_again_at_any_thread_count_and_with_checkpointing),
         cmocka_unit_test(head_in_chunks_matches_head_at_once),
         cmocka_unit_test(ledger_holds_what_was_predicted),
+        cmocka_unit_test(forward_only_gives_the_same_loss_and_logits),
         cmocka_unit_test(failed_allocations_leave_nothing),
         cmocka_unit_test(checkpointing_needs_less),
         cmocka_unit_test(wrong_calls_are_refused),
