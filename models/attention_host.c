@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * Causal attention on the host, blockwise (the recurrence is Milakov and Gimelshein's online softmax, the backward that of
- * FlashAttention-2): 64 queries against at most 256 keys at a time, scores only ever in that block. One task is one key-value
- * head of one sequence with all its query heads, so its dk and dv have one writer and one order. Keys and values are packed once
- * per task, in fp32: turned into panels of 64 columns where they are the right operand of q·kᵀ, as rows where they are that
- * of p·v.
+ * Causal attention on the host, blockwise (the recurrence is Milakov and Gimelshein's online softmax, the backward that
+ * of FlashAttention-2): 64 queries against at most 256 keys at a time, scores only ever in that block. One task is one
+ * key-value head of one sequence with all its query heads, so its dk and dv have one writer and one order. Keys and
+ * values are packed once per task, in fp32: turned into panels of 64 columns where they are the right operand of q·kᵀ,
+ * as rows where they are that of p·v.
  */
 #include "models/host.h"
 
@@ -109,26 +109,53 @@ static void pack_keys(const frame *f)
 }
 
 /* out[QUERIES][KEYS] = x[n][dim] · panelsᵀ for `keys` keys (whole panels) from `key`. */
-static void scores(const frame *f, const float *x, int64_t n, const float *panels, int64_t key, int64_t keys, float *out)
+static void scores(const frame *f, const float *x, int64_t n, const float *panels, int64_t key, int64_t keys,
+                   float *out)
 {
     for (int64_t j = 0; j < keys; j += PAD) {
-        f->k->gemm(&(sherd_tile_gemm){.m = n, .n = PAD, .k = f->dim, .a = x, .a_row = f->pad_dim, .a_col = 1,
-                                      .b = panels + (key + j) * f->dim, .ldb = PAD, .c = out + j, .ldc = KEYS});
+        f->k->gemm(&(sherd_tile_gemm){.m = n,
+                                      .n = PAD,
+                                      .k = f->dim,
+                                      .a = x,
+                                      .a_row = f->pad_dim,
+                                      .a_col = 1,
+                                      .b = panels + (key + j) * f->dim,
+                                      .ldb = PAD,
+                                      .c = out + j,
+                                      .ldc = KEYS});
     }
 }
 
 /* y[n][pad_dim] += s[n][KEYS] · rows[keys][pad_dim] */
 static void weigh(const frame *f, const float *s, int64_t n, const float *rows, int64_t keys, float *y)
 {
-    f->k->gemm(&(sherd_tile_gemm){.m = n, .n = f->pad_dim, .k = keys, .a = s, .a_row = KEYS, .a_col = 1, .b = rows,
-                                  .ldb = f->pad_dim, .c = y, .ldc = f->pad_dim, .beta = 1});
+    f->k->gemm(&(sherd_tile_gemm){.m = n,
+                                  .n = f->pad_dim,
+                                  .k = keys,
+                                  .a = s,
+                                  .a_row = KEYS,
+                                  .a_col = 1,
+                                  .b = rows,
+                                  .ldb = f->pad_dim,
+                                  .c = y,
+                                  .ldc = f->pad_dim,
+                                  .beta = 1});
 }
 
 /* y[keys][pad_dim] += s[n][KEYS]ᵀ · rows[n][pad_dim] */
 static void weigh_turned(const frame *f, const float *s, int64_t n, const float *rows, int64_t keys, float *y)
 {
-    f->k->gemm(&(sherd_tile_gemm){.m = keys, .n = f->pad_dim, .k = n, .a = s, .a_row = 1, .a_col = KEYS, .b = rows,
-                                  .ldb = f->pad_dim, .c = y, .ldc = f->pad_dim, .beta = 1});
+    f->k->gemm(&(sherd_tile_gemm){.m = keys,
+                                  .n = f->pad_dim,
+                                  .k = n,
+                                  .a = s,
+                                  .a_row = 1,
+                                  .a_col = KEYS,
+                                  .b = rows,
+                                  .ldb = f->pad_dim,
+                                  .c = y,
+                                  .ldc = f->pad_dim,
+                                  .beta = 1});
 }
 
 /* How many of the `keys` keys from `key` the query sees. At least one in the first block. */
@@ -259,5 +286,11 @@ static void run(sherd_ops *ops, const sherd_attention *a, sherd_pool_fn fn)
     sherd__pool_run(j.h->pool, a->batch * a->kv_heads, fn, &j);
 }
 
-void sherd__host_attention(sherd_ops *ops, const sherd_attention *args) { run(ops, args, forward_task); }
-void sherd__host_attention_backward(sherd_ops *ops, const sherd_attention *args) { run(ops, args, backward_task); }
+void sherd__host_attention(sherd_ops *ops, const sherd_attention *args)
+{
+    run(ops, args, forward_task);
+}
+void sherd__host_attention_backward(sherd_ops *ops, const sherd_attention *args)
+{
+    run(ops, args, backward_task);
+}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Forward: h = x + Wo·attention(norm(x)); y = h + Wd·(silu(Wg·n)·Wu·n) with n = norm(h). Each residual addition is the epilogue of
- * the product before it.
+ * Forward: h = x + Wo·attention(norm(x)); y = h + Wd·(silu(Wg·n)·Wu·n) with n = norm(h). Each residual addition is the
+ * epilogue of the product before it.
  */
 #include "models/state.h"
 
@@ -18,8 +18,9 @@ sherd_layer_buffers *sherd__model_layer(const sherd_model *m, int64_t layer)
 static void rotate(sherd_pass *p, void *x, int64_t heads)
 {
     sherd_model *m = p->m;
-    m->ops->rope(m->ops, &(sherd_rope){.batch = p->batch, .seq = p->seq, .heads = heads, .dim = m->head_dim,
-                                       .table = m->w.rope, .x = x});
+    m->ops->rope(m->ops,
+                 &(sherd_rope){
+                     .batch = p->batch, .seq = p->seq, .heads = heads, .dim = m->head_dim, .table = m->w.rope, .x = x});
 }
 
 static void attention_block(sherd_pass *p, int64_t layer, const void *in)
@@ -36,9 +37,16 @@ static void attention_block(sherd_pass *p, int64_t layer, const void *in)
     }
     rotate(p, b->q, m->shape.heads);
     rotate(p, b->k, m->shape.kv_heads);
-    m->ops->attention(m->ops, &(sherd_attention){.batch = p->batch, .seq = p->seq, .heads = m->shape.heads,
-                                                 .kv_heads = m->shape.kv_heads, .dim = m->head_dim, .q = b->q, .k = b->k,
-                                                 .v = b->v, .out = b->attended, .lse = b->lse});
+    m->ops->attention(m->ops, &(sherd_attention){.batch = p->batch,
+                                                 .seq = p->seq,
+                                                 .heads = m->shape.heads,
+                                                 .kv_heads = m->shape.kv_heads,
+                                                 .dim = m->head_dim,
+                                                 .q = b->q,
+                                                 .k = b->k,
+                                                 .v = b->v,
+                                                 .out = b->attended,
+                                                 .lse = b->lse});
     sherd__pass_linear(p, sherd__layer_param(layer, SHERD__O), b->attended, b->middle, hidden, hidden, in);
 }
 
@@ -65,8 +73,12 @@ void sherd__forward_layers(sherd_pass *p)
     if (!table) {
         return;
     }
-    m->ops->embedding(m->ops, &(sherd_embedding){.rows = p->rows, .cols = m->shape.hidden, .vocab = m->shape.vocab,
-                                                 .tokens = m->w.tokens, .table = table, .out = sherd__model_input(m, 0)});
+    m->ops->embedding(m->ops, &(sherd_embedding){.rows = p->rows,
+                                                 .cols = m->shape.hidden,
+                                                 .vocab = m->shape.vocab,
+                                                 .tokens = m->w.tokens,
+                                                 .table = table,
+                                                 .out = sherd__model_input(m, 0)});
     sherd__pass_release(p, SHERD__EMBED);
     for (int64_t layer = 0; layer < m->shape.layers && p->status == SHERD_OK; layer++) {
         sherd__forward_layer(p, layer, sherd__model_input(m, layer), sherd__model_input(m, layer + 1));

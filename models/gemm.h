@@ -17,8 +17,8 @@ struct sherd_gemm {
 };
 
 /* Own blocked GEMM: any type, no library, results independent of the number of threads. */
-sherd_status sherd__gemm_portable_create(const sherd_ops_options *options, const sherd_kernels *kernels, sherd_pool *pool,
-                                         sherd_gemm **out, sherd_error *err);
+sherd_status sherd__gemm_portable_create(const sherd_ops_options *options, const sherd_kernels *kernels,
+                                         sherd_pool *pool, sherd_gemm **out, sherd_error *err);
 uint64_t sherd__gemm_portable_bytes(const sherd_ops_options *options);
 /* oneDNN (gemm_dnnl2.c or gemm_dnnl3.c, one of them is built where SHERD_HAVE_DNNL). */
 sherd_status sherd__gemm_dnnl_create(const sherd_ops_options *options, const sherd_kernels *kernels, sherd_pool *pool,

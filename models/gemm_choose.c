@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Which provider multiplies. oneDNN where it multiplies the type natively: fp32 always, bf16 only on CPUs with bf16
- * instructions. Without them its bf16 runs at a fifth of its fp32 (emulation), while the own GEMM widens bf16 as it packs, which
- * it has to do anyway. bench/models measures both.
+ * instructions. Without them its bf16 runs at a fifth of its fp32 (emulation), while the own GEMM widens bf16 as it
+ * packs, which it has to do anyway. bench/models measures both.
  */
 #include "models/gemm.h"
 
@@ -19,13 +19,14 @@ static int use_dnnl(const sherd_ops_options *o)
 #endif
 }
 
-sherd_status sherd__gemm_create(const sherd_ops_options *o, const sherd_kernels *kernels, sherd_pool *pool, sherd_gemm **out,
-                                sherd_error *err)
+sherd_status sherd__gemm_create(const sherd_ops_options *o, const sherd_kernels *kernels, sherd_pool *pool,
+                                sherd_gemm **out, sherd_error *err)
 {
     if (!use_dnnl(o)) {
         if (o->gemm == SHERD_MODEL_GEMM_ONEDNN) {
-            return sherd__model_fail(err, SHERD_EUNSUPPORTED, "model: products by oneDNN were asked for, but this build has none; "
-                                                              "install libdnnl-dev and build again, or take AUTO");
+            return sherd__model_fail(err, SHERD_EUNSUPPORTED,
+                                     "model: products by oneDNN were asked for, but this build has none; "
+                                     "install libdnnl-dev and build again, or take AUTO");
         }
         return sherd__gemm_portable_create(o, kernels, pool, out, err);
     }
@@ -36,4 +37,7 @@ sherd_status sherd__gemm_create(const sherd_ops_options *o, const sherd_kernels 
 #endif
 }
 
-uint64_t sherd__gemm_bytes(const sherd_ops_options *o) { return use_dnnl(o) ? 0 : sherd__gemm_portable_bytes(o); }
+uint64_t sherd__gemm_bytes(const sherd_ops_options *o)
+{
+    return use_dnnl(o) ? 0 : sherd__gemm_portable_bytes(o);
+}

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Products by oneDNN. The rows of C are cut into slices that the rank's own workers run, each with oneDNN on one OpenMP thread:
- * two pools of threads that both spin would fight for the cores. A worker keeps its primitives by shape (making one costs
- * milliseconds) and its scratchpad; both settle in the first step. fp32 results go straight to C; bf16 ones come as fp32
- * and are added to and narrowed by the one rule, since oneDNN's own rounding is to even.
+ * Products by oneDNN. The rows of C are cut into slices that the rank's own workers run, each with oneDNN on one OpenMP
+ * thread: two pools of threads that both spin would fight for the cores. A worker keeps its primitives by shape (making
+ * one costs milliseconds) and its scratchpad; both settle in the first step. fp32 results go straight to C; bf16 ones
+ * come as fp32 and are added to and narrowed by the one rule, since oneDNN's own rounding is to even.
  */
 #include "models/dnnl_api.h"
 #include "models/gemm.h"
@@ -49,12 +49,21 @@ typedef struct job {
 } job;
 
 /* OpenMP's own calls, from whichever runtime oneDNN brought: naming the library here could bring a second one. */
-static void *runtime_call(const char *name) { return dlsym(RTLD_DEFAULT, name); }
+static void *runtime_call(const char *name)
+{
+    return dlsym(RTLD_DEFAULT, name);
+}
 
 int sherd__dnnl_set_threads(int threads)
 {
-    union { void *symbol; void (*call)(int); } set = {runtime_call("omp_set_num_threads")};
-    union { void *symbol; int (*call)(void); } get = {runtime_call("omp_get_max_threads")};
+    union {
+        void *symbol;
+        void (*call)(int);
+    } set = {runtime_call("omp_set_num_threads")};
+    union {
+        void *symbol;
+        int (*call)(void);
+    } get = {runtime_call("omp_get_max_threads")};
     int before = get.symbol ? get.call() : 0;
     if (set.symbol && before != threads && threads > 0) {
         set.call(threads);
@@ -62,7 +71,10 @@ int sherd__dnnl_set_threads(int threads)
     return before;
 }
 
-int sherd__gemm_dnnl_native_bf16(void) { return sherd__dnnl_native_bf16(); }
+int sherd__gemm_dnnl_native_bf16(void)
+{
+    return sherd__dnnl_native_bf16();
+}
 
 static sherd_status grow(provider *p, float **block, uint64_t *have, uint64_t need, sherd_error *err)
 {
@@ -106,9 +118,15 @@ static sherd_status find(worker *w, const sherd_dnnl_shape *shape, sherd_dnnl_pr
 static sherd_dnnl_shape slice_shape(const provider *p, const sherd_matmul *mm, int64_t rows)
 {
     int direct = mm->out == SHERD_FP32;
-    return (sherd_dnnl_shape){.m = rows, .n = mm->n, .k = mm->k, .a_row = mm->trans_a ? 1 : mm->k,
-                              .a_col = mm->trans_a ? mm->m : 1, .b_row = mm->trans_b ? 1 : mm->n,
-                              .b_col = mm->trans_b ? mm->k : 1, .ldc = mm->n, .bf16 = p->in != SHERD_FP32,
+    return (sherd_dnnl_shape){.m = rows,
+                              .n = mm->n,
+                              .k = mm->k,
+                              .a_row = mm->trans_a ? 1 : mm->k,
+                              .a_col = mm->trans_a ? mm->m : 1,
+                              .b_row = mm->trans_b ? 1 : mm->n,
+                              .b_col = mm->trans_b ? mm->k : 1,
+                              .ldc = mm->n,
+                              .bf16 = p->in != SHERD_FP32,
                               .add = direct && mm->d};
 }
 
@@ -215,7 +233,10 @@ static void destroy(sherd_gemm *gemm)
     free(p);
 }
 
-static const char *describe(const sherd_gemm *gemm) { return ((const provider *)gemm)->text; }
+static const char *describe(const sherd_gemm *gemm)
+{
+    return ((const provider *)gemm)->text;
+}
 
 sherd_status sherd__gemm_dnnl_create(const sherd_ops_options *options, const sherd_kernels *kernels, sherd_pool *pool,
                                      sherd_gemm **out, sherd_error *err)
@@ -227,8 +248,13 @@ sherd_status sherd__gemm_dnnl_create(const sherd_ops_options *options, const she
         free(p);
         return sherd__model_fail(err, SHERD_ENOMEM, "oneDNN: no memory for %d workers", options->threads);
     }
-    *p = (provider){.base = {.destroy = destroy, .describe = describe, .matmul = matmul}, .kernels = kernels, .pool = pool,
-                    .device = options->device, .in = options->dtype, .n_workers = options->threads, .workers = workers};
+    *p = (provider){.base = {.destroy = destroy, .describe = describe, .matmul = matmul},
+                    .kernels = kernels,
+                    .pool = pool,
+                    .device = options->device,
+                    .in = options->dtype,
+                    .n_workers = options->threads,
+                    .workers = workers};
     sherd__dnnl_version(p->text, sizeof p->text);
     if (p->in != SHERD_FP32 && !sherd__dnnl_native_bf16()) {
         strncat(p->text, " (bf16 emulated: this CPU has none)", sizeof p->text - strlen(p->text) - 1);

@@ -22,8 +22,8 @@ struct sherd_dnnl_product {
 
 static sherd_status fail(sherd_error *err, const char *what, dnnl_status_t status)
 {
-    return sherd__model_fail(err, status == dnnl_out_of_memory ? SHERD_ENOMEM : SHERD_EDEVICE, "oneDNN: %s failed with status %d",
-                             what, (int)status);
+    return sherd__model_fail(err, status == dnnl_out_of_memory ? SHERD_ENOMEM : SHERD_EDEVICE,
+                             "oneDNN: %s failed with status %d", what, (int)status);
 }
 
 sherd_status sherd__dnnl_context_create(sherd_dnnl_context **out, sherd_error *err)
@@ -61,7 +61,8 @@ void sherd__dnnl_context_destroy(sherd_dnnl_context *c)
 static dnnl_memory_desc_t matrix(int64_t rows, int64_t cols, int64_t row, int64_t col, int64_t bf16)
 {
     dnnl_memory_desc_t md;
-    dnnl_memory_desc_init_by_strides(&md, 2, (dnnl_dims_t){rows, cols}, bf16 ? dnnl_bf16 : dnnl_f32, (dnnl_dims_t){row, col});
+    dnnl_memory_desc_init_by_strides(&md, 2, (dnnl_dims_t){rows, cols}, bf16 ? dnnl_bf16 : dnnl_f32,
+                                     (dnnl_dims_t){row, col});
     return md;
 }
 
@@ -105,8 +106,8 @@ static dnnl_status_t finish(sherd_dnnl_context *ctx, dnnl_primitive_desc_t pd, c
 
 static dnnl_status_t build(sherd_dnnl_context *ctx, const sherd_dnnl_shape *s, sherd_dnnl_product *p)
 {
-    dnnl_memory_desc_t md[3] = {matrix(s->m, s->k, s->a_row, s->a_col, s->bf16), matrix(s->k, s->n, s->b_row, s->b_col, s->bf16),
-                                matrix(s->m, s->n, s->ldc, 1, 0)};
+    dnnl_memory_desc_t md[3] = {matrix(s->m, s->k, s->a_row, s->a_col, s->bf16),
+                                matrix(s->k, s->n, s->b_row, s->b_col, s->bf16), matrix(s->m, s->n, s->ldc, 1, 0)};
     dnnl_primitive_attr_t attr = NULL;
     dnnl_primitive_desc_t pd = NULL;
     dnnl_matmul_desc_t desc;
@@ -125,8 +126,8 @@ static dnnl_status_t build(sherd_dnnl_context *ctx, const sherd_dnnl_shape *s, s
     return status;
 }
 
-sherd_status sherd__dnnl_product_create(sherd_dnnl_context *context, const sherd_dnnl_shape *shape, sherd_dnnl_product **out,
-                                        sherd_error *err)
+sherd_status sherd__dnnl_product_create(sherd_dnnl_context *context, const sherd_dnnl_shape *shape,
+                                        sherd_dnnl_product **out, sherd_error *err)
 {
     sherd_dnnl_product *p = calloc(1, sizeof *p);
     if (!p) {
@@ -158,7 +159,10 @@ void sherd__dnnl_product_destroy(sherd_dnnl_product *p)
     free(p);
 }
 
-uint64_t sherd__dnnl_product_scratch(const sherd_dnnl_product *product) { return product->scratch_bytes; }
+uint64_t sherd__dnnl_product_scratch(const sherd_dnnl_product *product)
+{
+    return product->scratch_bytes;
+}
 
 const char *sherd__dnnl_product_name(const sherd_dnnl_product *product)
 {
@@ -173,15 +177,18 @@ const char *sherd__dnnl_product_name(const sherd_dnnl_product *product)
 /* oneDNN takes its inputs through non-const pointers and does not write to them. */
 static dnnl_status_t point(dnnl_memory_t memory, const void *data)
 {
-    union { const void *in; void *out; } pun = {data};
+    union {
+        const void *in;
+        void *out;
+    } pun = {data};
     return dnnl_memory_set_data_handle(memory, pun.out);
 }
 
-sherd_status sherd__dnnl_product_run(sherd_dnnl_context *context, sherd_dnnl_product *p, const void *a, const void *b, float *c,
-                                     void *scratch, sherd_error *err)
+sherd_status sherd__dnnl_product_run(sherd_dnnl_context *context, sherd_dnnl_product *p, const void *a, const void *b,
+                                     float *c, void *scratch, sherd_error *err)
 {
-    dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, p->a}, {DNNL_ARG_WEIGHTS, p->b}, {DNNL_ARG_DST, p->c},
-                              {DNNL_ARG_SCRATCHPAD, p->scratch}};
+    dnnl_exec_arg_t args[] = {
+        {DNNL_ARG_SRC, p->a}, {DNNL_ARG_WEIGHTS, p->b}, {DNNL_ARG_DST, p->c}, {DNNL_ARG_SCRATCHPAD, p->scratch}};
     dnnl_status_t status = point(p->a, a);
     if (status == dnnl_success) {
         status = point(p->b, b);

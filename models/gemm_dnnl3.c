@@ -22,8 +22,8 @@ struct sherd_dnnl_product {
 
 static sherd_status fail(sherd_error *err, const char *what, dnnl_status_t status)
 {
-    return sherd__model_fail(err, status == dnnl_out_of_memory ? SHERD_ENOMEM : SHERD_EDEVICE, "oneDNN: %s failed with status %d",
-                             what, (int)status);
+    return sherd__model_fail(err, status == dnnl_out_of_memory ? SHERD_ENOMEM : SHERD_EDEVICE,
+                             "oneDNN: %s failed with status %d", what, (int)status);
 }
 
 sherd_status sherd__dnnl_context_create(sherd_dnnl_context **out, sherd_error *err)
@@ -140,8 +140,8 @@ static dnnl_status_t build(sherd_dnnl_context *ctx, const sherd_dnnl_shape *s, s
     return status;
 }
 
-sherd_status sherd__dnnl_product_create(sherd_dnnl_context *context, const sherd_dnnl_shape *shape, sherd_dnnl_product **out,
-                                        sherd_error *err)
+sherd_status sherd__dnnl_product_create(sherd_dnnl_context *context, const sherd_dnnl_shape *shape,
+                                        sherd_dnnl_product **out, sherd_error *err)
 {
     sherd_dnnl_product *p = calloc(1, sizeof *p);
     if (!p) {
@@ -173,7 +173,10 @@ void sherd__dnnl_product_destroy(sherd_dnnl_product *p)
     free(p);
 }
 
-uint64_t sherd__dnnl_product_scratch(const sherd_dnnl_product *product) { return product->scratch_bytes; }
+uint64_t sherd__dnnl_product_scratch(const sherd_dnnl_product *product)
+{
+    return product->scratch_bytes;
+}
 
 const char *sherd__dnnl_product_name(const sherd_dnnl_product *product)
 {
@@ -188,15 +191,18 @@ const char *sherd__dnnl_product_name(const sherd_dnnl_product *product)
 /* oneDNN takes its inputs through non-const pointers and does not write to them. */
 static dnnl_status_t point(dnnl_memory_t memory, const void *data)
 {
-    union { const void *in; void *out; } pun = {data};
+    union {
+        const void *in;
+        void *out;
+    } pun = {data};
     return dnnl_memory_set_data_handle(memory, pun.out);
 }
 
-sherd_status sherd__dnnl_product_run(sherd_dnnl_context *context, sherd_dnnl_product *p, const void *a, const void *b, float *c,
-                                     void *scratch, sherd_error *err)
+sherd_status sherd__dnnl_product_run(sherd_dnnl_context *context, sherd_dnnl_product *p, const void *a, const void *b,
+                                     float *c, void *scratch, sherd_error *err)
 {
-    dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, p->a}, {DNNL_ARG_WEIGHTS, p->b}, {DNNL_ARG_DST, p->c},
-                              {DNNL_ARG_SCRATCHPAD, p->scratch}};
+    dnnl_exec_arg_t args[] = {
+        {DNNL_ARG_SRC, p->a}, {DNNL_ARG_WEIGHTS, p->b}, {DNNL_ARG_DST, p->c}, {DNNL_ARG_SCRATCHPAD, p->scratch}};
     dnnl_status_t status = point(p->a, a);
     if (status == dnnl_success) {
         status = point(p->b, b);

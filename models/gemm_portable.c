@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * A blocked GEMM over the register tile of kernels_body.h. op(B) is packed once, by all threads, into panels of 64 columns
- * ([panel][k][64], fp32, zeros behind the last column); then tasks of 48 rows × 256 columns multiply: rows of op(A) are widened
- * into a small buffer where they need it, sums stay in an fp32 block in cache, and the epilogue adds D and narrows on the way
- * out. bf16 operands are therefore converted while they are packed and cost no pass of their own. Every element is one sum
- * over k in rising order, in blocks of KC: it depends on shapes only.
+ * A blocked GEMM over the register tile of kernels_body.h. op(B) is packed once, by all threads, into panels of 64
+ * columns
+ * ([panel][k][64], fp32, zeros behind the last column); then tasks of 48 rows × 256 columns multiply: rows of op(A) are
+ * widened into a small buffer where they need it, sums stay in an fp32 block in cache, and the epilogue adds D and
+ * narrows on the way out. bf16 operands are therefore converted while they are packed and cost no pass of their own.
+ * Every element is one sum over k in rising order, in blocks of KC: it depends on shapes only.
  */
 #include "models/gemm.h"
 #include "models/scratch.h"
@@ -25,9 +26,9 @@ typedef struct portable {
     const sherd_kernels *kernels;
     sherd_pool *pool;
     sherd_device *device;
-    float *pack;     /* shared: one block of op(B) */
+    float *pack; /* shared: one block of op(B) */
     int64_t pack_elems;
-    float *workers;  /* WORKER_ELEMS each */
+    float *workers; /* WORKER_ELEMS each */
     sherd_dtype in;
     char text[64];
 } portable;
@@ -47,7 +48,8 @@ static int64_t pack_capacity(const sherd_ops_limits *limits)
 }
 
 /* rows × n values of an operand from element `at`, as fp32. */
-static void fetch(const portable *p, const void *base, int64_t at, int64_t rows, int64_t n, int64_t ld, float *to, int64_t ld_to)
+static void fetch(const portable *p, const void *base, int64_t at, int64_t rows, int64_t n, int64_t ld, float *to,
+                  int64_t ld_to)
 {
     if (p->in == SHERD_FP32) {
         p->kernels->copy_rows(rows, n, (const float *)base + at, ld, to, ld_to);
@@ -64,15 +66,16 @@ static void pad(float *to, int64_t n_l, int64_t n_j)
     }
 }
 
-static void pack_rows(const portable *p, const sherd_matmul *mm, int64_t l, int64_t n_l, int64_t j, int64_t n_j, float *to)
+static void pack_rows(const portable *p, const sherd_matmul *mm, int64_t l, int64_t n_l, int64_t j, int64_t n_j,
+                      float *to)
 {
     fetch(p, mm->b, l * mm->n + j, n_l, n_j, mm->n, to, PANEL);
     pad(to, n_l, n_j);
 }
 
 /* B is stored n × k: PANEL rows of it, turned. */
-static void pack_turned(const portable *p, const sherd_matmul *mm, int64_t l, int64_t n_l, int64_t j, int64_t n_j, float *to,
-                        float *tmp)
+static void pack_turned(const portable *p, const sherd_matmul *mm, int64_t l, int64_t n_l, int64_t j, int64_t n_j,
+                        float *to, float *tmp)
 {
     const float *from = (const float *)mm->b + j * mm->k + l;
     int64_t ld = mm->k;
@@ -185,7 +188,10 @@ static sherd_status matmul(sherd_gemm *gemm, const sherd_matmul *mm, sherd_error
     return SHERD_OK;
 }
 
-static const char *describe(const sherd_gemm *gemm) { return ((const portable *)gemm)->text; }
+static const char *describe(const sherd_gemm *gemm)
+{
+    return ((const portable *)gemm)->text;
+}
 
 static void destroy(sherd_gemm *gemm)
 {
@@ -195,12 +201,21 @@ static void destroy(sherd_gemm *gemm)
     free(p);
 }
 
-static uint64_t pack_bytes(const sherd_ops_options *o) { return (uint64_t)pack_capacity(&o->limits) * sizeof(float); }
-static uint64_t worker_bytes(const sherd_ops_options *o) { return (uint64_t)o->threads * WORKER_ELEMS * sizeof(float); }
-uint64_t sherd__gemm_portable_bytes(const sherd_ops_options *o) { return pack_bytes(o) + worker_bytes(o); }
+static uint64_t pack_bytes(const sherd_ops_options *o)
+{
+    return (uint64_t)pack_capacity(&o->limits) * sizeof(float);
+}
+static uint64_t worker_bytes(const sherd_ops_options *o)
+{
+    return (uint64_t)o->threads * WORKER_ELEMS * sizeof(float);
+}
+uint64_t sherd__gemm_portable_bytes(const sherd_ops_options *o)
+{
+    return pack_bytes(o) + worker_bytes(o);
+}
 
-sherd_status sherd__gemm_portable_create(const sherd_ops_options *options, const sherd_kernels *kernels, sherd_pool *pool,
-                                         sherd_gemm **out, sherd_error *err)
+sherd_status sherd__gemm_portable_create(const sherd_ops_options *options, const sherd_kernels *kernels,
+                                         sherd_pool *pool, sherd_gemm **out, sherd_error *err)
 {
     portable *p = calloc(1, sizeof *p);
     if (!p) {
@@ -220,7 +235,8 @@ sherd_status sherd__gemm_portable_create(const sherd_ops_options *options, const
         destroy(&p->base);
         return status;
     }
-    snprintf(p->text, sizeof p->text, "own (%s%s)", kernels->name, p->in == SHERD_FP32 ? "" : ", bf16 widened while packing");
+    snprintf(p->text, sizeof p->text, "own (%s%s)", kernels->name,
+             p->in == SHERD_FP32 ? "" : ", bf16 widened while packing");
     *out = &p->base;
     return SHERD_OK;
 }

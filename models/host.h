@@ -15,9 +15,9 @@ typedef struct sherd_host_ops {
     sherd_pool *pool;
     sherd_gemm *gemm;
     sherd_device *device;
-    float *rows;        /* per worker: SHERD_HOST_ROWS runs of row_elems */
-    int64_t row_elems;  /* rounded up to SHERD_KERNEL_PAD */
-    float *attention;   /* per worker: attention_elems */
+    float *rows;       /* per worker: SHERD_HOST_ROWS runs of row_elems */
+    int64_t row_elems; /* rounded up to SHERD_KERNEL_PAD */
+    float *attention;  /* per worker: attention_elems */
     int64_t attention_elems;
     char text[256];
 } sherd_host_ops;

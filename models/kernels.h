@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The inner loops of the host ops, one table per instruction set (kernels_body.h is compiled once for each). All arithmetic is fp32
- * on contiguous runs; bf16 exists only in widen and narrow. No run needs to be aligned or a multiple of anything, except for
- * `gemm`, whose n is a multiple of SHERD_KERNEL_PAD.
+ * The inner loops of the host ops, one table per instruction set (kernels_body.h is compiled once for each). All
+ * arithmetic is fp32 on contiguous runs; bf16 exists only in widen and narrow. No run needs to be aligned or a multiple
+ * of anything, except for `gemm`, whose n is a multiple of SHERD_KERNEL_PAD.
  */
 #ifndef SHERD_MODELS_KERNELS_H
 #define SHERD_MODELS_KERNELS_H
@@ -10,7 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SHERD_KERNEL_PAD 64 /* floats: the widest register tile; rows of packed operands are padded to it with zeros */
+#define SHERD_KERNEL_PAD 64 /* floats: the widest register tile; rows of packed operands are padded to it with zeros   \
+                             */
 
 /* One product of the register-tile GEMM: C[m][n] = (beta ? C : 0) + A·B; A's element (i, l) is a[i·row + l·col]. */
 typedef struct sherd_tile_gemm {
@@ -31,11 +32,11 @@ typedef struct sherd_kernels {
     /* rows × n values with leading dimensions in elements: for blocks far apart, so the rows ahead are prefetched */
     void (*copy_rows)(int64_t rows, int64_t n, const float *x, int64_t ldx, float *y, int64_t ldy);
     void (*widen_rows)(int64_t rows, int64_t n, const uint16_t *x, int64_t ldx, float *y, int64_t ldy);
-    void (*add)(int64_t n, const float *x, float *y);            /* y += x */
-    void (*scale)(int64_t n, float a, float *x);                 /* x *= a */
+    void (*add)(int64_t n, const float *x, float *y); /* y += x */
+    void (*scale)(int64_t n, float a, float *x);      /* x *= a */
     float (*dot)(int64_t n, const float *x, const float *y);
-    float (*maximum)(int64_t n, const float *x);                 /* n > 0 */
-    float (*exp_sum)(int64_t n, float a, float b, float *x);     /* x = exp(a·x − b); returns the sum */
+    float (*maximum)(int64_t n, const float *x);             /* n > 0 */
+    float (*exp_sum)(int64_t n, float a, float b, float *x); /* x = exp(a·x − b); returns the sum */
     void (*rms_apply)(int64_t n, float r, const float *x, const float *w, float *y); /* y = (x·r)·w */
     /* dx += r·(w·dy − x·r·s) with s = r·Σ(w·dy·x)/n; dw += dy·x·r */
     void (*rms_backward)(int64_t n, float r, const float *x, const float *w, const float *dy, float *dx, float *dw);
@@ -43,7 +44,8 @@ typedef struct sherd_kernels {
     void (*swiglu)(int64_t n, const float *g, const float *u, float *y);
     /* dy in; dg, du, and y = silu(g)·u again */
     void (*swiglu_backward)(int64_t n, const float *g, const float *u, const float *dy, float *dg, float *du, float *y);
-    void (*score_backward)(int64_t n, float delta, float scale, const float *p, float *dp); /* dp = p·(dp − delta)·scale */
+    void (*score_backward)(int64_t n, float delta, float scale, const float *p,
+                           float *dp); /* dp = p·(dp − delta)·scale */
     /* y[c][r] = x[r][c] for rows × cols values; leading dimensions in floats */
     void (*transpose)(int64_t rows, int64_t cols, const float *x, int64_t ldx, float *y, int64_t ldy);
     void (*gemm)(const sherd_tile_gemm *g);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * The inner loops, written once over vectors of SHERD_KERNELS_WIDTH floats (gcc's and clang's vector types), and compiled
- * once per instruction set by kernels_base.c, kernels_avx2.c and kernels_avx512.c, which name the table. A vector wider than
- * the machine's registers is split by the compiler, so every variant is correct everywhere its instructions exist; the width
- * only decides the speed, and the number of lanes a sum is split into. Sums run lane by lane in rising order and are folded at
- * the end, so a result depends on the variant but never on threads or time.
+ * The inner loops, written once over vectors of SHERD_KERNELS_WIDTH floats (gcc's and clang's vector types), and
+ * compiled once per instruction set by kernels_base.c, kernels_avx2.c and kernels_avx512.c, which name the table. A
+ * vector wider than the machine's registers is split by the compiler, so every variant is correct everywhere its
+ * instructions exist; the width only decides the speed, and the number of lanes a sum is split into. Sums run lane by
+ * lane in rising order and are folded at the end, so a result depends on the variant but never on threads or time.
  */
 #include "models/kernels.h"
 
@@ -25,7 +25,10 @@ static inline vf load(const float *p)
     return v;
 }
 
-static inline void store(float *p, vf v) { memcpy(p, &v, sizeof v); }
+static inline void store(float *p, vf v)
+{
+    memcpy(p, &v, sizeof v);
+}
 
 /* The first n < W floats, zeros behind them. */
 static inline vf load_part(const float *p, int64_t n)
@@ -35,11 +38,20 @@ static inline vf load_part(const float *p, int64_t n)
     return v;
 }
 
-static inline void store_part(float *p, vf v, int64_t n) { memcpy(p, &v, (size_t)n * sizeof *p); }
+static inline void store_part(float *p, vf v, int64_t n)
+{
+    memcpy(p, &v, (size_t)n * sizeof *p);
+}
 
-static inline vf splat(float x) { return x - (vf){0}; }
+static inline vf splat(float x)
+{
+    return x - (vf){0};
+}
 
-static inline vf choose(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
+static inline vf choose(vi mask, vf yes, vf no)
+{
+    return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
+}
 
 static inline float fold_sum(vf v)
 {
@@ -51,13 +63,13 @@ static inline float fold_sum(vf v)
     return v[0];
 }
 
-/* exp by 2^n · p(r), |r| <= ln2/2; error below 2 units in the last place. Below -87.3 the result is 0 (a subnormal would be
- * no different to a softmax), above 88.7 it is infinite; a NaN stays one. */
+/* exp by 2^n · p(r), |r| <= ln2/2; error below 2 units in the last place. Below -87.3 the result is 0 (a subnormal
+ * would be no different to a softmax), above 88.7 it is infinite; a NaN stays one. */
 static inline vf vexp(vf x)
 {
     const vf magic = splat(12582912.0f); /* 1.5 · 2^23: adding it rounds to an integer */
     vf low = splat(-87.33f), high = splat(88.72f);
-    vi under = x < low, over = x > high;
+    vi under = x<low, over = x> high;
     vf c = choose(under, low, choose(over, high, x));
     vf n = (c * 1.44269504088896341f + magic) - magic;
     vf r = c - n * 0.693359375f;
@@ -268,7 +280,10 @@ static void rope(int64_t half, const float *cosine, const float *sine, float sig
     }
 }
 
-static inline vf sigmoid(vf g) { return 1.0f / (1.0f + vexp(-g)); }
+static inline vf sigmoid(vf g)
+{
+    return 1.0f / (1.0f + vexp(-g));
+}
 
 static void swiglu(int64_t n, const float *g, const float *u, float *y)
 {
@@ -380,7 +395,8 @@ static void transpose(int64_t rows, int64_t cols, const float *x, int64_t ldx, f
     }
 }
 
-/* Register tile: ROWS × COLS vectors of accumulators. 6 × 4 fills 24 of AVX-512's 32 registers; 6 × 2 fits AVX2's 16. */
+/* Register tile: ROWS × COLS vectors of accumulators. 6 × 4 fills 24 of AVX-512's 32 registers; 6 × 2 fits AVX2's 16.
+ */
 #if SHERD_KERNELS_WIDTH == 16
 #define ROWS 6
 #define COLS 4

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Where each buffer lies: one function counts the bytes and hands out the pointers, so that the prediction and the allocation
- * cannot differ. Buffers start at multiples of 64 bytes.
+ * Where each buffer lies: one function counts the bytes and hands out the pointers, so that the prediction and the
+ * allocation cannot differ. Buffers start at multiples of 64 bytes.
  */
 #include "models/state.h"
 
@@ -22,7 +22,10 @@ static void *take(cursor *c, int64_t elems, int64_t elem_bytes)
     return here;
 }
 
-static int64_t kv_width(const sherd_model_shape *s) { return s->hidden / s->heads * s->kv_heads; }
+static int64_t kv_width(const sherd_model_shape *s)
+{
+    return s->hidden / s->heads * s->kv_heads;
+}
 
 int64_t sherd__model_chunk(const sherd_model_shape *s, int64_t rows)
 {
@@ -53,7 +56,8 @@ void sherd__layout_counts(const sherd_model_shape *s, const sherd_model_options 
     a->n_layers = o->forward_only || o->checkpointing ? 1 : s->layers;
 }
 
-uint64_t sherd__layout_activations(const sherd_model_shape *s, const sherd_model_options *o, void *base, sherd_activations *a)
+uint64_t sherd__layout_activations(const sherd_model_shape *s, const sherd_model_options *o, void *base,
+                                   sherd_activations *a)
 {
     cursor c = {base, 0};
     int64_t rows = o->batch * o->seq, es = sherd__model_bytes(o->dtype);
@@ -88,7 +92,8 @@ static void layout_backward(cursor *c, const sherd_model_shape *s, const sherd_m
     w->order = take(c, rows + s->vocab + 1, sizeof(int32_t));
 }
 
-uint64_t sherd__layout_workspace(const sherd_model_shape *s, const sherd_model_options *o, void *base, sherd_workspace *w)
+uint64_t sherd__layout_workspace(const sherd_model_shape *s, const sherd_model_options *o, void *base,
+                                 sherd_workspace *w)
 {
     cursor c = {base, 0};
     int64_t rows = o->batch * o->seq, es = sherd__model_bytes(o->dtype), chunk = sherd__model_chunk(s, rows);
@@ -105,7 +110,10 @@ uint64_t sherd__layout_workspace(const sherd_model_shape *s, const sherd_model_o
     return c.at;
 }
 
-static int64_t padded(int64_t k, int64_t n) { return k * sherd__model_round(n, SHERD_KERNEL_PAD); }
+static int64_t padded(int64_t k, int64_t n)
+{
+    return k * sherd__model_round(n, SHERD_KERNEL_PAD);
+}
 
 sherd_ops_options sherd__layout_ops(const sherd_model_shape *s, const sherd_model_options *o)
 {

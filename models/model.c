@@ -25,19 +25,26 @@ static sherd_status check_options(const sherd_model_shape *s, const sherd_model_
         return status;
     }
     if (o->size < sizeof *o) {
-        return sherd__model_fail(err, SHERD_EINVAL, "model: options of %zu bytes, expected %zu; set them with "
-                                 "sherd_model_options_init", o->size, sizeof *o);
+        return sherd__model_fail(err, SHERD_EINVAL,
+                                 "model: options of %zu bytes, expected %zu; set them with "
+                                 "sherd_model_options_init",
+                                 o->size, sizeof *o);
     }
     if (o->batch < 1 || o->seq < 1 || o->batch > INT32_MAX / o->seq) {
-        return sherd__model_fail(err, SHERD_EINVAL, "model: a micro-batch of %lld sequences of %lld tokens; both must be at least 1 "
-                                 "and their product below 2^31", (long long)o->batch, (long long)o->seq);
+        return sherd__model_fail(err, SHERD_EINVAL,
+                                 "model: a micro-batch of %lld sequences of %lld tokens; both must be at least 1 "
+                                 "and their product below 2^31",
+                                 (long long)o->batch, (long long)o->seq);
     }
     if (o->threads < 0 || o->threads > 1024) {
         return sherd__model_fail(err, SHERD_EINVAL, "model: %d threads, expected 0 to 1024", o->threads);
     }
-    if ((o->dtype != SHERD_FP32 && o->dtype != SHERD_BF16) || (o->grad_dtype != SHERD_FP32 && o->grad_dtype != o->dtype)) {
-        return sherd__model_fail(err, SHERD_EINVAL, "model: type %s with gradients of type %s; take fp32 or bf16, and gradients in "
-                                 "fp32 or the same", sherd_dtype_name(o->dtype), sherd_dtype_name(o->grad_dtype));
+    if ((o->dtype != SHERD_FP32 && o->dtype != SHERD_BF16) ||
+        (o->grad_dtype != SHERD_FP32 && o->grad_dtype != o->dtype)) {
+        return sherd__model_fail(err, SHERD_EINVAL,
+                                 "model: type %s with gradients of type %s; take fp32 or bf16, and gradients in "
+                                 "fp32 or the same",
+                                 sherd_dtype_name(o->dtype), sherd_dtype_name(o->grad_dtype));
     }
     return SHERD_OK;
 }
@@ -49,8 +56,8 @@ static sherd_model_options completed(const sherd_model_options *options)
     return o;
 }
 
-sherd_status sherd_model_memory(const sherd_model_shape *shape, const sherd_model_options *options, uint64_t *activation_bytes,
-                                uint64_t *workspace_bytes, sherd_error *err)
+sherd_status sherd_model_memory(const sherd_model_shape *shape, const sherd_model_options *options,
+                                uint64_t *activation_bytes, uint64_t *workspace_bytes, sherd_error *err)
 {
     sherd_status status = check_options(shape, options, err);
     if (status != SHERD_OK) {
@@ -119,7 +126,8 @@ static sherd_status allocate(sherd_model *m, sherd_error *err)
     m->a.layers = calloc((size_t)m->a.n_layers, sizeof *m->a.layers);
     m->losses = calloc((size_t)(o->batch * o->seq), sizeof *m->losses);
     if (!m->a.inputs || !m->a.layers || !m->losses) {
-        return sherd__model_fail(err, SHERD_ENOMEM, "model: no memory for the tables of %lld layers", (long long)s->layers);
+        return sherd__model_fail(err, SHERD_ENOMEM, "model: no memory for the tables of %lld layers",
+                                 (long long)s->layers);
     }
     uint64_t bytes = sherd__layout_activations(s, o, NULL, &m->a);
     sherd_status status = sherd_device_alloc(o->device, bytes, SHERD_CAT_ACTIVATIONS, &m->activation_block, err);
@@ -187,14 +195,17 @@ void sherd_model_destroy(sherd_model *m)
     free(m);
 }
 
-const char *sherd_model_describe(const sherd_model *m) { return m->ops->describe(m->ops); }
+const char *sherd_model_describe(const sherd_model *m)
+{
+    return m->ops->describe(m->ops);
+}
 
 static sherd_status check_ids(const sherd_model *m, const char *what, const int32_t *ids, int64_t n, sherd_error *err)
 {
     for (int64_t i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] >= m->shape.vocab) {
-            return sherd__model_fail(err, SHERD_EINVAL, "model: %s %lld is %d, the vocabulary has %lld", what, (long long)i, ids[i],
-                                     (long long)m->shape.vocab);
+            return sherd__model_fail(err, SHERD_EINVAL, "model: %s %lld is %d, the vocabulary has %lld", what,
+                                     (long long)i, ids[i], (long long)m->shape.vocab);
         }
     }
     return SHERD_OK;
@@ -206,8 +217,10 @@ static sherd_status open_pass(sherd_pass *p, const int32_t *tokens, const int32_
     sherd_model *m = p->m;
     const sherd_model_options *o = &m->options;
     if (p->batch < 1 || p->seq < 1 || p->seq > o->seq || p->batch * p->seq > o->batch * o->seq) {
-        return sherd__model_fail(p->err, SHERD_EINVAL, "model: a micro-batch of %lld × %lld tokens, but the model was made for at most "
-                                 "%lld × %lld", (long long)p->batch, (long long)p->seq, (long long)o->batch, (long long)o->seq);
+        return sherd__model_fail(p->err, SHERD_EINVAL,
+                                 "model: a micro-batch of %lld × %lld tokens, but the model was made for at most "
+                                 "%lld × %lld",
+                                 (long long)p->batch, (long long)p->seq, (long long)o->batch, (long long)o->seq);
     }
     p->rows = p->batch * p->seq;
     sherd_status status = check_ids(m, "token", tokens, p->rows, p->err);
@@ -240,8 +253,8 @@ static sherd_status pass_loss(sherd_pass *p, const int32_t *tokens, const int32_
     return p->status;
 }
 
-sherd_status sherd_model_step(sherd_model *m, const sherd_model_store *store, const int32_t *tokens, const int32_t *targets,
-                              int64_t batch, int64_t seq, double *loss, sherd_error *err)
+sherd_status sherd_model_step(sherd_model *m, const sherd_model_store *store, const int32_t *tokens,
+                              const int32_t *targets, int64_t batch, int64_t seq, double *loss, sherd_error *err)
 {
     if (m->options.forward_only) {
         return sherd__model_fail(err, SHERD_ESTATE, "model: made with forward_only, it has no room for backward");
@@ -250,15 +263,15 @@ sherd_status sherd_model_step(sherd_model *m, const sherd_model_store *store, co
     return pass_loss(&p, tokens, targets, 1, loss);
 }
 
-sherd_status sherd_model_loss(sherd_model *m, const sherd_model_store *store, const int32_t *tokens, const int32_t *targets,
-                              int64_t batch, int64_t seq, double *loss, sherd_error *err)
+sherd_status sherd_model_loss(sherd_model *m, const sherd_model_store *store, const int32_t *tokens,
+                              const int32_t *targets, int64_t batch, int64_t seq, double *loss, sherd_error *err)
 {
     sherd_pass p = {.m = m, .store = store, .err = err, .batch = batch, .seq = seq};
     return pass_loss(&p, tokens, targets, 0, loss);
 }
 
-sherd_status sherd_model_logits(sherd_model *m, const sherd_model_store *store, const int32_t *tokens, int64_t seq, float *logits,
-                                sherd_error *err)
+sherd_status sherd_model_logits(sherd_model *m, const sherd_model_store *store, const int32_t *tokens, int64_t seq,
+                                float *logits, sherd_error *err)
 {
     sherd_pass p = {.m = m, .store = store, .err = err, .batch = 1, .seq = seq};
     int64_t hidden = m->shape.hidden, vocab = m->shape.vocab;
@@ -273,8 +286,14 @@ sherd_status sherd_model_logits(sherd_model *m, const sherd_model_store *store, 
     sherd__pass_norm(&p, sherd__final_norm_param(&m->shape), last, m->a.normed, m->a.rstd);
     const void *w = sherd__pass_acquire(&p, head);
     if (w) {
-        sherd__pass_matmul(&p, &(sherd_matmul){.m = 1, .n = vocab, .k = hidden, .trans_b = 1, .out = SHERD_FP32,
-                                               .a = m->a.normed, .b = w, .c = m->w.logits});
+        sherd__pass_matmul(&p, &(sherd_matmul){.m = 1,
+                                               .n = vocab,
+                                               .k = hidden,
+                                               .trans_b = 1,
+                                               .out = SHERD_FP32,
+                                               .a = m->a.normed,
+                                               .b = w,
+                                               .c = m->w.logits});
         sherd__pass_release(&p, head);
     }
     if (p.status == SHERD_OK) {

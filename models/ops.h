@@ -3,8 +3,8 @@
  * The op table the decoder is written over: raw device pointers, shapes, and a context. The host's implementation is
  * ops_host.c; CUDA's will be a second one. Ops run in the order they are called. Matrices are row-major and contiguous;
  * "model type" is sherd_ops.dtype (fp32 or bf16), statistics, rotary tables, logits and scratch gradients are fp32.
- * bf16 is always made by (bits + 0x8000) >> 16, a NaN is 0x7FC0. Every op is deterministic: where a sum runs over rows, its order
- * depends on shapes only, never on threads.
+ * bf16 is always made by (bits + 0x8000) >> 16, a NaN is 0x7FC0. Every op is deterministic: where a sum runs over rows,
+ * its order depends on shapes only, never on threads.
  */
 #ifndef SHERD_MODELS_OPS_H
 #define SHERD_MODELS_OPS_H
@@ -13,8 +13,8 @@
 
 typedef struct sherd_ops sherd_ops;
 
-/* C = op(A)·op(B) + D, op(A) is m × k, op(B) is k × n. A and B are of the model type; C and D (D NULL: nothing, D == C: add to
- * what is there) of type `out`. The product and the addition are fp32, rounded once. */
+/* C = op(A)·op(B) + D, op(A) is m × k, op(B) is k × n. A and B are of the model type; C and D (D NULL: nothing, D == C:
+ * add to what is there) of type `out`. The product and the addition are fp32, rounded once. */
 typedef struct sherd_matmul {
     int64_t m, n, k;
     int trans_a; /* A is stored k × m */
@@ -29,16 +29,16 @@ typedef struct sherd_matmul {
 typedef struct sherd_rmsnorm {
     int64_t rows, cols;
     float eps;
-    const void *x, *w;   /* model type */
-    void *y;             /* forward: (x·rstd)·w, model type */
-    float *rstd;         /* forward: out; backward: in */
-    const float *dy;     /* backward */
-    void *dx;            /* backward, model type: dx += what comes through the norm (in place) */
-    float *partials;     /* backward scratch: ceil(rows / SHERD_NORM_ROWS) × cols */
-    void *dw;            /* backward, type dw_type; added to if dw_beta */
+    const void *x, *w; /* model type */
+    void *y;           /* forward: (x·rstd)·w, model type */
+    float *rstd;       /* forward: out; backward: in */
+    const float *dy;   /* backward */
+    void *dx;          /* backward, model type: dx += what comes through the norm (in place) */
+    float *partials;   /* backward scratch: ceil(rows / SHERD_NORM_ROWS) × cols */
+    void *dw;          /* backward, type dw_type; added to if dw_beta */
     sherd_dtype dw_type;
     int dw_beta;
-    int dx_clear;        /* 1: dx is overwritten, not added to */
+    int dx_clear; /* 1: dx is overwritten, not added to */
 } sherd_rmsnorm;
 
 typedef struct sherd_rope {
@@ -48,8 +48,8 @@ typedef struct sherd_rope {
     void *x;            /* [batch·seq][heads·dim], in place, halves as in Hugging Face's rotate_half */
 } sherd_rope;
 
-/* Causal grouped-query attention. q, out, dq, dout: [batch·seq][heads·dim]; k, v, dk, dv: [batch·seq][kv_heads·dim]. Scores live
- * only block by block; lse[batch][heads][seq] keeps the log-sum-exp of each row for backward. */
+/* Causal grouped-query attention. q, out, dq, dout: [batch·seq][heads·dim]; k, v, dk, dv: [batch·seq][kv_heads·dim].
+ * Scores live only block by block; lse[batch][heads][seq] keeps the log-sum-exp of each row for backward. */
 typedef struct sherd_attention {
     int64_t batch, seq, heads, kv_heads, dim;
     const void *q, *k, *v;
@@ -62,8 +62,8 @@ typedef struct sherd_attention {
 typedef struct sherd_swiglu {
     int64_t elems;
     const void *gate, *up;
-    void *out;             /* forward: silu(gate)·up; backward: the same again */
-    const void *dout;      /* backward; all of the model type */
+    void *out;        /* forward: silu(gate)·up; backward: the same again */
+    const void *dout; /* backward; all of the model type */
     void *dgate, *dup;
 } sherd_swiglu;
 
@@ -71,21 +71,21 @@ typedef struct sherd_embedding {
     int64_t rows, cols, vocab;
     const int32_t *tokens;
     const void *table;
-    void *out;             /* forward */
-    const void *dx;        /* backward */
-    int32_t *order;        /* backward scratch: rows + vocab + 1 */
-    void *dtable;          /* every row written; added to if beta */
+    void *out;      /* forward */
+    const void *dx; /* backward */
+    int32_t *order; /* backward scratch: rows + vocab + 1 */
+    void *dtable;   /* every row written; added to if beta */
     sherd_dtype dtable_type;
     int beta;
 } sherd_embedding;
 
 typedef struct sherd_xent {
     int64_t rows, vocab;
-    float *logits;         /* overwritten */
+    float *logits; /* overwritten */
     const int32_t *targets;
-    float scale;           /* of dlogits: 1 / tokens of the micro-batch */
-    void *dlogits;         /* model type; NULL: loss only; may be `logits` in fp32 */
-    double *losses;        /* one per row */
+    float scale;    /* of dlogits: 1 / tokens of the micro-batch */
+    void *dlogits;  /* model type; NULL: loss only; may be `logits` in fp32 */
+    double *losses; /* one per row */
 } sherd_xent;
 
 struct sherd_ops {
@@ -103,7 +103,8 @@ struct sherd_ops {
     void (*embedding)(sherd_ops *ops, const sherd_embedding *args);
     void (*embedding_backward)(sherd_ops *ops, const sherd_embedding *args);
     void (*cross_entropy)(sherd_ops *ops, const sherd_xent *args);
-    void (*narrow)(sherd_ops *ops, int64_t elems, const float *x, void *y, sherd_dtype type, int beta); /* y = x (+ y) */
+    void (*narrow)(sherd_ops *ops, int64_t elems, const float *x, void *y, sherd_dtype type,
+                   int beta);                                                   /* y = x (+ y) */
     void (*upload)(sherd_ops *ops, void *to, const void *from, size_t bytes);   /* from the caller's memory */
     void (*download)(sherd_ops *ops, void *to, const void *from, size_t bytes); /* to the caller's memory; waits */
 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The op table on the host: row operations here, attention in attention_host.c, products behind sherd_gemm. Each op cuts its rows
- * into tasks whose size depends on the shape only. bf16 rows are widened into a per-worker buffer that stays in the first-level
- * cache, computed in fp32 and narrowed once.
+ * The op table on the host: row operations here, attention in attention_host.c, products behind sherd_gemm. Each op
+ * cuts its rows into tasks whose size depends on the shape only. bf16 rows are widened into a per-worker buffer that
+ * stays in the first-level cache, computed in fp32 and narrowed once.
  */
 #include "models/host.h"
 #include "models/scratch.h"
@@ -34,7 +34,8 @@ static sherd_status matmul(sherd_ops *ops, const sherd_matmul *args, sherd_error
     return gemm->matmul(gemm, args, err);
 }
 
-/* ---------------------------------------------------------------------------------------------------------------- norm */
+/* ---------------------------------------------------------------------------------------------------------------- norm
+ */
 
 static void rmsnorm_task(void *ctx, int64_t task, int worker)
 {
@@ -58,7 +59,10 @@ static void rmsnorm(sherd_ops *ops, const sherd_rmsnorm *args)
     run(ops, sherd__model_ceil(args->rows, NORM_TASK), rmsnorm_task, args);
 }
 
-static int64_t norm_partials(int64_t rows) { return sherd__model_ceil(rows, NORM_TASK); }
+static int64_t norm_partials(int64_t rows)
+{
+    return sherd__model_ceil(rows, NORM_TASK);
+}
 
 static void rmsnorm_backward_task(void *ctx, int64_t task, int worker)
 {
@@ -116,7 +120,8 @@ static void rmsnorm_backward(sherd_ops *ops, const sherd_rmsnorm *args)
     run(ops, sherd__model_ceil(args->cols, VOCAB_TASK), norm_weight_task, args);
 }
 
-/* ---------------------------------------------------------------------------------------------------------------- rope */
+/* ---------------------------------------------------------------------------------------------------------------- rope
+ */
 
 static void rope_task(void *ctx, int64_t task, int worker)
 {
@@ -142,7 +147,8 @@ static void rope(sherd_ops *ops, const sherd_rope *args)
     run(ops, sherd__model_ceil(args->batch * args->seq, ROW_TASK), rope_task, args);
 }
 
-/* -------------------------------------------------------------------------------------------------------------- swiglu */
+/* -------------------------------------------------------------------------------------------------------------- swiglu
+ */
 
 static void swiglu_task(void *ctx, int64_t task, int worker)
 {
@@ -188,7 +194,8 @@ static void swiglu_backward(sherd_ops *ops, const sherd_swiglu *args)
     run(ops, sherd__model_ceil(args->elems, RUN), swiglu_backward_task, args);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- embedding */
+/* ----------------------------------------------------------------------------------------------------------- embedding
+ */
 
 static void embedding_task(void *ctx, int64_t task, int worker)
 {
@@ -251,7 +258,8 @@ static void embedding_backward(sherd_ops *ops, const sherd_embedding *args)
     run(ops, sherd__model_ceil(args->vocab, VOCAB_TASK), embedding_backward_task, args);
 }
 
-/* ------------------------------------------------------------------------------------------------------- cross-entropy */
+/* ------------------------------------------------------------------------------------------------------- cross-entropy
+ */
 
 static void xent_task(void *ctx, int64_t task, int worker)
 {
@@ -278,7 +286,8 @@ static void cross_entropy(sherd_ops *ops, const sherd_xent *args)
     run(ops, sherd__model_ceil(args->rows, ROW_TASK), xent_task, args);
 }
 
-/* --------------------------------------------------------------------------------------------------------- conversions */
+/* --------------------------------------------------------------------------------------------------------- conversions
+ */
 
 typedef struct narrowing {
     int64_t elems;
@@ -310,9 +319,13 @@ static void move(sherd_ops *ops, void *to, const void *from, size_t bytes)
     memcpy(to, from, bytes);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- lifecycle */
+/* ----------------------------------------------------------------------------------------------------------- lifecycle
+ */
 
-static const char *describe(const sherd_ops *ops) { return ((const sherd_host_ops *)ops)->text; }
+static const char *describe(const sherd_ops *ops)
+{
+    return ((const sherd_host_ops *)ops)->text;
+}
 
 static void destroy(sherd_ops *ops)
 {
@@ -341,7 +354,10 @@ static uint64_t attention_bytes(const sherd_ops_options *o)
     return (uint64_t)(o->threads * sherd__host_attention_elems(o->limits.seq, o->limits.dim)) * sizeof(float);
 }
 
-uint64_t sherd__ops_host_bytes(const sherd_ops_options *o) { return rows_bytes(o) + attention_bytes(o) + sherd__gemm_bytes(o); }
+uint64_t sherd__ops_host_bytes(const sherd_ops_options *o)
+{
+    return rows_bytes(o) + attention_bytes(o) + sherd__gemm_bytes(o);
+}
 
 static sherd_status fill(sherd_host_ops *h, const sherd_ops_options *o, sherd_error *err)
 {
@@ -365,11 +381,23 @@ sherd_status sherd__ops_host_create(const sherd_ops_options *o, sherd_ops **out,
         return sherd__model_fail(err, SHERD_ENOMEM, "model: no memory for the host ops' handle");
     }
     h->base = (sherd_ops){
-        .dtype = o->dtype, .destroy = destroy, .describe = describe, .matmul = matmul, .rmsnorm = rmsnorm,
-        .rmsnorm_backward = rmsnorm_backward, .rope = rope,
-        .attention = sherd__host_attention, .attention_backward = sherd__host_attention_backward, .swiglu = swiglu,
-        .swiglu_backward = swiglu_backward, .embedding = embedding, .embedding_backward = embedding_backward,
-        .cross_entropy = cross_entropy, .narrow = narrow, .upload = move, .download = move,
+        .dtype = o->dtype,
+        .destroy = destroy,
+        .describe = describe,
+        .matmul = matmul,
+        .rmsnorm = rmsnorm,
+        .rmsnorm_backward = rmsnorm_backward,
+        .rope = rope,
+        .attention = sherd__host_attention,
+        .attention_backward = sherd__host_attention_backward,
+        .swiglu = swiglu,
+        .swiglu_backward = swiglu_backward,
+        .embedding = embedding,
+        .embedding_backward = embedding_backward,
+        .cross_entropy = cross_entropy,
+        .narrow = narrow,
+        .upload = move,
+        .download = move,
     };
     h->kernels = sherd__kernels_choose();
     h->device = o->device;
@@ -380,8 +408,8 @@ sherd_status sherd__ops_host_create(const sherd_ops_options *o, sherd_ops **out,
         destroy(&h->base);
         return status;
     }
-    snprintf(h->text, sizeof h->text, "host ops: %s, products: %s, %d thread%s", h->kernels->name, h->gemm->describe(h->gemm),
-             o->threads, o->threads == 1 ? "" : "s");
+    snprintf(h->text, sizeof h->text, "host ops: %s, products: %s, %d thread%s", h->kernels->name,
+             h->gemm->describe(h->gemm), o->threads, o->threads == 1 ? "" : "s");
     *out = &h->base;
     return SHERD_OK;
 }

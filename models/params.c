@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * The decoder's parameter table and its initial values. A value is a function of (seed, name, index) alone: SplitMix64
- * (Steele, Lea and Flood, 2014) turns the counter into two uniform numbers for each pair of elements, Box and Muller's transform
- * those into two normal ones.
+ * (Steele, Lea and Flood, 2014) turns the counter into two uniform numbers for each pair of elements, Box and Muller's
+ * transform those into two normal ones.
  */
 #include "models/params.h"
 
@@ -11,8 +11,8 @@
 #include <string.h>
 
 static const char *const LAYER_NAMES[SHERD__LAYER_PARAMS] = {
-    "input_layernorm",  "self_attn.q_proj",         "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-    "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj",      "mlp.down_proj",
+    "input_layernorm",          "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "post_attention_layernorm", "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj",
 };
 
 uint32_t sherd_model_param_count(const sherd_model_shape *s)
@@ -24,9 +24,15 @@ static void layer_shape(const sherd_model_shape *s, int which, int64_t *rows, in
 {
     int64_t kv = s->hidden / s->heads * s->kv_heads;
     const int64_t shapes[SHERD__LAYER_PARAMS][2] = {
-        {0, s->hidden},         {s->hidden, s->hidden}, {kv, s->hidden},
-        {kv, s->hidden},        {s->hidden, s->hidden}, {0, s->hidden},
-        {s->intermediate, s->hidden}, {s->intermediate, s->hidden}, {s->hidden, s->intermediate},
+        {0, s->hidden},
+        {s->hidden, s->hidden},
+        {kv, s->hidden},
+        {kv, s->hidden},
+        {s->hidden, s->hidden},
+        {0, s->hidden},
+        {s->intermediate, s->hidden},
+        {s->intermediate, s->hidden},
+        {s->hidden, s->intermediate},
     };
     *rows = shapes[which][0];
     *cols = shapes[which][1];
@@ -109,8 +115,8 @@ static void normal_pair(uint64_t key, uint64_t pair, double out[2])
     out[1] = radius * sin(angle);
 }
 
-void sherd_model_init_values(const sherd_model_shape *s, const sherd_param *param, uint64_t seed, int64_t begin, int64_t n,
-                             float *out)
+void sherd_model_init_values(const sherd_model_shape *s, const sherd_param *param, uint64_t seed, int64_t begin,
+                             int64_t n, float *out)
 {
     if (param->ndim == 1) {
         for (int64_t i = 0; i < n; i++) {

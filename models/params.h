@@ -8,7 +8,16 @@
 #include "models/internal.h"
 
 enum {
-    SHERD__NORM1, SHERD__Q, SHERD__K, SHERD__V, SHERD__O, SHERD__NORM2, SHERD__GATE, SHERD__UP, SHERD__DOWN, SHERD__LAYER_PARAMS
+    SHERD__NORM1,
+    SHERD__Q,
+    SHERD__K,
+    SHERD__V,
+    SHERD__O,
+    SHERD__NORM2,
+    SHERD__GATE,
+    SHERD__UP,
+    SHERD__DOWN,
+    SHERD__LAYER_PARAMS
 };
 #define SHERD__EMBED 0u
 
@@ -17,7 +26,10 @@ static inline uint32_t sherd__layer_param(int64_t layer, int which)
     return (uint32_t)(1 + layer * SHERD__LAYER_PARAMS + which);
 }
 
-static inline uint32_t sherd__final_norm_param(const sherd_model_shape *s) { return sherd__layer_param(s->layers, 0); }
+static inline uint32_t sherd__final_norm_param(const sherd_model_shape *s)
+{
+    return sherd__layer_param(s->layers, 0);
+}
 
 static inline uint32_t sherd__head_param(const sherd_model_shape *s)
 {

@@ -24,7 +24,10 @@ const void *sherd__pass_acquire(sherd_pass *p, uint32_t param)
     return data;
 }
 
-void sherd__pass_release(sherd_pass *p, uint32_t param) { check(p, p->store->param_release(p->store->ctx, param)); }
+void sherd__pass_release(sherd_pass *p, uint32_t param)
+{
+    check(p, p->store->param_release(p->store->ctx, param));
+}
 
 int sherd__pass_grad(sherd_pass *p, uint32_t param, sherd_grad *out)
 {
@@ -49,8 +52,15 @@ void sherd__pass_linear(sherd_pass *p, uint32_t param, const void *x, void *y, i
 {
     const void *w = sherd__pass_acquire(p, param);
     if (w) {
-        sherd__pass_matmul(p, &(sherd_matmul){.m = p->rows, .n = out, .k = in, .trans_b = 1, .out = p->m->options.dtype,
-                                              .a = x, .b = w, .d = d, .c = y});
+        sherd__pass_matmul(p, &(sherd_matmul){.m = p->rows,
+                                              .n = out,
+                                              .k = in,
+                                              .trans_b = 1,
+                                              .out = p->m->options.dtype,
+                                              .a = x,
+                                              .b = w,
+                                              .d = d,
+                                              .c = y});
         sherd__pass_release(p, param);
     }
 }
@@ -60,8 +70,13 @@ void sherd__pass_norm(sherd_pass *p, uint32_t param, const void *x, void *y, flo
     const void *w = sherd__pass_acquire(p, param);
     if (w) {
         sherd_ops *ops = p->m->ops;
-        ops->rmsnorm(ops, &(sherd_rmsnorm){.rows = p->rows, .cols = p->m->shape.hidden, .eps = (float)p->m->shape.norm_eps,
-                                           .x = x, .w = w, .y = y, .rstd = rstd});
+        ops->rmsnorm(ops, &(sherd_rmsnorm){.rows = p->rows,
+                                           .cols = p->m->shape.hidden,
+                                           .eps = (float)p->m->shape.norm_eps,
+                                           .x = x,
+                                           .w = w,
+                                           .y = y,
+                                           .rstd = rstd});
         sherd__pass_release(p, param);
     }
 }

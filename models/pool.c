@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * A job is published by bumping `epoch`; every worker joins every job, takes tasks from one counter, and reports by lowering
- * `pending`. Both sides spin for some microseconds first, since the next job of a step comes at once, then sleep. The
- * caller's wait has no limit of its own because it is the end of arithmetic that its own process runs.
+ * A job is published by bumping `epoch`; every worker joins every job, takes tasks from one counter, and reports by
+ * lowering `pending`. Both sides spin for some microseconds first, since the next job of a step comes at once, then
+ * sleep. The caller's wait has no limit of its own because it is the end of arithmetic that its own process runs.
  */
 #include "models/pool.h"
 
@@ -160,7 +160,8 @@ sherd_status sherd__pool_create(int threads, sherd_pool **out, sherd_error *err)
     int rc = start_workers(pool);
     if (rc != 0) {
         sherd__pool_destroy(pool);
-        return sherd__model_fail(err, SHERD_ESYSTEM, "model: cannot start %d worker threads: %s", threads - 1, strerror(rc));
+        return sherd__model_fail(err, SHERD_ESYSTEM, "model: cannot start %d worker threads: %s", threads - 1,
+                                 strerror(rc));
     }
     *out = pool;
     return SHERD_OK;
@@ -184,4 +185,7 @@ void sherd__pool_destroy(sherd_pool *pool)
     free(pool);
 }
 
-int sherd__pool_threads(const sherd_pool *pool) { return pool->threads; }
+int sherd__pool_threads(const sherd_pool *pool)
+{
+    return pool->threads;
+}

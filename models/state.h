@@ -19,22 +19,22 @@ typedef struct sherd_activations {
     void **inputs;               /* layers + 1: each layer's input, and the last output (forward only: two in turn) */
     sherd_layer_buffers *layers; /* n_layers */
     int64_t n_inputs, n_layers;
-    void *normed;                /* after the last norm */
+    void *normed; /* after the last norm */
     float *rstd;
 } sherd_activations;
 
 /* Category WORKSPACE. */
 typedef struct sherd_workspace {
     int32_t *tokens, *targets;
-    float *rope;     /* [seq][dim] */
-    void *act;       /* [rows][intermediate] */
-    float *logits;   /* [chunk][vocab] */
-    double *losses;  /* [rows] */
+    float *rope;    /* [seq][dim] */
+    void *act;      /* [rows][intermediate] */
+    float *logits;  /* [chunk][vocab] */
+    double *losses; /* [rows] */
     /* backward only, NULL otherwise */
-    void *dlogits;   /* [chunk][vocab], model type; fp32: the logits themselves */
-    float *dhead;    /* [vocab][hidden], where chunks of a bf16 head gradient are summed; else NULL */
-    float *dnormed;  /* [rows][hidden] */
-    void *dx;        /* [rows][hidden]: the gradient of the residual stream */
+    void *dlogits;  /* [chunk][vocab], model type; fp32: the logits themselves */
+    float *dhead;   /* [vocab][hidden], where chunks of a bf16 head gradient are summed; else NULL */
+    float *dnormed; /* [rows][hidden] */
+    void *dx;       /* [rows][hidden]: the gradient of the residual stream */
     void *dq, *dk, *dv, *dattended;
     float *partials;
     int32_t *order;
@@ -54,8 +54,10 @@ struct sherd_model {
 /* Rows whose logits exist at one time. */
 int64_t sherd__model_chunk(const sherd_model_shape *shape, int64_t rows);
 /* Lays the buffers out from `base` (NULL: only counts). Returns the bytes. a->inputs and a->layers must have room. */
-uint64_t sherd__layout_activations(const sherd_model_shape *s, const sherd_model_options *o, void *base, sherd_activations *a);
-uint64_t sherd__layout_workspace(const sherd_model_shape *s, const sherd_model_options *o, void *base, sherd_workspace *w);
+uint64_t sherd__layout_activations(const sherd_model_shape *s, const sherd_model_options *o, void *base,
+                                   sherd_activations *a);
+uint64_t sherd__layout_workspace(const sherd_model_shape *s, const sherd_model_options *o, void *base,
+                                 sherd_workspace *w);
 void sherd__layout_counts(const sherd_model_shape *s, const sherd_model_options *o, sherd_activations *a);
 sherd_ops_options sherd__layout_ops(const sherd_model_shape *s, const sherd_model_options *o);
 

@@ -6,11 +6,26 @@
 
 #include <stdlib.h>
 
-static sherd_status engine_acquire(void *ctx, uint32_t param, const void **out) { return sherd_param_acquire(ctx, param, out); }
-static sherd_status engine_release(void *ctx, uint32_t param) { return sherd_param_release(ctx, param); }
-static sherd_status engine_grad(void *ctx, uint32_t param, sherd_grad *out) { return sherd_grad_acquire(ctx, param, out); }
-static sherd_status engine_ready(void *ctx, uint32_t param) { return sherd_grad_ready(ctx, param); }
-static sherd_status engine_error(void *ctx, sherd_error *err) { return sherd_engine_error(ctx, err); }
+static sherd_status engine_acquire(void *ctx, uint32_t param, const void **out)
+{
+    return sherd_param_acquire(ctx, param, out);
+}
+static sherd_status engine_release(void *ctx, uint32_t param)
+{
+    return sherd_param_release(ctx, param);
+}
+static sherd_status engine_grad(void *ctx, uint32_t param, sherd_grad *out)
+{
+    return sherd_grad_acquire(ctx, param, out);
+}
+static sherd_status engine_ready(void *ctx, uint32_t param)
+{
+    return sherd_grad_ready(ctx, param);
+}
+static sherd_status engine_error(void *ctx, sherd_error *err)
+{
+    return sherd_engine_error(ctx, err);
+}
 
 sherd_model_store sherd_model_engine_store(sherd_engine *engine)
 {
@@ -48,7 +63,10 @@ static sherd_status memory_acquire(void *ctx, uint32_t param, const void **out)
     return e ? SHERD_OK : SHERD_EINVAL;
 }
 
-static sherd_status memory_release(void *ctx, uint32_t param) { return entry(ctx, param) ? SHERD_OK : SHERD_EINVAL; }
+static sherd_status memory_release(void *ctx, uint32_t param)
+{
+    return entry(ctx, param) ? SHERD_OK : SHERD_EINVAL;
+}
 
 static sherd_status memory_grad(void *ctx, uint32_t param, sherd_grad *out)
 {
@@ -97,10 +115,11 @@ static sherd_status fill(sherd_model_memory_store *store, const sherd_param *par
         struct entry *e = &store->entries[i];
         uint64_t n = elems(&params[i]);
         e->grad_dtype = params[i].grad_dtype;
-        sherd_status status = sherd_device_alloc(store->device, n * sherd_dtype_bytes(params[i].dtype), SHERD_CAT_PARAMETERS,
-                                                 &e->param, err);
+        sherd_status status = sherd_device_alloc(store->device, n * sherd_dtype_bytes(params[i].dtype),
+                                                 SHERD_CAT_PARAMETERS, &e->param, err);
         if (status == SHERD_OK) {
-            status = sherd_device_alloc(store->device, n * sherd_dtype_bytes(e->grad_dtype), SHERD_CAT_GRADIENTS, &e->grad, err);
+            status = sherd_device_alloc(store->device, n * sherd_dtype_bytes(e->grad_dtype), SHERD_CAT_GRADIENTS,
+                                        &e->grad, err);
         }
         if (status != SHERD_OK) {
             return status;
@@ -153,8 +172,14 @@ void sherd_model_memory_store_begin(sherd_model_memory_store *store)
     }
 }
 
-void *sherd_model_memory_store_param(sherd_model_memory_store *store, uint32_t param) { return store->entries[param].param; }
-void *sherd_model_memory_store_grad(sherd_model_memory_store *store, uint32_t param) { return store->entries[param].grad; }
+void *sherd_model_memory_store_param(sherd_model_memory_store *store, uint32_t param)
+{
+    return store->entries[param].param;
+}
+void *sherd_model_memory_store_grad(sherd_model_memory_store *store, uint32_t param)
+{
+    return store->entries[param].grad;
+}
 
 uint32_t sherd_model_memory_store_uses(const sherd_model_memory_store *store, uint32_t param)
 {

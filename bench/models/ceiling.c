@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * All products of a step share one buffer for A, B and C each, so operands are as warm as they can be: a ceiling, not a forecast.
+ * All products of a step share one buffer for A, B and C each, so operands are as warm as they can be: a ceiling, not a
+ * forecast.
  */
 #include "bench/models/ceiling.h"
 
@@ -27,7 +28,10 @@ struct ceiling {
 
 static clockid_t clock_id = CLOCK_MONOTONIC;
 
-void bench_use_cpu_time(void) { clock_id = CLOCK_THREAD_CPUTIME_ID; }
+void bench_use_cpu_time(void)
+{
+    clock_id = CLOCK_THREAD_CPUTIME_ID;
+}
 
 double bench_now(void)
 {
@@ -37,10 +41,18 @@ double bench_now(void)
 }
 
 /* op(A) m × k, op(B) k × n, `times` in a step. */
-static sherd_status add(ceiling *c, int64_t m, int64_t n, int64_t k, int trans_a, int trans_b, int64_t times, sherd_error *err)
+static sherd_status add(ceiling *c, int64_t m, int64_t n, int64_t k, int trans_a, int trans_b, int64_t times,
+                        sherd_error *err)
 {
-    sherd_dnnl_shape s = {.m = m, .n = n, .k = k, .a_row = trans_a ? 1 : k, .a_col = trans_a ? m : 1, .b_row = trans_b ? 1 : n,
-                          .b_col = trans_b ? k : 1, .ldc = n, .bf16 = c->dtype != SHERD_FP32};
+    sherd_dnnl_shape s = {.m = m,
+                          .n = n,
+                          .k = k,
+                          .a_row = trans_a ? 1 : k,
+                          .a_col = trans_a ? m : 1,
+                          .b_row = trans_b ? 1 : n,
+                          .b_col = trans_b ? k : 1,
+                          .ldc = n,
+                          .bf16 = c->dtype != SHERD_FP32};
     product *p = &c->products[c->n];
     sherd_status status = sherd__dnnl_product_create(c->context, &s, &p->product, err);
     if (status == SHERD_OK) {
@@ -66,9 +78,14 @@ static sherd_status add_linear(ceiling *c, int64_t rows, int64_t out, int64_t in
 static sherd_status fill(ceiling *c, const sherd_model_shape *s, int64_t rows, sherd_error *err)
 {
     int64_t kv = s->hidden / s->heads * s->kv_heads;
-    const struct { int64_t out, in, times; } linears[] = {
-        {s->hidden, s->hidden, 2 * s->layers}, {kv, s->hidden, 2 * s->layers}, {s->intermediate, s->hidden, 2 * s->layers},
-        {s->hidden, s->intermediate, s->layers}, {s->vocab, s->hidden, 1},
+    const struct {
+        int64_t out, in, times;
+    } linears[] = {
+        {s->hidden, s->hidden, 2 * s->layers},
+        {kv, s->hidden, 2 * s->layers},
+        {s->intermediate, s->hidden, 2 * s->layers},
+        {s->hidden, s->intermediate, s->layers},
+        {s->vocab, s->hidden, 1},
     };
     for (size_t i = 0; i < sizeof linears / sizeof *linears; i++) {
         sherd_status status = add_linear(c, rows, linears[i].out, linears[i].in, linears[i].times, err);
@@ -146,7 +163,8 @@ sherd_status ceiling_run(ceiling *c, sherd_error *err)
     sherd__dnnl_set_threads(c->threads);
     for (int i = 0; i < c->n; i++) {
         for (int64_t t = 0; t < c->products[i].times; t++) {
-            sherd_status status = sherd__dnnl_product_run(c->context, c->products[i].product, c->a, c->b, c->c, c->scratch, err);
+            sherd_status status =
+                sherd__dnnl_product_run(c->context, c->products[i].product, c->a, c->b, c->c, c->scratch, err);
             if (status != SHERD_OK) {
                 return status;
             }
@@ -164,4 +182,7 @@ double ceiling_flops(const ceiling *c)
     return sum;
 }
 
-const char *ceiling_kernel(const ceiling *c) { return sherd__dnnl_product_name(c->products[0].product); }
+const char *ceiling_kernel(const ceiling *c)
+{
+    return sherd__dnnl_product_name(c->products[0].product);
+}

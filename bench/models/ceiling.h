@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The matrix products of one training step, run by oneDNN alone, with oneDNN's own threads; and timers around a model's ops.
+ * The matrix products of one training step, run by oneDNN alone, with oneDNN's own threads; and timers around a model's
+ * ops.
  */
 #ifndef SHERD_BENCH_MODELS_CEILING_H
 #define SHERD_BENCH_MODELS_CEILING_H
@@ -23,7 +24,7 @@ void op_times_detach(void);
 double op_times_seconds(int kind); /* since attach */
 const char *op_times_name(int kind);
 
-double bench_now(void); /* seconds */
+double bench_now(void);        /* seconds */
 void bench_use_cpu_time(void); /* of the calling thread, from now on: for busy machines, with one thread */
 
 #endif

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * How much of oneDNN's matrix speed the decoder reaches: the products of one training step alone (forward, dgrad, wgrad, with
- * oneDNN's own threads and warm operands), against the whole forward and backward through the plain store. Rounds of all four are
- * interleaved, so that a machine that changes speed changes it for all; medians and quartiles are printed. Optimizer and
- * communication are not in it.
+ * How much of oneDNN's matrix speed the decoder reaches: the products of one training step alone (forward, dgrad,
+ * wgrad, with oneDNN's own threads and warm operands), against the whole forward and backward through the plain store.
+ * Rounds of all four are interleaved, so that a machine that changes speed changes it for all; medians and quartiles
+ * are printed. Optimizer and communication are not in it.
  *
- *   gemm_ceiling [--model 30m] [--batch 4] [--seq 256] [--threads 2] [--rounds 9] [--gemm auto|own|onednn] [--cpu-time] [--own-bf16-only]
+ *   gemm_ceiling [--model 30m] [--batch 4] [--seq 256] [--threads 2] [--rounds 9] [--gemm auto|own|onednn] [--cpu-time]
+ * [--own-bf16-only]
  *
  * --own-bf16-only leaves out oneDNN's bf16, which takes seconds a round where the CPU has no bf16 instructions.
  * --cpu-time measures the calling thread's CPU time with one thread: the figure to take on a machine others work on.
@@ -58,7 +59,8 @@ static double quantile(const double *values, int n, double q)
     return sorted[(int)(q * (n - 1) + 0.5)];
 }
 
-static void set_weights(const sherd_model_shape *shape, const sherd_param *params, uint32_t n, side *s, sherd_dtype dtype)
+static void set_weights(const sherd_model_shape *shape, const sherd_param *params, uint32_t n, side *s,
+                        sherd_dtype dtype)
 {
     for (uint32_t p = 0; p < n; p++) {
         int64_t elems = params[p].ndim == 2 ? params[p].shape[0] * params[p].shape[1] : params[p].shape[0];
@@ -74,7 +76,8 @@ static void set_weights(const sherd_model_shape *shape, const sherd_param *param
     }
 }
 
-static void open_side(const arguments *a, const sherd_model_shape *shape, sherd_device *device, sherd_dtype dtype, side *s)
+static void open_side(const arguments *a, const sherd_model_shape *shape, sherd_device *device, sherd_dtype dtype,
+                      side *s)
 {
     sherd_error err = {0};
     uint32_t n = sherd_model_param_count(shape);
@@ -162,19 +165,28 @@ static void print_side(const arguments *a, const side *s, const char *type, doub
 
 static arguments parse(int argc, char **argv)
 {
-    static const struct option options[] = {{"model", 1, NULL, 'm'}, {"batch", 1, NULL, 'b'}, {"seq", 1, NULL, 's'},
-                                            {"threads", 1, NULL, 't'}, {"rounds", 1, NULL, 'r'}, {"gemm", 1, NULL, 'g'},
-                                            {"cpu-time", 0, NULL, 'c'},
-                                            {"own-bf16-only", 0, NULL, 'o'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"model", 1, NULL, 'm'},    {"batch", 1, NULL, 'b'},         {"seq", 1, NULL, 's'},
+        {"threads", 1, NULL, 't'},  {"rounds", 1, NULL, 'r'},        {"gemm", 1, NULL, 'g'},
+        {"cpu-time", 0, NULL, 'c'}, {"own-bf16-only", 0, NULL, 'o'}, {NULL, 0, NULL, 0}};
     arguments a = {.model = "30m", .batch = 4, .seq = 256, .threads = 2, .rounds = 9};
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (c) {
-        case 'm': a.model = optarg; break;
-        case 'b': a.batch = strtoll(optarg, NULL, 10); break;
-        case 's': a.seq = strtoll(optarg, NULL, 10); break;
-        case 't': a.threads = (int)strtol(optarg, NULL, 10); break;
-        case 'r': a.rounds = (int)strtol(optarg, NULL, 10); break;
+        case 'm':
+            a.model = optarg;
+            break;
+        case 'b':
+            a.batch = strtoll(optarg, NULL, 10);
+            break;
+        case 's':
+            a.seq = strtoll(optarg, NULL, 10);
+            break;
+        case 't':
+            a.threads = (int)strtol(optarg, NULL, 10);
+            break;
+        case 'r':
+            a.rounds = (int)strtol(optarg, NULL, 10);
+            break;
         case 'c':
             a.cpu_time = 1;
             break;
@@ -186,7 +198,8 @@ static arguments parse(int argc, char **argv)
                      : strcmp(optarg, "onednn") == 0 ? SHERD_MODEL_GEMM_ONEDNN
                                                      : SHERD_MODEL_GEMM_AUTO;
             break;
-        default: exit(2);
+        default:
+            exit(2);
         }
     }
     if (a.cpu_time) {
@@ -219,8 +232,8 @@ int main(int argc, char **argv)
         measure(&a, &sides[0], round, tokens);
         measure(&a, &sides[1], round, tokens);
     }
-    printf("%s, %lld parameters, batch %lld, seq %lld, %d threads, %d interleaved rounds, %s: median (quartiles)\n", a.model,
-           (long long)sherd_model_elems(&shape), (long long)a.batch, (long long)a.seq, a.threads, a.rounds,
+    printf("%s, %lld parameters, batch %lld, seq %lld, %d threads, %d interleaved rounds, %s: median (quartiles)\n",
+           a.model, (long long)sherd_model_elems(&shape), (long long)a.batch, (long long)a.seq, a.threads, a.rounds,
            a.cpu_time ? "CPU time" : "wall time");
     double flops = ceiling_flops(sides[0].ceiling);
     print_side(&a, &sides[0], "fp32", flops);

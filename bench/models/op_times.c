@@ -19,7 +19,10 @@ static sherd_status matmul(sherd_ops *ops, const sherd_matmul *args, sherd_error
 }
 
 #define WRAP(name, type, kind)                                                                                         \
-    static void name(sherd_ops *ops, const type *args) { TIMED(kind, saved.name(ops, args)); }
+    static void name(sherd_ops *ops, const type *args)                                                                 \
+    {                                                                                                                  \
+        TIMED(kind, saved.name(ops, args));                                                                            \
+    }
 WRAP(rmsnorm, sherd_rmsnorm, OP_NORM)
 WRAP(rmsnorm_backward, sherd_rmsnorm, OP_NORM)
 WRAP(rope, sherd_rope, OP_ROPE)
@@ -59,11 +62,14 @@ void op_times_detach(void)
     }
 }
 
-double op_times_seconds(int kind) { return seconds[kind]; }
+double op_times_seconds(int kind)
+{
+    return seconds[kind];
+}
 
 const char *op_times_name(int kind)
 {
-    static const char *const names[OP_KINDS] = {
-        "matrix products", "attention", "attention backward", "norms", "rotary", "swiglu", "embedding", "cross-entropy"};
+    static const char *const names[OP_KINDS] = {"matrix products", "attention", "attention backward", "norms",
+                                                "rotary",          "swiglu",    "embedding",          "cross-entropy"};
     return names[kind];
 }

@@ -3,12 +3,11 @@
 
 usage: against_torch.py DUMP WORKDIR
 
-fp32: relative difference, max |a - b| / max |b| per parameter, at most 1e-5. bf16: the reference is fp64 on the bf16 weights, the
-bound is the one docs/numerics-models.md derives. Exit code 77 where PyTorch is missing.
+fp32: relative difference, max |a - b| / max |b| per parameter, at most 1e-5. bf16: the reference is fp64 on the bf16
+weights, the bound is the one docs/numerics-models.md derives. Exit code 77 where PyTorch is missing.
 """
 import math
 import os
-import struct
 import subprocess
 import sys
 
@@ -89,7 +88,8 @@ def reference(case, weights, tokens, targets):
         h = norm(x, n2)
         x = x + (torch.nn.functional.silu(h @ gate.T) * (h @ up.T)) @ down.T
     logits = norm(x, p[1 + 9 * layers]) @ head.T
-    loss = torch.nn.functional.cross_entropy(logits.reshape(-1, vocab), torch.tensor(targets.astype(np.int64)).reshape(-1))
+    wanted = torch.tensor(targets.astype(np.int64)).reshape(-1)
+    loss = torch.nn.functional.cross_entropy(logits.reshape(-1, vocab), wanted)
     loss.backward()
     return float(loss), [w.grad.reshape(-1).numpy() for w in p], logits[0, -1].detach().numpy()
 
@@ -112,7 +112,8 @@ def bf16_bound(case):
 
 def run(dump, work, case, threads, gemm):
     path = os.path.join(work, "dump.bin")
-    done = subprocess.run([dump] + [str(x) for x in case] + [str(gemm), str(threads), path], stdout=subprocess.DEVNULL,
+    command = [dump] + [str(x) for x in case] + [str(gemm), str(threads), path]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL,
                           stderr=subprocess.PIPE, universal_newlines=True, timeout=100)
     if gemm == 2 and "this build has none" in done.stderr:
         return None

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Runs one micro-batch through the plain store and writes everything a reference needs to do the same, for against_torch.py.
- *   dump LAYERS HIDDEN HEADS KV_HEADS INTERMEDIATE VOCAB TIED BATCH SEQ CHECKPOINTING DTYPE GEMM THREADS FILE
- * FILE: int64 count of parameters, then for each its elements; fp32 parameters; int32 tokens, targets; double loss; fp32
- * gradients; double loss by sherd_model_loss; fp32 logits after the first sequence.
+ * Runs one micro-batch through the plain store and writes everything a reference needs to do the same, for
+ * against_torch.py. dump LAYERS HIDDEN HEADS KV_HEADS INTERMEDIATE VOCAB TIED BATCH SEQ CHECKPOINTING DTYPE GEMM
+ * THREADS FILE FILE: int64 count of parameters, then for each its elements; fp32 parameters; int32 tokens, targets;
+ * double loss; fp32 gradients; double loss by sherd_model_loss; fp32 logits after the first sequence.
  */
 #include "tests/models/rig.h"
 
@@ -50,9 +50,19 @@ int main(int argc, char **argv)
     for (int i = 0; i < 13; i++) {
         v[i] = strtoll(argv[i + 1], NULL, 10);
     }
-    rig_case c = {.layers = v[0], .hidden = v[1], .heads = v[2], .kv_heads = v[3], .intermediate = v[4], .vocab = v[5],
-                  .tied = (int)v[6], .batch = v[7], .seq = v[8], .checkpointing = (int)v[9], .dtype = (sherd_dtype)v[10],
-                  .gemm = (sherd_model_gemm)v[11], .threads = (int)v[12]};
+    rig_case c = {.layers = v[0],
+                  .hidden = v[1],
+                  .heads = v[2],
+                  .kv_heads = v[3],
+                  .intermediate = v[4],
+                  .vocab = v[5],
+                  .tied = (int)v[6],
+                  .batch = v[7],
+                  .seq = v[8],
+                  .checkpointing = (int)v[9],
+                  .dtype = (sherd_dtype)v[10],
+                  .gemm = (sherd_model_gemm)v[11],
+                  .threads = (int)v[12]};
     rig r;
     sherd_error err = {0};
     double loss, again;

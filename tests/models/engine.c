@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The decoder through the engine as its store, world 1: one SGD step of rate 1 takes exactly the gradient the plain store shows
- * off every parameter, tied embedding included; and some steps of AdamW learn a short text by heart.
+ * The decoder through the engine as its store, world 1: one SGD step of rate 1 takes exactly the gradient the plain
+ * store shows off every parameter, tied embedding included; and some steps of AdamW learn a short text by heart.
  */
 #include "tests/models/rig.h"
 
@@ -103,7 +103,14 @@ static void check_sgd(const rig_case *c, int stage)
 static void sgd_takes_the_gradient_off(void **state)
 {
     (void)state;
-    rig_case c = {.layers = 2, .hidden = 48, .heads = 6, .kv_heads = 2, .intermediate = 72, .vocab = 90, .batch = 2, .seq = 19,
+    rig_case c = {.layers = 2,
+                  .hidden = 48,
+                  .heads = 6,
+                  .kv_heads = 2,
+                  .intermediate = 72,
+                  .vocab = 90,
+                  .batch = 2,
+                  .seq = 19,
                   .threads = 1};
     int compared = 0;
     for (int bits = 0; bits < 8; bits++, compared++) {
@@ -118,8 +125,18 @@ static void sgd_takes_the_gradient_off(void **state)
 static void adamw_learns_a_batch_by_heart(void **state)
 {
     (void)state;
-    rig_case c = {.layers = 2, .hidden = 64, .heads = 4, .kv_heads = 2, .intermediate = 96, .vocab = 60, .tied = 1, .batch = 2,
-                  .seq = 24, .threads = 1, .dtype = SHERD_BF16, .grad_dtype = SHERD_BF16};
+    rig_case c = {.layers = 2,
+                  .hidden = 64,
+                  .heads = 4,
+                  .kv_heads = 2,
+                  .intermediate = 96,
+                  .vocab = 60,
+                  .tied = 1,
+                  .batch = 2,
+                  .seq = 24,
+                  .threads = 1,
+                  .dtype = SHERD_BF16,
+                  .grad_dtype = SHERD_BF16};
     rig r;
     world w;
     sherd_error err = {0};

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * Every variant of the inner loops that this CPU runs, against the plainest C in double, over odd lengths and offsets and special
- * values; and both matrix products against three loops.
+ * Every variant of the inner loops that this CPU runs, against the plainest C in double, over odd lengths and offsets
+ * and special values; and both matrix products against three loops.
  */
-#include "models/gemm.h"
 #include "models/kernels.h"
+#include "models/gemm.h"
 
 #include "base/half.h"
 
@@ -59,13 +59,14 @@ static void assert_near(double got, double want, double scale)
 static void halves_follow_the_one_rule(void **state)
 {
     (void)state;
-    const float special[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, -NAN, 1.00390625f, -1.00390625f, 1e-40f, -1e-45f, 3.4e38f,
-                             1.0f, 1.001953125f, 65504.0f, 1.17549435e-38f};
+    const float special[] = {0.0f,   -0.0f,   INFINITY, -INFINITY, NAN,          -NAN,     1.00390625f,    -1.00390625f,
+                             1e-40f, -1e-45f, 3.4e38f,  1.0f,      1.001953125f, 65504.0f, 1.17549435e-38f};
     float x[N + OFFSET], wide[N + OFFSET];
     uint16_t y[N + OFFSET];
     draw(x, N + OFFSET, 1);
     memcpy(x + 20, special, sizeof special);
-    FOR_EACH_VARIANT(k) {
+    FOR_EACH_VARIANT(k)
+    {
         for (int64_t n = 0; n <= N; n++) {
             memset(y, 0xAB, sizeof y);
             k->narrow(n, x + OFFSET, y + 1);
@@ -86,7 +87,8 @@ static void halves_follow_the_one_rule(void **state)
 static void exp_is_close_to_libm(void **state)
 {
     (void)state;
-    FOR_EACH_VARIANT(k) {
+    FOR_EACH_VARIANT(k)
+    {
         for (double x = -87.3; x < 88.7; x += 0.0371) {
             float y = (float)x;
             k->exp_sum(1, 1.0f, 0.0f, &y);
@@ -104,7 +106,8 @@ static void reductions_match(void **state)
     float x[N + OFFSET], y[N + OFFSET], e[N + OFFSET];
     draw(x, N + OFFSET, 2);
     draw(y, N + OFFSET, 3);
-    FOR_EACH_VARIANT(k) {
+    FOR_EACH_VARIANT(k)
+    {
         for (int64_t n = 1; n <= N; n++) {
             double dot = 0, sum = 0, best = -INFINITY;
             memcpy(e, x, sizeof e);
@@ -126,7 +129,8 @@ static void norm_matches(void **state)
     (void)state;
     float x[N], w[N], dy[N], y[N], dx[N], dw[N], dx0[N], dw0[N];
     draw(x, N, 4), draw(w, N, 5), draw(dy, N, 6), draw(dx0, N, 7), draw(dw0, N, 8);
-    FOR_EACH_VARIANT(k) {
+    FOR_EACH_VARIANT(k)
+    {
         for (int64_t n = 1; n <= N; n++) {
             float r = 0.7f;
             double s = 0;
@@ -151,7 +155,8 @@ static void swiglu_and_rope_match(void **state)
     (void)state;
     float g[N], u[N], dy[N], y[N], dg[N], du[N], again[N], c[N], s[N], x[2 * N], x0[2 * N];
     draw(g, N, 9), draw(u, N, 10), draw(dy, N, 11), draw(c, N, 12), draw(s, N, 13), draw(x0, 2 * N, 14);
-    FOR_EACH_VARIANT(k) {
+    FOR_EACH_VARIANT(k)
+    {
         for (int64_t n = 1; n <= N; n++) {
             k->swiglu(n, g, u, y);
             k->swiglu_backward(n, g, u, dy, dg, du, again);
@@ -179,7 +184,8 @@ static void blocks_are_moved_and_turned(void **state)
     for (int i = 0; i < N * N; i++) {
         h[i] = sherd__bf16_of_f32(x[i]);
     }
-    FOR_EACH_VARIANT(k) {
+    FOR_EACH_VARIANT(k)
+    {
         for (int64_t rows = 1; rows <= N; rows += 5) {
             for (int64_t cols = 1; cols <= N; cols += 3) {
                 k->transpose(rows, cols, x, N, y, rows);
@@ -205,12 +211,22 @@ static void tile_gemm_matches(void **state)
     enum { M = 15, K = 33, C = 2 * SHERD_KERNEL_PAD };
     static float a[M * K], b[K * C], c[M * C], c0[M * C];
     draw(a, M * K, 16), draw(b, K * C, 17), draw(c0, M * C, 18);
-    FOR_EACH_VARIANT(k) {
+    FOR_EACH_VARIANT(k)
+    {
         for (int turned = 0; turned < 2; turned++) {
             for (int64_t m = 1; m <= M; m++) {
                 memcpy(c, c0, sizeof c);
-                sherd_tile_gemm g = {.m = m, .n = C, .k = K, .a = a, .a_row = turned ? 1 : K, .a_col = turned ? M : 1, .b = b,
-                                     .ldb = C, .c = c, .ldc = C, .beta = m % 2};
+                sherd_tile_gemm g = {.m = m,
+                                     .n = C,
+                                     .k = K,
+                                     .a = a,
+                                     .a_row = turned ? 1 : K,
+                                     .a_col = turned ? M : 1,
+                                     .b = b,
+                                     .ldb = C,
+                                     .c = c,
+                                     .ldc = C,
+                                     .beta = m % 2};
                 k->gemm(&g);
                 for (int64_t i = 0; i < M * C; i++) {
                     double sum = i / C >= m || m % 2 ? c0[i] : 0;
@@ -252,7 +268,8 @@ static void compare_product(const product_case *p)
 
 enum { LARGE = 320 * 700 };
 
-/* Rounds x to bf16 where `type` says so, keeps what the provider will see in x, and returns the storage to hand over. */
+/* Rounds x to bf16 where `type` says so, keeps what the provider will see in x, and returns the storage to hand over.
+ */
 static const void *stored(float *x, sherd_dtype type, uint16_t *half)
 {
     if (type == SHERD_FP32) {
@@ -269,14 +286,21 @@ static void compare_provider(sherd_gemm *gemm, sherd_dtype in)
 {
     static float a[LARGE], b[LARGE], d[LARGE], c[LARGE];
     static uint16_t ha[LARGE], hb[LARGE], hd[LARGE];
-    static const int64_t sizes[][3] = {{1, 1, 1}, {5, 70, 3}, {50, 64, 300}, {97, 530, 65}, {48, 128, 700}, {130, 30, 1}};
+    static const int64_t sizes[][3] = {{1, 1, 1},     {5, 70, 3},     {50, 64, 300},
+                                       {97, 530, 65}, {48, 128, 700}, {130, 30, 1}};
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
         for (int bits = 0; bits < 16; bits++) {
             product_case p = {.in = in, .a = a, .b = b, .d = d};
             sherd_dtype out = bits & 8 ? in : SHERD_FP32;
             draw(a, LARGE, 20 + s), draw(b, LARGE, 21 + s), draw(d, LARGE, 22 + s);
-            p.mm = (sherd_matmul){.m = sizes[s][0], .n = sizes[s][1], .k = sizes[s][2], .trans_a = bits & 1,
-                                  .trans_b = (bits >> 1) & 1, .out = out, .a = stored(a, in, ha), .b = stored(b, in, hb),
+            p.mm = (sherd_matmul){.m = sizes[s][0],
+                                  .n = sizes[s][1],
+                                  .k = sizes[s][2],
+                                  .trans_a = bits & 1,
+                                  .trans_b = (bits >> 1) & 1,
+                                  .out = out,
+                                  .a = stored(a, in, ha),
+                                  .b = stored(b, in, hb),
                                   .c = c};
             const void *added = stored(d, out, hd);
             p.mm.d = bits & 4 ? added : NULL;
@@ -306,8 +330,11 @@ static void providers_match_three_loops(void **state)
         for (int type = SHERD_FP32; type <= SHERD_BF16; type++) {
             sherd_gemm *gemm;
             /* max_kn is small: most products take several blocks */
-            sherd_ops_options options = {.dtype = (sherd_dtype)type, .threads = 2, .gemm = (sherd_model_gemm)which,
-                                         .device = device, .limits = {.max_k = 700, .max_kn = 700}};
+            sherd_ops_options options = {.dtype = (sherd_dtype)type,
+                                         .threads = 2,
+                                         .gemm = (sherd_model_gemm)which,
+                                         .device = device,
+                                         .limits = {.max_k = 700, .max_kn = 700}};
             sherd_status status = sherd__gemm_create(&options, sherd__kernels_choose(), pool, &gemm, NULL);
             if (status == SHERD_EUNSUPPORTED && which == SHERD_MODEL_GEMM_ONEDNN) {
                 continue;

@@ -86,9 +86,17 @@ static sherd_status create(rig *r, sherd_error *err)
 sherd_status rig_open(rig *r, const rig_case *c, sherd_error *err)
 {
     *r = (rig){.c = *c};
-    r->shape = (sherd_model_shape){.size = sizeof r->shape, .layers = c->layers, .hidden = c->hidden, .heads = c->heads,
-                                   .kv_heads = c->kv_heads, .intermediate = c->intermediate, .vocab = c->vocab,
-                                   .tied = c->tied, .rope_theta = 10000.0, .norm_eps = 1e-5, .init_std = 0.08};
+    r->shape = (sherd_model_shape){.size = sizeof r->shape,
+                                   .layers = c->layers,
+                                   .hidden = c->hidden,
+                                   .heads = c->heads,
+                                   .kv_heads = c->kv_heads,
+                                   .intermediate = c->intermediate,
+                                   .vocab = c->vocab,
+                                   .tied = c->tied,
+                                   .rope_theta = 10000.0,
+                                   .norm_eps = 1e-5,
+                                   .init_std = 0.08};
     r->n_params = sherd_model_param_count(&r->shape);
     r->params = calloc(r->n_params, sizeof *r->params);
     r->names = calloc(r->n_params, SHERD_MODEL_NAME_MAX);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A decoder on the host device with its parameters in the plain store, weights spread so that every gradient matters, and one
- * random micro-batch.
+ * A decoder on the host device with its parameters in the plain store, weights spread so that every gradient matters,
+ * and one random micro-batch.
  */
 #ifndef SHERD_TESTS_MODELS_RIG_H
 #define SHERD_TESTS_MODELS_RIG_H

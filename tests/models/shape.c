@@ -33,9 +33,12 @@ static int64_t table_elems(const sherd_model_shape *shape)
 static void presets_have_their_sizes(void **state)
 {
     (void)state;
-    const struct { const char *name; double least, most; } want[] = {
-        {"tiny", 0.1e6, 0.2e6},   {"10m", 9.5e6, 11e6},   {"30m", 29.5e6, 30.5e6}, {"124m", 123e6, 125e6},
-        {"350m", 345e6, 365e6},   {"1.3b", 1.3e9, 1.4e9}, {"7b", 6.5e9, 7.5e9},
+    const struct {
+        const char *name;
+        double least, most;
+    } want[] = {
+        {"tiny", 0.1e6, 0.2e6}, {"10m", 9.5e6, 11e6},   {"30m", 29.5e6, 30.5e6}, {"124m", 123e6, 125e6},
+        {"350m", 345e6, 365e6}, {"1.3b", 1.3e9, 1.4e9}, {"7b", 6.5e9, 7.5e9},
     };
     size_t n = sizeof want / sizeof *want;
     for (size_t i = 0; i < n; i++) {
@@ -53,19 +56,26 @@ static void presets_have_their_sizes(void **state)
 static void table_is_in_forward_order_with_known_names(void **state)
 {
     (void)state;
-    static const char *const want[] = {
-        "model.embed_tokens.weight", "model.layers.0.input_layernorm.weight", "model.layers.0.self_attn.q_proj.weight",
-        "model.layers.0.self_attn.k_proj.weight", "model.layers.0.self_attn.v_proj.weight",
-        "model.layers.0.self_attn.o_proj.weight", "model.layers.0.post_attention_layernorm.weight",
-        "model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weight",
-        "model.norm.weight", "lm_head.weight"};
+    static const char *const want[] = {"model.embed_tokens.weight",
+                                       "model.layers.0.input_layernorm.weight",
+                                       "model.layers.0.self_attn.q_proj.weight",
+                                       "model.layers.0.self_attn.k_proj.weight",
+                                       "model.layers.0.self_attn.v_proj.weight",
+                                       "model.layers.0.self_attn.o_proj.weight",
+                                       "model.layers.0.post_attention_layernorm.weight",
+                                       "model.layers.0.mlp.gate_proj.weight",
+                                       "model.layers.0.mlp.up_proj.weight",
+                                       "model.layers.0.mlp.down_proj.weight",
+                                       "model.norm.weight",
+                                       "lm_head.weight"};
     sherd_model_shape shape;
     sherd_param params[12];
     char names[12 * SHERD_MODEL_NAME_MAX];
     assert_int_equal(sherd_model_shape_read("tiny", &shape, NULL), SHERD_OK);
     shape.layers = 1;
     assert_int_equal(sherd_model_param_count(&shape), 12);
-    assert_int_equal(sherd_model_params(&shape, SHERD_BF16, SHERD_FP32, SHERD_MODEL_GROUP_NORMS, params, names, NULL), SHERD_OK);
+    assert_int_equal(sherd_model_params(&shape, SHERD_BF16, SHERD_FP32, SHERD_MODEL_GROUP_NORMS, params, names, NULL),
+                     SHERD_OK);
     for (int i = 0; i < 12; i++) {
         assert_string_equal(params[i].name, want[i]);
         assert_int_equal(params[i].group, params[i].ndim == 1);
@@ -93,9 +103,11 @@ static void hugging_face_keys_are_read(void **state)
 {
     (void)state;
     sherd_model_shape shape;
-    assert_int_equal(parse("{" GOOD ", \"vocab_size\": 300, \"num_key_value_heads\": 2, \"tie_word_embeddings\": true,"
-                           "\"rope_theta\": 5e5, \"rms_norm_eps\": 1e-6, \"initializer_range\": 0.01, \"torch_dtype\": \"x\"}",
-                           &shape, NULL), SHERD_OK);
+    assert_int_equal(
+        parse("{" GOOD ", \"vocab_size\": 300, \"num_key_value_heads\": 2, \"tie_word_embeddings\": true,"
+              "\"rope_theta\": 5e5, \"rms_norm_eps\": 1e-6, \"initializer_range\": 0.01, \"torch_dtype\": \"x\"}",
+              &shape, NULL),
+        SHERD_OK);
     assert_int_equal(shape.layers, 3);
     assert_int_equal(shape.kv_heads, 2);
     assert_int_equal(shape.vocab, 300);
@@ -109,7 +121,9 @@ static void hugging_face_keys_are_read(void **state)
 static void bad_shapes_are_refused_by_name(void **state)
 {
     (void)state;
-    const struct { const char *json, *word; } bad[] = {
+    const struct {
+        const char *json, *word;
+    } bad[] = {
         {"{" GOOD "}", "vocab_size"},
         {"{" GOOD ", \"vocab_size\": \"many\"}", "vocab_size"},
         {"{" GOOD ", \"vocab_size\": 0}", "vocab_size"},

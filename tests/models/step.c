@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The decoder on its own: gradients against finite differences, the same bits again, any number of threads, checkpointing, the
- * ledger, and refusals.
+ * The decoder on its own: gradients against finite differences, the same bits again, any number of threads,
+ * checkpointing, the ledger, and refusals.
  */
 #include "tests/models/rig.h"
 
@@ -13,8 +13,15 @@
 
 #include <cmocka.h>
 
-static const rig_case SMALL = {.layers = 2, .hidden = 48, .heads = 6, .kv_heads = 2, .intermediate = 72, .vocab = 90, .batch = 2,
-                               .seq = 19, .threads = 1};
+static const rig_case SMALL = {.layers = 2,
+                               .hidden = 48,
+                               .heads = 6,
+                               .kv_heads = 2,
+                               .intermediate = 72,
+                               .vocab = 90,
+                               .batch = 2,
+                               .seq = 19,
+                               .threads = 1};
 
 static void opened(rig *r, const rig_case *c)
 {
@@ -37,7 +44,8 @@ static double step(rig *r)
 static double loss_only(rig *r)
 {
     double loss = NAN;
-    assert_int_equal(sherd_model_loss(r->model, &r->view, r->tokens, r->targets, r->c.batch, r->c.seq, &loss, NULL), SHERD_OK);
+    assert_int_equal(sherd_model_loss(r->model, &r->view, r->tokens, r->targets, r->c.batch, r->c.seq, &loss, NULL),
+                     SHERD_OK);
     return loss;
 }
 
@@ -160,8 +168,18 @@ static void head_in_chunks_matches_head_at_once(void **state)
 {
     (void)state;
     /* 2^22 / 45000 / 48 leaves 48 rows a chunk: 2 chunks of 60 rows, against 1 chunk of 30, twice, averaged */
-    rig_case c = {.layers = 1, .hidden = 16, .heads = 2, .kv_heads = 1, .intermediate = 16, .vocab = 45000, .tied = 1,
-                  .batch = 2, .seq = 30, .threads = 1, .dtype = SHERD_BF16, .grad_dtype = SHERD_BF16};
+    rig_case c = {.layers = 1,
+                  .hidden = 16,
+                  .heads = 2,
+                  .kv_heads = 1,
+                  .intermediate = 16,
+                  .vocab = 45000,
+                  .tied = 1,
+                  .batch = 2,
+                  .seq = 30,
+                  .threads = 1,
+                  .dtype = SHERD_BF16,
+                  .grad_dtype = SHERD_BF16};
     rig r;
     opened(&r, &c);
     step(&r);
@@ -170,7 +188,8 @@ static void head_in_chunks_matches_head_at_once(void **state)
     float *half[2];
     for (int i = 0; i < 2; i++) {
         sherd_model_memory_store_begin(r.store);
-        assert_int_equal(sherd_model_step(r.model, &r.view, r.tokens + 30 * i, r.targets + 30 * i, 1, 30, &loss[i], NULL), SHERD_OK);
+        assert_int_equal(
+            sherd_model_step(r.model, &r.view, r.tokens + 30 * i, r.targets + 30 * i, 1, 30, &loss[i], NULL), SHERD_OK);
         half[i] = rig_grad(&r, 0);
     }
     for (int64_t i = 0; i < rig_elems(&r.params[0]); i++) {
@@ -244,19 +263,22 @@ static void forward_only_gives_the_same_loss_and_logits(void **state)
     assert_int_equal(sherd_model_memory(&r.shape, &o, &some, NULL, NULL), SHERD_OK);
     assert_true(some < all);
     assert_int_equal(sherd_model_create(&r.shape, &o, &small, &err), SHERD_OK);
-    assert_int_equal(sherd_model_loss(small, &r.view, r.tokens, r.targets, SMALL.batch, SMALL.seq, &loss, &err), SHERD_OK);
+    assert_int_equal(sherd_model_loss(small, &r.view, r.tokens, r.targets, SMALL.batch, SMALL.seq, &loss, &err),
+                     SHERD_OK);
     assert_true(loss == loss_only(&r));
     for (int64_t n = 1; n <= SMALL.seq; n += 6) {
         assert_int_equal(sherd_model_logits(small, &r.view, r.tokens, n, logits[0], &err), SHERD_OK);
         assert_int_equal(sherd_model_logits(r.model, &r.view, r.tokens, n, logits[1], &err), SHERD_OK);
         assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
     }
-    assert_int_equal(sherd_model_step(small, &r.view, r.tokens, r.targets, SMALL.batch, SMALL.seq, &loss, &err), SHERD_ESTATE);
+    assert_int_equal(sherd_model_step(small, &r.view, r.tokens, r.targets, SMALL.batch, SMALL.seq, &loss, &err),
+                     SHERD_ESTATE);
     sherd_model_destroy(small);
     rig_close(&r);
 }
 
-/* Raises the device's limit until everything fits: every allocation of create and of the first step fails once on the way. */
+/* Raises the device's limit until everything fits: every allocation of create and of the first step fails once on the
+ * way. */
 static void failed_allocations_leave_nothing(void **state)
 {
     (void)state;
@@ -328,7 +350,10 @@ typedef struct failing {
     int calls, fail_at, held;
 } failing;
 
-static int due(failing *f) { return ++f->calls == f->fail_at; }
+static int due(failing *f)
+{
+    return ++f->calls == f->fail_at;
+}
 
 static sherd_status failing_acquire(void *ctx, uint32_t p, const void **out)
 {
