@@ -332,7 +332,7 @@ SHERD_API uint64_t sherd_device_peak_total(sherd_device *device, sherd_tier tier
 SHERD_API const char *sherd_device_describe(const sherd_device *device); /* "host, 2 threads, avx512 kernels": static */
 
 typedef struct sherd_trace_record {
-    const char *name;    /* static: "reduce", "update", "gather", … */
+    const char *name;    /* "reduce", "update", "wait:parameter acquire", …: valid as long as the device */
     const char *stream;  /* static: "compute", "comm", "update" */
     int32_t bucket;      /* -1: none */
     int64_t step;        /* of the engine, from 1 */
