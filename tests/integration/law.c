@@ -157,7 +157,7 @@ static const struct {
     const char *prefix;
     const char *allowed[8]; /* patterns of paths */
 } foreign[] = {
-    {"cuda", {"device/cuda_*", "comm/nccl*", "models/*cuda*", "include/sherd/sherd_cuda.h", "tests/*", "bench/*"}},
+    {"cuda", {"device/cuda*", "comm/nccl*", "models/*cuda*", "include/sherd/sherd_cuda.h", "tests/*", "bench/*"}},
     {"cublas", {"models/*cuda*", "tests/*", "bench/*"}},
     {"cudnn", {"models/*cuda*", "tests/*", "bench/*"}},
     {"nccl", {"comm/nccl*", "include/sherd/sherd_cuda.h", "tests/*", "bench/*"}},
