@@ -6,6 +6,10 @@
 
 #include "device/check.h"
 
+#if defined(SHERD_HAVE_CUDA)
+sherd_status sherd__device_create_cuda(const sherd_device_options *options, sherd_device **out, sherd_error *err);
+#endif
+
 void sherd_device_options_init(sherd_device_options *options, size_t size)
 {
     sherd_device_options defaults = {.size = size, .kind = SHERD_DEVICE_HOST};
@@ -34,8 +38,12 @@ sherd_status sherd_device_create(const sherd_device_options *options, sherd_devi
     case SHERD_DEVICE_CHECK:
         return sherd__device_create_check(&known, out, err);
     case SHERD_DEVICE_CUDA:
+#if defined(SHERD_HAVE_CUDA)
+        return sherd__device_create_cuda(&known, out, err);
+#else
         return sherd__fail(err, SHERD_EUNSUPPORTED,
                            "device 'cuda': unsupported, this library was built without CUDA; use the host device");
+#endif
     }
     return sherd__fail(err, SHERD_EINVAL, "sherd_device_create: there is no device of kind %d", (int)known.kind);
 }

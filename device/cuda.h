@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The CUDA device's own types. Who does what:
+ *
+ *   compute    the client's stream: operations are issued at once by the calling thread, so that they stand in order
+ *              with the client's own kernels.
+ *   others     a thread and a ring each (cuda_queue.h). The thread issues operations to its cudaStream in order; what
+ *              must not be issued yet (a wait for flags of other ranks, a wait for an event that another thread has not
+ *              issued) holds the thread back, never the GPU. So no kernel ever spins, and a peer that dies leaves
+ *              nothing on the GPU that cannot end.
+ *
+ * "Issued" is given to CUDA; "reached" is executed by the GPU. Only issued work depends on issued work, so whatever has
+ * been issued ends by itself.
+ *
+ * No call that cannot time out is made while the GPU has work: events are polled, streams are throttled long before
+ * CUDA's own queue would block the launch, and memory is freed only after the device was seen idle. A GPU that does not
+ * become idle within the limit is `stuck`: from then on nothing is freed, which leaks, but ends.
+ */
+#ifndef SHERD_DEVICE_CUDA_H
+#define SHERD_DEVICE_CUDA_H
+
+#include <cuda_runtime_api.h>
+
+#include "device/cuda_launch.h"
+#include "device/cuda_queue.h"
+#include "device/trace.h"
+
+#define SHERD__CUDA_SLICE_NS (INT64_C(15) * 1000000)
+/* A mark every so many CUDA calls, and so many marks: a stream runs ahead of the GPU by about their product, well below
+ * the thousand or so pending launches at which CUDA itself would block. */
+#define SHERD__CUDA_MARK_EVERY 64
+#define SHERD__CUDA_MARKS 8
+/* Callbacks that can be pending at once: each is one of those calls. */
+#define SHERD__CUDA_CALLBACKS (SHERD__CUDA_MARK_EVERY * (SHERD__CUDA_MARKS + 2))
+#define SHERD__CUDA_BOUNCE_ELEMS 16384
+
+typedef struct sherd__cuda_event {
+    sherd_device *device;
+    struct sherd__cuda_event *next, *next_free; /* made once, handed out again: as the host device's events */
+    cudaEvent_t handle;
+    _Atomic uint64_t recorded; /* records enqueued */
+    _Atomic uint64_t issued;   /* records given to CUDA */
+    _Atomic uint64_t none;     /* records of former lives: no wait of this life is for them */
+    _Atomic uint32_t word;     /* changes with every record issued: what waiters sleep on */
+    _Atomic uint32_t sleepers;
+} sherd__cuda_event;
+
+typedef struct sherd__cuda_device {
+    sherd_device base;
+    int ordinal;
+    uint32_t width; /* thread blocks that fill the device */
+    int32_t adopted; /* 1: the compute stream is the client's */
+    _Atomic int stuck;
+    cudaEvent_t epoch;     /* reached at about epoch_ns */
+    int64_t epoch_ns;
+    uint64_t runtime_bytes; /* booked */
+    pthread_mutex_t stream_lock;
+    struct sherd__cuda_stream *streams;
+    sherd__cuda_event *events, *free_events; /* under base.lock */
+} sherd__cuda_device;
+
+typedef enum sherd__cuda_callback_kind {
+    SHERD__CUDA_SIGNAL,
+    SHERD__CUDA_CALL,
+    SHERD__CUDA_PREPARE,
+    SHERD__CUDA_STAMP_BEGIN,
+    SHERD__CUDA_STAMP_END
+} sherd__cuda_callback_kind;
+
+struct sherd__cuda_stream;
+
+/* What CUDA calls back in stream order, on a thread of its own. Short, and never a CUDA call. */
+typedef struct sherd__cuda_callback {
+    sherd__cuda_callback_kind kind;
+    struct sherd__cuda_stream *stream;
+    sherd__tag tag;
+    union {
+        struct {
+            _Atomic uint32_t *flag;
+            uint32_t value;
+        } signal;
+        struct {
+            sherd__host_fn fn;
+            void *arg;
+        } call;
+        const sherd__step_rules *rules;
+    } u;
+} sherd__cuda_callback;
+
+/* Pinned memory of a stream; one is enough, for a stream's operations follow each other. */
+typedef struct sherd__cuda_pinned {
+    uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS]; /* what sherd__step_prepare works on */
+    sherd__step_state state;
+    sherd__step_scalars scalars;
+    float bounce[SHERD__CUDA_BOUNCE_ELEMS]; /* conversions from and to memory that no kernel can reach */
+} sherd__cuda_pinned;
+
+typedef struct sherd__cuda_stream {
+    sherd__stream base;
+    cudaStream_t handle;
+    int32_t has_queue;
+    sherd__cuda_queue queue;
+    pthread_mutex_t lock; /* of what follows: the compute stream may be used by several threads */
+    uint32_t since_mark, mark;
+    cudaEvent_t marks[SHERD__CUDA_MARKS];
+    uint8_t marked[SHERD__CUDA_MARKS];
+    uint32_t callback;
+    sherd__cuda_callback *callbacks;
+    int64_t stamp_ns;
+    sherd__cuda_pinned *pinned;
+    struct sherd__cuda_stream *next; /* of the device's, under its stream_lock */
+} sherd__cuda_stream;
+
+/* cuda_stream.c */
+sherd_status sherd__cuda_stream_create(sherd_device *device, const char *name, uint32_t capacity, sherd__stream **out,
+                                       sherd_error *err);
+/* The compute stream: no ring, no thread. `adopt` NULL: a stream of its own. */
+sherd_status sherd__cuda_compute_create(sherd_device *device, void *adopt, int32_t adopted, sherd__stream **out,
+                                        sherd_error *err);
+void sherd__cuda_stream_destroy(sherd__stream *stream);
+
+/* cuda_issue.c: one operation to CUDA. */
+sherd_status sherd__cuda_issue(sherd__stream *stream, const sherd__op *op);
+
+/* cuda_event.c */
+sherd_status sherd__cuda_event_create(sherd_device *device, sherd__event **out, sherd_error *err);
+void sherd__cuda_event_destroy(sherd__event *event);
+void sherd__cuda_events_free(sherd__cuda_device *device);
+sherd_status sherd__cuda_event_record(sherd__stream *stream, sherd__event *event);
+sherd_status sherd__cuda_event_wait(sherd__stream *stream, sherd__event *event, const char *site);
+sherd_status sherd__cuda_event_sync(sherd_device *device, sherd__event *event, const char *site, sherd_error *err);
+int64_t sherd__cuda_event_time_ns(sherd__event *event);
+void sherd__cuda_event_issued(sherd__cuda_event *event, uint64_t number);
+
+/* cuda_wait.c: the calling thread waits, within the device's limit; what fails has poisoned the device. */
+sherd_status sherd__cuda_await_issued(sherd__cuda_event *event, uint64_t number, const char *stream, const char *site);
+sherd_status sherd__cuda_await_reached(sherd_device *device, cudaEvent_t event, const char *stream, const char *site);
+sherd_status sherd__cuda_await_idle(sherd__cuda_stream *stream, const char *site);
+sherd_status sherd__cuda_await_flags(sherd_device *device, const char *stream, sherd__tag tag,
+                                     const sherd__await *await);
+
+/* cuda_memory.c */
+sherd_status sherd__cuda_memory_get(sherd_device *device, sherd_tier tier, uint64_t bytes, void **out,
+                                    uint64_t *rounding, sherd_error *err);
+void sherd__cuda_memory_put(sherd_device *device, sherd_tier tier, void *block, uint64_t bytes);
+/* 1 when the device's streams are idle (or broken: then they run nothing); 0 where they did not become so within the
+ * limit and the device is `stuck` from now on. */
+int sherd__cuda_settle(sherd_device *device);
+
+/* cuda.c: SHERD_OK for cudaSuccess; else the device is poisoned with a sentence that names the call, the stream and the
+ * operation. stream and tag may be NULL. */
+sherd_status sherd__cuda_check(sherd_device *device, int code, const char *call, const char *stream,
+                               const sherd__tag *tag);
+/* The same where nothing runs yet: fills *err, poisons nothing. */
+sherd_status sherd__cuda_refused(sherd_error *err, int code, const char *call);
+/* Around CUDA calls on threads that belong to the client: this device is current between them. */
+int sherd__cuda_enter(sherd_device *device);
+void sherd__cuda_leave(sherd_device *device, int former);
+
+/* What device/registry.c calls: the calling thread's current GPU, and a compute stream of its own. */
+sherd_status sherd__device_create_cuda(const sherd_device_options *options, sherd_device **out, sherd_error *err);
+
+#endif

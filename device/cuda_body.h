@@ -1,0 +1,579 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The kernels' bodies: what one thread block does. nvcc compiles them for GPUs, and a C compiler for the host, where
+ * the tests' stub runs one thread block after another; so their arithmetic is tested without a GPU.
+ *
+ * A body is a sequence of phases. CUDA__EACH(t) is one: on a GPU it is the code of thread t, on the host a loop over
+ * all of them. Nothing but shared memory crosses from one phase to the next, and CUDA__BARRIER stands between phases
+ * that exchange data.
+ *
+ * Arithmetic is the reference's (host_math_reference.c): fp32 operations one by one, fma only through SHERD__FMAF, one
+ * NaN. Nothing depends on the shape of the grid: sums of one element are made by one thread in the tree's order, and
+ * the norm's accumulator is integers.
+ */
+#ifndef SHERD_DEVICE_CUDA_BODY_H
+#define SHERD_DEVICE_CUDA_BODY_H
+
+#include <math.h>
+#include <string.h>
+
+#include "device/cuda_launch.h"
+#include "optim/list.h"
+
+#if defined(__CUDACC__)
+#define CUDA__FN static __device__ __forceinline__
+#define CUDA__EACH(t) for (int t = (int)threadIdx.x, t##_once = 1; t##_once; t##_once = 0)
+#define CUDA__BARRIER() __syncthreads()
+#define CUDA__UNROLL _Pragma("unroll")
+#else
+#define CUDA__FN static inline
+#define CUDA__EACH(t) for (int t = 0; t < SHERD__CUDA_THREADS; ++t)
+#define CUDA__BARRIER() ((void)0)
+#define CUDA__UNROLL
+#endif
+
+typedef struct cuda__four {
+    float at[4];
+} cuda__four;
+
+/* ------------------------------------------------------------------------------------------------ loads and stores */
+
+/* Streaming accesses: a step reads and writes each of these bytes once. 16 bytes of fp32, 8 of bf16. */
+CUDA__FN cuda__four cuda__load_f32(const float *from)
+{
+    cuda__four out;
+#if defined(__CUDACC__)
+    float4 v = __ldcs((const float4 *)from);
+    out.at[0] = v.x;
+    out.at[1] = v.y;
+    out.at[2] = v.z;
+    out.at[3] = v.w;
+#else
+    memcpy(out.at, from, sizeof out.at);
+#endif
+    return out;
+}
+
+CUDA__FN void cuda__store_f32(float *to, cuda__four value)
+{
+#if defined(__CUDACC__)
+    __stcs((float4 *)to, make_float4(value.at[0], value.at[1], value.at[2], value.at[3]));
+#else
+    memcpy(to, value.at, sizeof value.at);
+#endif
+}
+
+CUDA__FN cuda__four cuda__load_bf16(const uint16_t *from)
+{
+    cuda__four out;
+#if defined(__CUDACC__)
+    uint2 v = __ldcs((const uint2 *)from);
+    out.at[0] = sherd__f32_of_bits(v.x << 16);
+    out.at[1] = sherd__f32_of_bits(v.x & 0xFFFF0000u);
+    out.at[2] = sherd__f32_of_bits(v.y << 16);
+    out.at[3] = sherd__f32_of_bits(v.y & 0xFFFF0000u);
+#else
+    for (int i = 0; i < 4; ++i) {
+        out.at[i] = sherd__f32_of_bf16(from[i]);
+    }
+#endif
+    return out;
+}
+
+CUDA__FN void cuda__store_bf16(uint16_t *to, cuda__four value)
+{
+    uint32_t half[4];
+    CUDA__UNROLL
+    for (int i = 0; i < 4; ++i) {
+        half[i] = sherd__bf16_of_f32(value.at[i]);
+    }
+#if defined(__CUDACC__)
+    __stcs((uint2 *)to, make_uint2(half[0] | half[1] << 16, half[2] | half[3] << 16));
+#else
+    for (int i = 0; i < 4; ++i) {
+        to[i] = (uint16_t)half[i];
+    }
+#endif
+}
+
+CUDA__FN cuda__four cuda__load(const void *array, int bf16, int64_t i)
+{
+    return bf16 ? cuda__load_bf16((const uint16_t *)array + i) : cuda__load_f32((const float *)array + i);
+}
+
+CUDA__FN float cuda__load_one(const void *array, int bf16, int64_t i)
+{
+    return bf16 ? sherd__f32_of_bf16(((const uint16_t *)array)[i]) : ((const float *)array)[i];
+}
+
+/* A NaN becomes 0x7FC00000. */
+CUDA__FN float cuda__one_nan(float value) { return value != value ? sherd__f32_of_bits(0x7FC00000u) : value; }
+
+/* ---------------------------------------------------------------------------------------------------------- tree sum */
+
+/* Blocks of 256 values lie 16 floats apart, so that two half warps reading two blocks hit different banks. */
+#define CUDA__BLOCK_STRIDE (SHERD__NORM_BLOCK + 16)
+#define CUDA__TILE_BLOCKS (SHERD__CUDA_SUM_TILE / SHERD__NORM_BLOCK)
+#define CUDA__LANES 16
+#define CUDA__SUM_GROUPS (SHERD__CUDA_SUM_TILE / 4 / SHERD__CUDA_THREADS)
+
+typedef struct cuda__sum_shared {
+    float value[CUDA__TILE_BLOCKS * CUDA__BLOCK_STRIDE];
+    double lane[CUDA__TILE_BLOCKS * CUDA__LANES];
+    unsigned long long limb[SHERD__NORM_LIMBS]; /* this thread block's own; flushed once */
+    unsigned long long bad_block;
+} cuda__sum_shared;
+
+CUDA__FN void cuda__add_u64(unsigned long long *to, unsigned long long value)
+{
+#if defined(__CUDACC__)
+    atomicAdd(to, value);
+#else
+    __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
+#endif
+}
+
+CUDA__FN void cuda__min_u64(unsigned long long *to, unsigned long long value)
+{
+#if defined(__CUDACC__)
+    atomicMin(to, value);
+#else
+    unsigned long long seen = __atomic_load_n(to, __ATOMIC_RELAXED);
+    while (value < seen && !__atomic_compare_exchange_n(to, &seen, value, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+#endif
+}
+
+/* Sum of squares ≥ 0, finite, into limbs: as sherd__norm_add_double. */
+CUDA__FN void cuda__limbs_add(unsigned long long *limb, double square_sum)
+{
+    union {
+        double value;
+        uint64_t bits;
+    } pun;
+    uint64_t mantissa, high;
+    int shift, at;
+    pun.value = square_sum;
+    if (pun.bits == 0) {
+        return;
+    }
+    mantissa = (pun.bits & ((UINT64_C(1) << 52) - 1)) | UINT64_C(1) << 52;
+    shift = (int)(pun.bits >> 52) - 1075 + 298;
+    if (shift < 0) {
+        mantissa >>= -shift;
+        shift = 0;
+    }
+    at = shift / 32;
+    shift %= 32;
+    high = shift ? mantissa >> (64 - shift) : 0;
+    mantissa <<= shift;
+    cuda__add_u64(&limb[at], mantissa & UINT32_MAX);
+    cuda__add_u64(&limb[at + 1], mantissa >> 32);
+    if (high) {
+        cuda__add_u64(&limb[at + 2], high);
+    }
+}
+
+/* Pairs at distance 1, 2, 4: the balanced tree of n leaves. With a constant n everything stays in registers. */
+CUDA__FN cuda__four cuda__leaves(const sherd__cuda_sum *a, uint32_t first, uint32_t n, int bf16, int64_t i)
+{
+    cuda__four leaf[8];
+    CUDA__UNROLL
+    for (uint32_t k = 0; k < 8; ++k) {
+        if (k < n) {
+            leaf[k] = cuda__load(a->src[first + k], bf16, i);
+        }
+    }
+    CUDA__UNROLL
+    for (uint32_t step = 1; step < 8; step *= 2) {
+        CUDA__UNROLL
+        for (uint32_t k = 0; k + step < 8; k += 2 * step) {
+            if (k + step < n) {
+                CUDA__UNROLL
+                for (int j = 0; j < 4; ++j) {
+                    leaf[k].at[j] += leaf[k + step].at[j];
+                }
+            }
+        }
+    }
+    return leaf[0];
+}
+
+/* More than eight: complete groups of eight are merged as a binary counter carries, the incomplete rest from the right. */
+CUDA__FN cuda__four cuda__many_leaves(const sherd__cuda_sum *a, int bf16, int64_t i)
+{
+    cuda__four stack[8]; /* 256 sources are 32 groups: at most 6 are open */
+    uint32_t depth = 0, groups = 0;
+    for (uint32_t first = 0; first < a->n_src; first += 8, ++groups) {
+        uint32_t n = a->n_src - first < 8 ? a->n_src - first : 8;
+        stack[depth++] = cuda__leaves(a, first, n, bf16, i);
+        for (uint32_t carry = groups; n == 8 && (carry & 1u); carry >>= 1, --depth) {
+            for (int j = 0; j < 4; ++j) {
+                stack[depth - 2].at[j] += stack[depth - 1].at[j];
+            }
+        }
+    }
+    for (; depth > 1; --depth) {
+        for (int j = 0; j < 4; ++j) {
+            stack[depth - 2].at[j] += stack[depth - 1].at[j];
+        }
+    }
+    return stack[0];
+}
+
+/* Four elements from the sources to dst. n: the number of sources if it is at most 8, else 0. */
+CUDA__FN cuda__four cuda__sum_four(const sherd__cuda_sum *a, uint32_t n, int bf16, int64_t i)
+{
+    cuda__four sum = n ? cuda__leaves(a, 0, n, bf16, i) : cuda__many_leaves(a, bf16, i);
+    cuda__four former;
+    if (a->add) {
+        former = cuda__load_f32((const float *)a->dst + i);
+    }
+    CUDA__UNROLL
+    for (int j = 0; j < 4; ++j) {
+        float value = cuda__one_nan(a->add ? former.at[j] + sum.at[j] : sum.at[j]);
+        sum.at[j] = a->narrow ? sherd__f32_of_bf16(sherd__bf16_of_f32(value)) : value;
+    }
+    if (a->dst_bf16) {
+        cuda__store_bf16((uint16_t *)a->dst + i, sum);
+    } else {
+        cuda__store_f32((float *)a->dst + i, sum);
+    }
+    return sum;
+}
+
+/* Lane `lane` of block `block` of the tile in shared memory. */
+CUDA__FN double cuda__lane_squares(const cuda__sum_shared *s, int block, int lane)
+{
+    const float *value = s->value + block * CUDA__BLOCK_STRIDE + lane;
+    double sum = 0.0;
+    CUDA__UNROLL
+    for (int i = 0; i < SHERD__NORM_BLOCK; i += CUDA__LANES) {
+        double v = (double)value[i];
+        sum += v * v; /* the product is exact */
+    }
+    return sum;
+}
+
+CUDA__FN void cuda__block_into_limbs(cuda__sum_shared *s, int block, uint64_t number)
+{
+    double lane[CUDA__LANES];
+    CUDA__UNROLL
+    for (int i = 0; i < CUDA__LANES; ++i) {
+        lane[i] = s->lane[block * CUDA__LANES + i];
+    }
+    CUDA__UNROLL
+    for (int level = 0; level < 4; ++level) {
+        CUDA__UNROLL
+        for (int i = 0; i < CUDA__LANES / 2; ++i) { /* constant bounds keep the lanes in registers */
+            if (i < CUDA__LANES / 2 >> level) {
+                lane[i] += lane[i + (CUDA__LANES / 2 >> level)];
+            }
+        }
+    }
+    if (lane[0] - lane[0] == 0.0) { /* finite */
+        cuda__limbs_add(s->limb, lane[0]);
+    } else {
+        cuda__min_u64(&s->bad_block, number);
+    }
+}
+
+CUDA__FN void cuda__sum_tile(const sherd__cuda_sum *a, cuda__sum_shared *s, uint32_t n, int bf16, int64_t tile)
+{
+    int64_t begin = tile * SHERD__CUDA_SUM_TILE;
+    CUDA__EACH(t)
+    {
+        CUDA__UNROLL
+        for (int k = 0; k < CUDA__SUM_GROUPS; ++k) {
+            int at = (k * SHERD__CUDA_THREADS + t) * 4;
+            if (begin + at < a->elems) {
+                cuda__four sum = cuda__sum_four(a, n, bf16, begin + at);
+                float *value = s->value + at / SHERD__NORM_BLOCK * CUDA__BLOCK_STRIDE + at % SHERD__NORM_BLOCK;
+                CUDA__UNROLL
+                for (int j = 0; a->norm && j < 4; ++j) {
+                    value[j] = sum.at[j];
+                }
+            }
+        }
+    }
+    if (!a->norm) {
+        return;
+    }
+    CUDA__BARRIER();
+    CUDA__EACH(t)
+    {
+        int block = t / CUDA__LANES, lane = t % CUDA__LANES;
+        if (begin + block * SHERD__NORM_BLOCK < a->elems) {
+            s->lane[t] = cuda__lane_squares(s, block, lane);
+        }
+    }
+    CUDA__BARRIER(); /* the next tile's values may be written from here on; its lanes only after its first barrier */
+    CUDA__EACH(t)
+    {
+        if (t < CUDA__TILE_BLOCKS && begin + t * SHERD__NORM_BLOCK < a->elems) {
+            cuda__block_into_limbs(s, t, a->first_block + (uint64_t)(begin / SHERD__NORM_BLOCK + t));
+        }
+    }
+}
+
+CUDA__FN void cuda__sum_block(const sherd__cuda_sum *a, cuda__sum_shared *s, uint32_t n, int bf16, int64_t block,
+                              int64_t n_blocks)
+{
+    CUDA__EACH(t)
+    {
+        if (t < SHERD__NORM_LIMBS) {
+            s->limb[t] = 0;
+        } else if (t == SHERD__NORM_LIMBS) {
+            s->bad_block = SHERD__NO_BAD_BLOCK;
+        }
+    }
+    CUDA__BARRIER();
+    for (int64_t tile = block; tile * SHERD__CUDA_SUM_TILE < a->elems; tile += n_blocks) {
+        cuda__sum_tile(a, s, n, bf16, tile);
+    }
+    if (!a->norm) {
+        return;
+    }
+    CUDA__BARRIER();
+    CUDA__EACH(t)
+    {
+        if (t < SHERD__NORM_LIMBS && s->limb[t]) {
+            cuda__add_u64((unsigned long long *)&a->norm->limb[t], s->limb[t]);
+        } else if (t == SHERD__NORM_LIMBS && s->bad_block != SHERD__NO_BAD_BLOCK) {
+            cuda__min_u64((unsigned long long *)&a->norm->bad_block, s->bad_block);
+        }
+    }
+}
+
+/* X(suffix, sources, bf16): what is compiled with the number of sources known; 0: any. */
+#define CUDA__SUM_MAP(X)                                                                                               \
+    X(1_f32, 1, 0) X(2_f32, 2, 0) X(4_f32, 4, 0) X(8_f32, 8, 0) X(n_f32, 0, 0)                                         \
+    X(1_bf16, 1, 1) X(2_bf16, 2, 1) X(4_bf16, 4, 1) X(8_bf16, 8, 1) X(n_bf16, 0, 1)
+
+/* ------------------------------------------------------------------------------------------------------------ update */
+
+/* Which entry of a table sorted by first_tile holds this tile. */
+#define CUDA__FIND(table, n, tile, out)                                                                                \
+    do {                                                                                                               \
+        uint32_t low_ = 0, high_ = (n);                                                                                \
+        while (high_ - low_ > 1) {                                                                                     \
+            uint32_t middle_ = low_ + (high_ - low_) / 2;                                                              \
+            if ((table)[middle_].first_tile <= (tile)) {                                                               \
+                low_ = middle_;                                                                                        \
+            } else {                                                                                                   \
+                high_ = middle_;                                                                                       \
+            }                                                                                                          \
+        }                                                                                                              \
+        (out) = low_;                                                                                                  \
+    } while (0)
+
+#define CUDA__UPDATE_GROUPS (SHERD__CUDA_UPDATE_TILE / 4 / SHERD__CUDA_THREADS)
+
+typedef struct cuda__state {
+    cuda__four sum, master, moment[SHERD__MAX_MOMENTS];
+} cuda__state;
+
+CUDA__FN void cuda__state_load(const sherd__cuda_update *a, uint32_t moments, int64_t i, cuda__state *out)
+{
+    out->sum = cuda__load(a->sum, a->sum_bf16, i);
+    out->master = cuda__load_f32(a->master + i);
+    CUDA__UNROLL
+    for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; ++m) {
+        if (m < moments) {
+            out->moment[m] = cuda__load_f32(a->moment[m] + i);
+        }
+    }
+}
+
+CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, int64_t i, const cuda__state *state)
+{
+    cuda__store_f32(a->master + i, state->master);
+    CUDA__UNROLL
+    for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; ++m) {
+        if (m < moments) {
+            cuda__store_f32(a->moment[m] + i, state->moment[m]);
+        }
+    }
+    if (a->emit) {
+        cuda__store_bf16(a->emit + i, state->master);
+    }
+}
+
+/* One element of one optimizer, and one thread block's tile of it: both groups of four are loaded before the first is
+ * computed, so that a thread has up to eight 16-byte loads in flight. Tails and unaligned arrays go one by one. */
+#define CUDA__UPDATE(KIND, name, moments)                                                                              \
+    CUDA__FN void cuda__element_##name(const float *s, uint32_t first, float factor, cuda__state *state, int j)        \
+    {                                                                                                                  \
+        float moment[SHERD__MAX_MOMENTS], master = state->master.at[j];                                                \
+        CUDA__UNROLL                                                                                                   \
+        for (int m = 0; m < (moments); ++m) {                                                                          \
+            moment[m] = state->moment[m].at[j];                                                                        \
+        }                                                                                                              \
+        sherd__##name##_element(s, first, state->sum.at[j] * factor, &master, moment);                                 \
+        state->master.at[j] = cuda__one_nan(master);                                                                   \
+        CUDA__UNROLL                                                                                                   \
+        for (int m = 0; m < (moments); ++m) {                                                                          \
+            state->moment[m].at[j] = cuda__one_nan(moment[m]);                                                         \
+        }                                                                                                              \
+    }                                                                                                                  \
+    CUDA__FN void cuda__one_by_one_##name(const sherd__cuda_update *a, const float *s, uint32_t first, float factor,   \
+                                          int64_t i, int64_t end)                                                      \
+    {                                                                                                                  \
+        for (; i < end; ++i) {                                                                                         \
+            cuda__state state;                                                                                         \
+            state.sum.at[0] = cuda__load_one(a->sum, a->sum_bf16, i);                                                  \
+            state.master.at[0] = a->master[i];                                                                         \
+            for (int m = 0; m < (moments); ++m) {                                                                      \
+                state.moment[m].at[0] = a->moment[m][i];                                                               \
+            }                                                                                                          \
+            cuda__element_##name(s, first, factor, &state, 0);                                                         \
+            a->master[i] = state.master.at[0];                                                                         \
+            for (int m = 0; m < (moments); ++m) {                                                                      \
+                a->moment[m][i] = state.moment[m].at[0];                                                               \
+            }                                                                                                          \
+            if (a->emit) {                                                                                             \
+                a->emit[i] = sherd__bf16_of_f32(state.master.at[0]);                                                   \
+            }                                                                                                          \
+        }                                                                                                              \
+    }                                                                                                                  \
+    CUDA__FN void cuda__update_##name(const sherd__cuda_update *a, uint32_t tile)                                      \
+    {                                                                                                                  \
+        const sherd__step_scalars *scalars = a->scalars;                                                               \
+        uint32_t at, first = scalars->first;                                                                           \
+        float factor = scalars->factor;                                                                                \
+        if (scalars->skip) {                                                                                           \
+            return;                                                                                                    \
+        }                                                                                                              \
+        CUDA__FIND(a->span, a->n_spans, tile, at);                                                                     \
+        const sherd__cuda_span *span = &a->span[at];                                                                   \
+        const float *s = scalars->group[span->group];                                                                  \
+        int64_t begin = span->begin + (int64_t)(tile - span->first_tile) * SHERD__CUDA_UPDATE_TILE;                    \
+        CUDA__EACH(t)                                                                                                  \
+        {                                                                                                              \
+            cuda__state state[CUDA__UPDATE_GROUPS];                                                                    \
+            CUDA__UNROLL                                                                                               \
+            for (int k = 0; k < CUDA__UPDATE_GROUPS; ++k) {                                                            \
+                int64_t i = begin + (k * SHERD__CUDA_THREADS + t) * 4;                                                 \
+                if (a->vectors && i + 4 <= span->end) {                                                                \
+                    cuda__state_load(a, (moments), i, &state[k]);                                                      \
+                }                                                                                                      \
+            }                                                                                                          \
+            CUDA__UNROLL                                                                                               \
+            for (int k = 0; k < CUDA__UPDATE_GROUPS; ++k) {                                                            \
+                int64_t i = begin + (k * SHERD__CUDA_THREADS + t) * 4;                                                 \
+                if (a->vectors && i + 4 <= span->end) {                                                                \
+                    CUDA__UNROLL                                                                                       \
+                    for (int j = 0; j < 4; ++j) {                                                                      \
+                        cuda__element_##name(s, first, factor, &state[k], j);                                          \
+                    }                                                                                                  \
+                    cuda__state_store(a, (moments), i, &state[k]);                                                     \
+                } else {                                                                                               \
+                    int64_t end = i + 4 < span->end ? i + 4 : span->end;                                               \
+                    cuda__one_by_one_##name(a, s, first, factor, i, end);                                              \
+                }                                                                                                      \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+SHERD__OPTIM_MAP(CUDA__UPDATE)
+
+/* --------------------------------------------------------------------------------------------- zero, convert, reduce */
+
+CUDA__FN void cuda__store_zero16(unsigned char *to)
+{
+#if defined(__CUDACC__)
+    *(uint4 *)to = make_uint4(0, 0, 0, 0);
+#else
+    memset(to, 0, 16);
+#endif
+}
+
+CUDA__FN void cuda__zero_tile(const sherd__cuda_zero *a, uint64_t tile)
+{
+    uint32_t which;
+    CUDA__FIND(a->range, a->n_ranges, tile, which);
+    const sherd__cuda_zero_range *range = &a->range[which];
+    uint64_t from = range->begin + (tile - range->first_tile) * SHERD__CUDA_ZERO_TILE;
+    uint64_t to = range->end - from < SHERD__CUDA_ZERO_TILE ? range->end : from + SHERD__CUDA_ZERO_TILE;
+    unsigned char *begin = (unsigned char *)a->base + from, *end = (unsigned char *)a->base + to;
+    unsigned char *aligned = begin + (16 - (uintptr_t)begin % 16) % 16;
+    if (aligned > end) {
+        aligned = end;
+    }
+    CUDA__EACH(t)
+    {
+        unsigned char *tail = aligned + (end - aligned) / 16 * 16;
+        if (t < aligned - begin) {
+            begin[t] = 0;
+        }
+        for (unsigned char *p = aligned + (int64_t)t * 16; p < tail; p += SHERD__CUDA_THREADS * 16) {
+            cuda__store_zero16(p);
+        }
+        if (t < end - tail) {
+            tail[t] = 0;
+        }
+    }
+}
+
+CUDA__FN void cuda__convert_one(const sherd__cuda_convert *a, int64_t i)
+{
+    float value = cuda__load_one(a->src, a->src_bf16, i);
+    if (a->add) {
+        value = cuda__one_nan(cuda__load_one(a->dst, a->dst_bf16, i) + value);
+    }
+    if (a->dst_bf16) {
+        ((uint16_t *)a->dst)[i] = sherd__bf16_of_f32(value);
+    } else {
+        ((float *)a->dst)[i] = value;
+    }
+}
+
+CUDA__FN void cuda__convert_four(const sherd__cuda_convert *a, int64_t i)
+{
+    cuda__four value = cuda__load(a->src, a->src_bf16, i);
+    if (a->add) {
+        cuda__four former = cuda__load(a->dst, a->dst_bf16, i);
+        CUDA__UNROLL
+        for (int j = 0; j < 4; ++j) {
+            value.at[j] = cuda__one_nan(former.at[j] + value.at[j]);
+        }
+    }
+    if (a->dst_bf16) {
+        cuda__store_bf16((uint16_t *)a->dst + i, value);
+    } else {
+        cuda__store_f32((float *)a->dst + i, value);
+    }
+}
+
+CUDA__FN void cuda__convert_block(const sherd__cuda_convert *a, int64_t block, int64_t n_blocks)
+{
+    CUDA__EACH(t)
+    {
+        for (int64_t i = (block * SHERD__CUDA_THREADS + t) * 4; i < a->elems;
+             i += n_blocks * SHERD__CUDA_THREADS * 4) {
+            if (a->vectors && i + 4 <= a->elems) {
+                cuda__convert_four(a, i);
+            } else {
+                for (int64_t j = i; j < a->elems && j < i + 4; ++j) {
+                    cuda__convert_one(a, j);
+                }
+            }
+        }
+    }
+}
+
+CUDA__FN void cuda__reduce_block(const sherd__cuda_reduce *a)
+{
+    CUDA__EACH(t)
+    {
+        for (uint32_t i = (uint32_t)t; i < a->n_sum + a->n_min; i += SHERD__CUDA_THREADS) {
+            uint64_t value = i < a->n_sum ? 0 : UINT64_MAX;
+            for (uint32_t s = 0; s < a->n_src; ++s) {
+                uint64_t word = a->src[s][i];
+                value = i < a->n_sum ? value + word : word < value ? word : value;
+            }
+            a->dst[i] = value;
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One operation to CUDA: waits that hold the issuing thread, then launches, copies and callbacks. Tables of sources and
+ * spans are read here and travel with the launch.
+ *
+ * Flags of other ranks are words in host memory. A signal is a callback in stream order that stores and wakes; an await
+ * holds the issuing thread until the flags are there. What a peer wrote before it signalled is visible to kernels
+ * issued after: its kernels had ended before its callback ran.
+ *
+ * The scalars of a step are computed on the host, by the same code as on every device, in a callback between two
+ * copies: a few microseconds once a step, and nobody waits.
+ */
+#include <string.h>
+
+#include "device/cuda.h"
+#include "host/futex.h"
+
+/* ------------------------------------------------------------------------------------------------------------ pacing */
+
+static sherd_status check(sherd__cuda_stream *stream, const sherd__tag *tag, int code, const char *call)
+{
+    return sherd__cuda_check(stream->base.device, code, call, stream->base.name, tag);
+}
+
+/* Before every call that puts something into the stream; under its lock. */
+static sherd_status pace(sherd__cuda_stream *stream)
+{
+    if (++stream->since_mark < SHERD__CUDA_MARK_EVERY)
+        return SHERD_OK;
+    stream->since_mark = 0;
+    int code = (int)cudaEventRecord(stream->marks[stream->mark], stream->handle);
+    if (code != (int)cudaSuccess)
+        return check(stream, NULL, code, "cudaEventRecord");
+    stream->marked[stream->mark] = 1;
+    stream->mark = (stream->mark + 1) % SHERD__CUDA_MARKS;
+    if (!stream->marked[stream->mark])
+        return SHERD_OK;
+    return sherd__cuda_await_reached(stream->base.device, stream->marks[stream->mark], stream->base.name,
+                                     "stream is full");
+}
+
+/* --------------------------------------------------------------------------------------------------------- callbacks */
+
+static void run_prepare(const sherd__cuda_callback *self)
+{
+    sherd__cuda_pinned *pinned = self->stream->pinned;
+    sherd__step_prepare(self->u.rules, pinned->vote, &pinned->state, &pinned->scalars);
+}
+
+/* On CUDA's thread. In a poisoned device nothing is carried out, as on the host. */
+static void CUDART_CB callback_main(void *arg)
+{
+    const sherd__cuda_callback *self = arg;
+    sherd__cuda_stream *stream = self->stream;
+    if (atomic_load_explicit(&stream->base.device->failed, memory_order_acquire))
+        return;
+    switch (self->kind) {
+    case SHERD__CUDA_SIGNAL:
+        atomic_store_explicit(self->u.signal.flag, self->u.signal.value, memory_order_release);
+        sherd__futex_wake_all(self->u.signal.flag, SHERD__FUTEX_SHARED);
+        break;
+    case SHERD__CUDA_CALL:
+        self->u.call.fn(self->u.call.arg);
+        break;
+    case SHERD__CUDA_PREPARE:
+        run_prepare(self);
+        break;
+    case SHERD__CUDA_STAMP_BEGIN:
+        stream->stamp_ns = sherd__now_ns();
+        break;
+    case SHERD__CUDA_STAMP_END:
+        sherd__trace_add(stream->base.device, stream->base.name, self->tag, stream->stamp_ns, sherd__now_ns());
+        break;
+    }
+}
+
+/* Pacing bounds how many are pending, so a place that comes round again is free. */
+static sherd_status call_back(sherd__cuda_stream *stream, const sherd__cuda_callback *what)
+{
+    sherd_status status = pace(stream);
+    if (status != SHERD_OK)
+        return status;
+    sherd__cuda_callback *place = &stream->callbacks[stream->callback];
+    stream->callback = (stream->callback + 1) % SHERD__CUDA_CALLBACKS;
+    *place = *what;
+    place->stream = stream;
+    return check(stream, &what->tag, (int)cudaLaunchHostFunc(stream->handle, callback_main, place),
+                 "cudaLaunchHostFunc");
+}
+
+static sherd_status stamp(sherd__cuda_stream *stream, const sherd__op *op, sherd__cuda_callback_kind kind)
+{
+    sherd__cuda_callback what = {.kind = kind, .tag = op->tag};
+    return stream->base.device->trace ? call_back(stream, &what) : SHERD_OK;
+}
+
+static sherd_status issue_signal(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    sherd__cuda_callback what = {.kind = SHERD__CUDA_SIGNAL, .tag = op->tag};
+    what.u.signal.flag = op->u.signal.flag;
+    what.u.signal.value = op->u.signal.value;
+    return call_back(stream, &what);
+}
+
+static sherd_status issue_host_call(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    sherd__cuda_callback what = {.kind = SHERD__CUDA_CALL, .tag = op->tag};
+    what.u.call.fn = op->u.call.fn;
+    what.u.call.arg = op->u.call.arg;
+    return call_back(stream, &what);
+}
+
+/* ------------------------------------------------------------------------------------------------------------ copies */
+
+/* Memory that CUDA does not know: kernels cannot reach it, and copies of it may wait for the stream. */
+static int pageable(const void *address)
+{
+    struct cudaPointerAttributes attributes;
+    if (cudaPointerGetAttributes(&attributes, address) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return 1;
+    }
+    return attributes.type == cudaMemoryTypeUnregistered;
+}
+
+static sherd_status copy_bytes(sherd__cuda_stream *stream, const sherd__op *op, void *dst, const void *src,
+                               uint64_t bytes)
+{
+    sherd_status status = pace(stream);
+    if (status != SHERD_OK)
+        return status;
+    int code = (int)cudaMemcpyAsync(dst, src, (size_t)bytes, cudaMemcpyDefault, stream->handle);
+    return check(stream, &op->tag, code, "cudaMemcpyAsync");
+}
+
+/* A copy of pageable memory may block in CUDA until the stream has come to it: that is waited for first, where it can
+ * time out. */
+static sherd_status issue_copy(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    void *dst = op->u.copy.dst;
+    const void *src = op->u.copy.src;
+    sherd_status status = SHERD_OK;
+    if (op->u.copy.bytes == 0 || dst == src)
+        return SHERD_OK;
+    if (pageable(dst) || pageable(src))
+        status = sherd__cuda_await_idle(stream, "copy of pageable memory");
+    return status == SHERD_OK ? copy_bytes(stream, op, dst, src, op->u.copy.bytes) : status;
+}
+
+static sherd_status issue_prepare(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    sherd__cuda_pinned *pinned = stream->pinned;
+    sherd__cuda_callback what = {.kind = SHERD__CUDA_PREPARE, .tag = op->tag, .u.rules = op->u.prepare.rules};
+    sherd_status status = copy_bytes(stream, op, pinned->vote, op->u.prepare.vote, sizeof pinned->vote);
+    if (status == SHERD_OK)
+        status = copy_bytes(stream, op, &pinned->state, op->u.prepare.state, sizeof pinned->state);
+    if (status == SHERD_OK)
+        status = call_back(stream, &what);
+    if (status == SHERD_OK)
+        status = copy_bytes(stream, op, op->u.prepare.state, &pinned->state, sizeof pinned->state);
+    if (status == SHERD_OK)
+        status = copy_bytes(stream, op, op->u.prepare.out, &pinned->scalars, sizeof pinned->scalars);
+    return status;
+}
+
+/* ----------------------------------------------------------------------------------------------------------- kernels */
+
+static uint32_t width_of(sherd__cuda_stream *stream) { return ((sherd__cuda_device *)stream->base.device)->width; }
+
+static sherd_status refuse(sherd__cuda_stream *stream, const sherd__op *op, const char *why)
+{
+    sherd_error error;
+    sherd__fail(&error, SHERD_EUNSUPPORTED, "stream '%s', '%s' of bucket %d: %s", stream->base.name,
+                op->tag.name ? op->tag.name : "", op->tag.bucket, why);
+    return sherd__device_poison(stream->base.device, &error);
+}
+
+static int aligned(const void *address, uint64_t unit) { return (uintptr_t)address % unit == 0; }
+
+static uint64_t vector_bytes(int bf16) { return bf16 ? 8 : 16; }
+
+static sherd_status issue_tree_sum(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    const sherd__tree_sum *sum = &op->u.tree_sum;
+    sherd__cuda_sum args = {.dst = sum->dst, .norm = sum->norm, .elems = sum->elems, .first_block = sum->first_block};
+    args.n_src = sum->n_src;
+    args.src_bf16 = sum->src_dtype == SHERD_BF16;
+    args.dst_bf16 = sum->dst_dtype == SHERD_BF16;
+    args.add = sum->add != 0;
+    args.narrow = sum->narrow != 0;
+    if (sum->n_src == 0 || sum->n_src > SHERD__CUDA_SOURCES)
+        return refuse(stream, op, "a sum of no or of more than 256 contributions");
+    int good = aligned(sum->dst, vector_bytes(args.dst_bf16)) && sum->elems % SHERD__NORM_BLOCK == 0;
+    for (uint32_t i = 0; i < sum->n_src; i++) {
+        args.src[i] = (const char *)sum->src[i] + sum->src_offset;
+        good = good && aligned(args.src[i], vector_bytes(args.src_bf16));
+    }
+    if (!good)
+        return refuse(stream, op, "a sum that is not of whole blocks of 256 elements at 16 bytes");
+    sherd_status status = pace(stream);
+    if (status != SHERD_OK)
+        return status;
+    return check(stream, &op->tag, sherd__cuda_launch_sum(&args, width_of(stream), stream->handle), "tree sum kernel");
+}
+
+static int update_vectors(const sherd__update *update, const sherd__optim *optim)
+{
+    int good = aligned(update->sum, vector_bytes(update->sum_dtype == SHERD_BF16)) && aligned(update->master, 16) &&
+               aligned(update->emit, 8);
+    for (uint32_t m = 0; m < optim->n_moments; m++)
+        good = good && aligned(update->moment[m], 16);
+    return good;
+}
+
+/* Spans [*at, …) as many as fit; returns how many tiles they are. */
+static void fill_spans(sherd__cuda_update *args, const sherd__update *update, uint32_t *at)
+{
+    args->n_spans = args->n_tiles = 0;
+    for (; *at < update->n_spans && args->n_spans < SHERD__CUDA_SPANS; ++*at) {
+        const sherd__span *span = &update->spans[*at];
+        int64_t elems = span->end - span->begin;
+        int64_t tiles = (elems + SHERD__CUDA_UPDATE_TILE - 1) / SHERD__CUDA_UPDATE_TILE;
+        if (elems <= 0)
+            continue;
+        if (args->n_spans > 0 && args->n_tiles + tiles > INT32_MAX)
+            break; /* a grid has at most 2^31 - 1 thread blocks */
+        args->span[args->n_spans++] = (sherd__cuda_span){.begin = span->begin - update->origin,
+                                                         .end = span->end - update->origin,
+                                                         .group = span->group,
+                                                         .first_tile = args->n_tiles};
+        args->vectors = args->vectors && (span->begin - update->origin) % 4 == 0;
+        args->n_tiles += (uint32_t)tiles;
+    }
+}
+
+static sherd_status issue_update(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    const sherd__update *update = &op->u.update;
+    const sherd__optim *optim = sherd__optim_get(update->kind);
+    sherd__cuda_update args = {.scalars = update->scalars, .sum = update->sum, .master = update->master};
+    sherd_status status = SHERD_OK;
+    args.emit = update->emit;
+    args.kind = (uint8_t)update->kind;
+    args.sum_bf16 = update->sum_dtype == SHERD_BF16;
+    memcpy(args.moment, update->moment, sizeof args.moment);
+    for (uint32_t at = 0; status == SHERD_OK && at < update->n_spans;) {
+        args.vectors = (uint8_t)update_vectors(update, optim);
+        fill_spans(&args, update, &at);
+        status = pace(stream);
+        if (status == SHERD_OK && args.n_tiles > 0)
+            status = check(stream, &op->tag, sherd__cuda_launch_update(&args, stream->handle), "update kernel");
+    }
+    return status;
+}
+
+static sherd_status issue_zero(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    sherd__cuda_zero args = {.base = op->u.zero.base};
+    sherd_status status = SHERD_OK;
+    for (uint32_t at = 0; status == SHERD_OK && at < op->u.zero.n;) {
+        args.n_ranges = 0;
+        args.n_tiles = 0;
+        for (; at < op->u.zero.n && args.n_ranges < SHERD__CUDA_RANGES; at++) {
+            sherd__byte_range range = op->u.zero.ranges[at];
+            if (range.end <= range.begin)
+                continue;
+            args.range[args.n_ranges++] = (sherd__cuda_zero_range){range.begin, range.end, args.n_tiles};
+            args.n_tiles += (range.end - range.begin + SHERD__CUDA_ZERO_TILE - 1) / SHERD__CUDA_ZERO_TILE;
+        }
+        status = pace(stream);
+        if (status == SHERD_OK && args.n_ranges > 0)
+            status = check(stream, &op->tag, sherd__cuda_launch_zero(&args, stream->handle), "zero kernel");
+    }
+    return status;
+}
+
+static sherd_status launch_convert(sherd__cuda_stream *stream, const sherd__op *op, void *dst, const void *src,
+                                   int64_t elems)
+{
+    sherd__cuda_convert args = {.dst = dst, .src = src, .elems = elems, .add = op->u.convert.add != 0};
+    args.dst_bf16 = op->u.convert.dst_dtype == SHERD_BF16;
+    args.src_bf16 = op->u.convert.src_dtype == SHERD_BF16;
+    args.vectors = aligned(dst, vector_bytes(args.dst_bf16)) && aligned(src, vector_bytes(args.src_bf16));
+    sherd_status status = pace(stream);
+    if (status != SHERD_OK || elems == 0)
+        return status;
+    return check(stream, &op->tag, sherd__cuda_launch_convert(&args, width_of(stream), stream->handle),
+                 "convert kernel");
+}
+
+/* From or to memory that kernels cannot reach, piece by piece through pinned memory. Between steps only. */
+static sherd_status convert_pageable(sherd__cuda_stream *stream, const sherd__op *op, int dst_outside, int src_outside)
+{
+    size_t dst_bytes = (size_t)sherd_dtype_bytes(op->u.convert.dst_dtype);
+    size_t src_bytes = (size_t)sherd_dtype_bytes(op->u.convert.src_dtype);
+    char *bounce = (char *)stream->pinned->bounce;
+    sherd_status status = SHERD_OK;
+    if (dst_outside && (src_outside || op->u.convert.add))
+        return refuse(stream, op, "a conversion into pageable memory with addition, or from pageable memory");
+    for (int64_t at = 0, n; status == SHERD_OK && at < op->u.convert.elems; at += n) {
+        n = op->u.convert.elems - at;
+        n = n < SHERD__CUDA_BOUNCE_ELEMS ? n : SHERD__CUDA_BOUNCE_ELEMS;
+        char *dst = (char *)op->u.convert.dst + (size_t)at * dst_bytes;
+        const char *src = (const char *)op->u.convert.src + (size_t)at * src_bytes;
+        status = sherd__cuda_await_idle(stream, "conversion of pageable memory");
+        if (status == SHERD_OK && src_outside)
+            memcpy(bounce, src, (size_t)n * src_bytes);
+        if (status == SHERD_OK)
+            status = launch_convert(stream, op, dst_outside ? bounce : dst, src_outside ? bounce : src, n);
+        if (status == SHERD_OK && dst_outside) {
+            status = sherd__cuda_await_idle(stream, "conversion of pageable memory");
+            if (status == SHERD_OK)
+                memcpy(dst, bounce, (size_t)n * dst_bytes);
+        }
+    }
+    return status;
+}
+
+static sherd_status issue_convert(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    int same = op->u.convert.dst_dtype == op->u.convert.src_dtype && !op->u.convert.add;
+    if (op->u.convert.elems <= 0)
+        return SHERD_OK;
+    if (same) {
+        sherd__op copy = {.kind = SHERD__OP_COPY, .tag = op->tag};
+        copy.u.copy.dst = op->u.convert.dst;
+        copy.u.copy.src = op->u.convert.src;
+        copy.u.copy.bytes = (uint64_t)op->u.convert.elems * sherd_dtype_bytes(op->u.convert.dst_dtype);
+        return issue_copy(stream, &copy);
+    }
+    int dst_outside = pageable(op->u.convert.dst), src_outside = pageable(op->u.convert.src);
+    if (dst_outside || src_outside)
+        return convert_pageable(stream, op, dst_outside, src_outside);
+    return launch_convert(stream, op, op->u.convert.dst, op->u.convert.src, op->u.convert.elems);
+}
+
+static sherd_status issue_reduce(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    sherd__cuda_reduce args = {.dst = op->u.reduce.dst, .n_src = op->u.reduce.n_src};
+    args.n_sum = op->u.reduce.n_sum;
+    args.n_min = op->u.reduce.n_min;
+    if (op->u.reduce.n_src > SHERD__CUDA_SOURCES)
+        return refuse(stream, op, "a reduction of more than 256 arrays");
+    for (uint32_t i = 0; i < args.n_src; i++)
+        args.src[i] = (const uint64_t *)(const void *)((const char *)op->u.reduce.src[i] + op->u.reduce.offset);
+    sherd_status status = pace(stream);
+    if (status != SHERD_OK)
+        return status;
+    return check(stream, &op->tag, sherd__cuda_launch_reduce(&args, stream->handle), "reduction kernel");
+}
+
+/* ------------------------------------------------------------------------------------------------------------ events */
+
+static sherd_status issue_record(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    sherd__cuda_event *event = (sherd__cuda_event *)op->u.event.event;
+    sherd_status status = pace(stream);
+    if (status == SHERD_OK)
+        status = check(stream, NULL, (int)cudaEventRecord(event->handle, stream->handle), "cudaEventRecord");
+    return status;
+}
+
+static sherd_status issue_wait(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    sherd__cuda_event *event = (sherd__cuda_event *)op->u.event.event;
+    sherd_status status = pace(stream);
+    if (status == SHERD_OK)
+        status = check(stream, NULL, (int)cudaStreamWaitEvent(stream->handle, event->handle, 0), "cudaStreamWaitEvent");
+    return status;
+}
+
+/* ---------------------------------------------------------------------------------------------------------- dispatch */
+
+typedef sherd_status (*issue_fn)(sherd__cuda_stream *stream, const sherd__op *op);
+
+static const struct {
+    issue_fn issue;
+    int traced;
+} issues[] = {
+    [SHERD__OP_RECORD] = {issue_record, 0},       [SHERD__OP_WAIT] = {issue_wait, 0},
+    [SHERD__OP_SIGNAL] = {issue_signal, 0},       [SHERD__OP_AWAIT] = {NULL, 0},
+    [SHERD__OP_COPY] = {issue_copy, 1},           [SHERD__OP_ZERO] = {issue_zero, 1},
+    [SHERD__OP_CONVERT] = {issue_convert, 1},     [SHERD__OP_TREE_SUM] = {issue_tree_sum, 1},
+    [SHERD__OP_REDUCE_U64] = {issue_reduce, 1},   [SHERD__OP_PREPARE] = {issue_prepare, 1},
+    [SHERD__OP_UPDATE] = {issue_update, 1},       [SHERD__OP_HOST_CALL] = {issue_host_call, 0},
+    [SHERD__OP_TOUCH] = {NULL, 0},
+};
+
+static sherd_status issue_locked(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    sherd_status status = SHERD_OK;
+    pthread_mutex_lock(&stream->lock);
+    if (issues[op->kind].traced)
+        status = stamp(stream, op, SHERD__CUDA_STAMP_BEGIN);
+    if (status == SHERD_OK)
+        status = issues[op->kind].issue(stream, op);
+    if (status == SHERD_OK && issues[op->kind].traced)
+        status = stamp(stream, op, SHERD__CUDA_STAMP_END);
+    pthread_mutex_unlock(&stream->lock);
+    return status;
+}
+
+/* What must be there before the operation may be issued; the stream's lock is not held. */
+static sherd_status hold_back(sherd__stream *stream, const sherd__op *op)
+{
+    if (op->kind == SHERD__OP_WAIT)
+        return sherd__cuda_await_issued((sherd__cuda_event *)op->u.event.event, op->u.event.number, stream->name,
+                                        op->u.event.site);
+    if (op->kind == SHERD__OP_AWAIT)
+        return sherd__cuda_await_flags(stream->device, stream->name, op->tag, &op->u.await);
+    return sherd__device_error(stream->device, NULL);
+}
+
+sherd_status sherd__cuda_issue(sherd__stream *stream, const sherd__op *op)
+{
+    sherd_status status = hold_back(stream, op);
+    if (status == SHERD_OK && issues[op->kind].issue) {
+        int former = sherd__cuda_enter(stream->device);
+        status = issue_locked((sherd__cuda_stream *)stream, op);
+        sherd__cuda_leave(stream->device, former);
+    }
+    if (op->kind == SHERD__OP_RECORD) /* whatever became of it: who waits for it finds the error */
+        sherd__cuda_event_issued((sherd__cuda_event *)op->u.event.event, op->u.event.number);
+    return status;
+}

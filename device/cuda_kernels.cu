@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Kernels and their launchers: each kernel is one body of cuda_body.h. Parameters travel in the constant bank
+ * (__grid_constant__), so tables of sources and spans need no memory of their own.
+ *
+ * Compiled with -fmad=false -ftz=false -prec-div=true -prec-sqrt=true: fma only where written.
+ */
+#include "device/cuda_body.h"
+
+#define KERNEL extern "C" __global__ void __launch_bounds__(SHERD__CUDA_THREADS)
+
+#define SUM_KERNEL(suffix, sources, bf16)                                                                              \
+    KERNEL sherd__cuda_kernel_sum_##suffix(const __grid_constant__ sherd__cuda_sum args)                               \
+    {                                                                                                                  \
+        __shared__ cuda__sum_shared shared;                                                                            \
+        cuda__sum_block(&args, &shared, (sources), (bf16), blockIdx.x, gridDim.x);                                     \
+    }
+CUDA__SUM_MAP(SUM_KERNEL)
+
+#define UPDATE_KERNEL(KIND, name, moments)                                                                             \
+    KERNEL sherd__cuda_kernel_update_##name(const __grid_constant__ sherd__cuda_update args)                           \
+    {                                                                                                                  \
+        cuda__update_##name(&args, blockIdx.x);                                                                        \
+    }
+SHERD__OPTIM_MAP(UPDATE_KERNEL)
+
+KERNEL sherd__cuda_kernel_zero(const __grid_constant__ sherd__cuda_zero args) { cuda__zero_tile(&args, blockIdx.x); }
+
+KERNEL sherd__cuda_kernel_convert(const __grid_constant__ sherd__cuda_convert args)
+{
+    cuda__convert_block(&args, blockIdx.x, gridDim.x);
+}
+
+KERNEL sherd__cuda_kernel_reduce(const __grid_constant__ sherd__cuda_reduce args) { cuda__reduce_block(&args); }
+
+/* ---------------------------------------------------------------------------------------------------------- launchers */
+
+static const struct {
+    uint32_t sources;
+    int bf16;
+    void (*kernel)(sherd__cuda_sum);
+} sum_kernels[] = {
+#define X(suffix, sources, bf16) {sources, bf16, sherd__cuda_kernel_sum_##suffix},
+    CUDA__SUM_MAP(X)
+#undef X
+};
+
+template <typename Args>
+static int launch(void (*kernel)(Args), const Args *args, uint64_t blocks, void *stream)
+{
+    if (blocks == 0)
+        return cudaSuccess;
+    kernel<<<(unsigned)blocks, SHERD__CUDA_THREADS, 0, (cudaStream_t)stream>>>(*args);
+    return (int)cudaGetLastError();
+}
+
+int sherd__cuda_launch_sum(const sherd__cuda_sum *args, uint32_t width, void *stream)
+{
+    uint64_t tiles = ((uint64_t)args->elems + SHERD__CUDA_SUM_TILE - 1) / SHERD__CUDA_SUM_TILE;
+    for (size_t i = 0; i < sizeof sum_kernels / sizeof *sum_kernels; ++i) {
+        if (sum_kernels[i].bf16 == args->src_bf16 &&
+            (sum_kernels[i].sources == args->n_src || sum_kernels[i].sources == 0))
+            return launch(sum_kernels[i].kernel, args, tiles < width ? tiles : width, stream);
+    }
+    return cudaErrorInvalidValue;
+}
+
+int sherd__cuda_launch_update(const sherd__cuda_update *args, void *stream)
+{
+    switch ((sherd_optimizer)args->kind) {
+#define X(KIND, name, moments)                                                                                         \
+    case SHERD_##KIND:                                                                                                 \
+        return launch(sherd__cuda_kernel_update_##name, args, args->n_tiles, stream);
+        SHERD__OPTIM_MAP(X)
+#undef X
+    }
+    return cudaErrorInvalidValue;
+}
+
+int sherd__cuda_launch_zero(const sherd__cuda_zero *args, void *stream)
+{
+    return launch(sherd__cuda_kernel_zero, args, args->n_tiles, stream);
+}
+
+int sherd__cuda_launch_convert(const sherd__cuda_convert *args, uint32_t width, void *stream)
+{
+    uint64_t blocks = ((uint64_t)args->elems + 4 * SHERD__CUDA_THREADS - 1) / (4 * SHERD__CUDA_THREADS);
+    return launch(sherd__cuda_kernel_convert, args, blocks < width ? blocks : width, stream);
+}
+
+int sherd__cuda_launch_reduce(const sherd__cuda_reduce *args, void *stream)
+{
+    return launch(sherd__cuda_kernel_reduce, args, 1, stream);
+}
+
+template <typename Args> static int load(void (*kernel)(Args))
+{
+    cudaFuncAttributes attributes;
+    return (int)cudaFuncGetAttributes(&attributes, (const void *)kernel);
+}
+
+int sherd__cuda_load_kernels(void)
+{
+    int code = load(sherd__cuda_kernel_zero);
+    for (size_t i = 0; code == cudaSuccess && i < sizeof sum_kernels / sizeof *sum_kernels; ++i)
+        code = load(sum_kernels[i].kernel);
+    if (code == cudaSuccess)
+        code = load(sherd__cuda_kernel_convert);
+    if (code == cudaSuccess)
+        code = load(sherd__cuda_kernel_reduce);
+#define X(KIND, name, moments)                                                                                         \
+    if (code == cudaSuccess)                                                                                           \
+        code = load(sherd__cuda_kernel_update_##name);
+    SHERD__OPTIM_MAP(X)
+#undef X
+    return code;
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Between device/cuda's C and its kernels: arguments by value (they travel as kernel parameters, so nothing on the host
+ * needs to outlive the launch) and launchers with C names. gcc, clang and nvcc compile this file; the tests' stub
+ * implements the launchers on the host over the same bodies (cuda_body.h).
+ *
+ * Launchers return a cudaError_t as int: the launch's own, or an earlier asynchronous one.
+ */
+#ifndef SHERD_DEVICE_CUDA_LAUNCH_H
+#define SHERD_DEVICE_CUDA_LAUNCH_H
+
+#include "base/interval.h"
+#include "optim/optim.h"
+
+#if defined(__cplusplus)
+extern "C" {
+#endif
+
+#define SHERD__CUDA_THREADS 256
+#define SHERD__CUDA_SOURCES 256       /* of one tree sum: 8 bytes each of at most 4096 bytes of parameters */
+#define SHERD__CUDA_SPANS 128         /* of one update launch */
+#define SHERD__CUDA_RANGES 128        /* of one zero launch */
+#define SHERD__CUDA_SUM_TILE 4096     /* elements a thread block sums at a time: 16 norm blocks */
+#define SHERD__CUDA_UPDATE_TILE 2048  /* elements a thread block updates */
+#define SHERD__CUDA_ZERO_TILE 65536   /* bytes a thread block clears */
+
+typedef struct sherd__cuda_sum {
+    const void *src[SHERD__CUDA_SOURCES]; /* offset added */
+    void *dst;
+    sherd__norm *norm;
+    int64_t elems;
+    uint64_t first_block;
+    uint32_t n_src;
+    uint8_t src_bf16, dst_bf16, add, narrow;
+} sherd__cuda_sum;
+
+typedef struct sherd__cuda_span {
+    int64_t begin, end; /* relative to the pointers */
+    uint32_t group;
+    uint32_t first_tile;
+} sherd__cuda_span;
+
+typedef struct sherd__cuda_update {
+    const sherd__step_scalars *scalars;
+    const void *sum;
+    float *master;
+    float *moment[SHERD__MAX_MOMENTS];
+    uint16_t *emit;
+    uint32_t n_spans, n_tiles;
+    uint8_t kind, sum_bf16, vectors; /* vectors: every pointer and every span begins at 16 bytes */
+    sherd__cuda_span span[SHERD__CUDA_SPANS];
+} sherd__cuda_update;
+
+typedef struct sherd__cuda_zero_range {
+    uint64_t begin, end;
+    uint64_t first_tile;
+} sherd__cuda_zero_range;
+
+typedef struct sherd__cuda_zero {
+    void *base;
+    uint32_t n_ranges;
+    uint32_t pad;
+    uint64_t n_tiles;
+    sherd__cuda_zero_range range[SHERD__CUDA_RANGES];
+} sherd__cuda_zero;
+
+typedef struct sherd__cuda_convert {
+    void *dst;
+    const void *src;
+    int64_t elems;
+    uint8_t dst_bf16, src_bf16, add, vectors;
+} sherd__cuda_convert;
+
+typedef struct sherd__cuda_reduce {
+    const uint64_t *src[SHERD__CUDA_SOURCES]; /* offset added */
+    uint64_t *dst;
+    uint32_t n_src, n_sum, n_min;
+} sherd__cuda_reduce;
+
+/* `stream` is a cudaStream_t; `width` is how many thread blocks fill the device. */
+int sherd__cuda_launch_sum(const sherd__cuda_sum *args, uint32_t width, void *stream);
+int sherd__cuda_launch_update(const sherd__cuda_update *args, void *stream);
+int sherd__cuda_launch_zero(const sherd__cuda_zero *args, void *stream);
+int sherd__cuda_launch_convert(const sherd__cuda_convert *args, uint32_t width, void *stream);
+int sherd__cuda_launch_reduce(const sherd__cuda_reduce *args, void *stream);
+/* Loads every kernel's code now, so that what it takes can be measured and no step pays for it. */
+int sherd__cuda_load_kernels(void);
+
+#if defined(__cplusplus)
+}
+#endif
+
+#endif

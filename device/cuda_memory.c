@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Memory of the GPU and pinned memory of the host. Sizes are rounded here to what the driver takes, so that what is
+ * booked is what is gone: 2 MiB pages for large blocks, 512 bytes within shared pages for small ones.
+ */
+#include "device/cuda.h"
+
+#include <unistd.h>
+
+#include "base/checked.h"
+
+#define PAGED_FROM_BYTES (UINT64_C(1) << 20)
+#define PAGE_BYTES (UINT64_C(2) << 20)
+#define SMALL_BYTES UINT64_C(512)
+#define NAP_US 200
+
+static uint64_t unit_of(sherd_tier tier, uint64_t bytes)
+{
+    long page = sysconf(_SC_PAGESIZE);
+    if (tier == SHERD_TIER_HOST)
+        return page > 0 ? (uint64_t)page : 4096;
+    return bytes >= PAGED_FROM_BYTES ? PAGE_BYTES : SMALL_BYTES;
+}
+
+/* 0 if it cannot be rounded. */
+static uint64_t rounded(sherd_tier tier, uint64_t bytes)
+{
+    uint64_t unit = unit_of(tier, bytes), sum;
+    if (!sherd__add_u64(bytes ? bytes : 1, unit - 1, &sum) || sum > INT64_MAX)
+        return 0;
+    return sum / unit * unit;
+}
+
+sherd_status sherd__cuda_memory_get(sherd_device *device, sherd_tier tier, uint64_t bytes, void **out,
+                                    uint64_t *rounding, sherd_error *err)
+{
+    if (tier != SHERD_TIER_DEVICE && tier != SHERD_TIER_HOST)
+        return sherd__fail(err, SHERD_EUNSUPPORTED, "memory on tier '%s' is not built yet", sherd_tier_name(tier));
+    uint64_t whole = rounded(tier, bytes);
+    size_t free_bytes = 0, total_bytes = 0;
+    int code = (int)cudaErrorMemoryAllocation, former = sherd__cuda_enter(device);
+    if (whole > 0)
+        code = tier == SHERD_TIER_DEVICE ? (int)cudaMalloc(out, (size_t)whole)
+                                         : (int)cudaHostAlloc(out, (size_t)whole, cudaHostAllocPortable);
+    if (code == (int)cudaErrorMemoryAllocation) {
+        (void)cudaGetLastError(); /* the device is as good as before */
+        (void)cudaMemGetInfo(&free_bytes, &total_bytes);
+    }
+    sherd__cuda_leave(device, former);
+    if (code == (int)cudaErrorMemoryAllocation)
+        return tier == SHERD_TIER_DEVICE
+                   ? sherd__fail(err, SHERD_ENOMEM, "the GPU has no %llu bytes: %llu of %llu are free",
+                                 (unsigned long long)bytes, (unsigned long long)free_bytes,
+                                 (unsigned long long)total_bytes)
+                   : sherd__fail(err, SHERD_ENOMEM, "the system has no %llu bytes of pinned main memory",
+                                 (unsigned long long)bytes);
+    if (code != (int)cudaSuccess)
+        return sherd__cuda_refused(err, code, tier == SHERD_TIER_DEVICE ? "cudaMalloc" : "cudaHostAlloc");
+    *rounding = whole - bytes;
+    return SHERD_OK;
+}
+
+static int busy(sherd__cuda_device *device)
+{
+    int found = 0;
+    pthread_mutex_lock(&device->stream_lock);
+    for (sherd__cuda_stream *stream = device->streams; stream && !found; stream = stream->next)
+        found = cudaStreamQuery(stream->handle) == cudaErrorNotReady;
+    pthread_mutex_unlock(&device->stream_lock);
+    return found;
+}
+
+int sherd__cuda_settle(sherd_device *base)
+{
+    sherd__cuda_device *device = (sherd__cuda_device *)base;
+    int64_t begin = sherd__now_ns();
+    while (!atomic_load(&device->stuck) && busy(device)) {
+        if (sherd__now_ns() - begin > atomic_load(&base->wait_limit_ns))
+            atomic_store(&device->stuck, 1);
+        else
+            usleep(NAP_US);
+    }
+    return !atomic_load(&device->stuck);
+}
+
+/* cudaFree waits for the GPU without a limit, so it is called only when there is nothing to wait for. */
+void sherd__cuda_memory_put(sherd_device *device, sherd_tier tier, void *block, uint64_t bytes)
+{
+    (void)bytes;
+    int former = sherd__cuda_enter(device);
+    if (sherd__cuda_settle(device))
+        (void)(tier == SHERD_TIER_DEVICE ? cudaFree(block) : cudaFreeHost(block));
+    sherd__cuda_leave(device, former);
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Where a host thread waits for the GPU, for another thread, or for another rank. The GPU is asked again and again
+ * (cudaEventSynchronize could not time out), words are slept on; every sleep is short and then looks at `failed` and at
+ * the limit.
+ */
+#include "device/cuda.h"
+#include "host/futex.h"
+
+#define FIRST_NAP_NS 5000
+#define LONGEST_NAP_NS 500000
+
+static int64_t wait_limit(sherd_device *device)
+{
+    return atomic_load_explicit(&device->wait_limit_ns, memory_order_relaxed);
+}
+
+static void nap(int64_t *ns)
+{
+    struct timespec pause = {.tv_sec = 0, .tv_nsec = (long)*ns};
+    (void)nanosleep(&pause, NULL);
+    *ns = *ns * 2 < LONGEST_NAP_NS ? *ns * 2 : LONGEST_NAP_NS;
+}
+
+static sherd_status gpu_timeout(sherd_device *device, const char *stream, const char *site, int64_t waited_ns)
+{
+    sherd_error error;
+    sherd__fail(&error, SHERD_ETIMEOUT,
+                "stream '%s' waited %.1f s at '%s' for the GPU, which did not get there: a kernel hangs, or the GPU is "
+                "lost; see the driver's log (dmesg, Xid)",
+                stream, (double)waited_ns * 1e-9, site ? site : "");
+    return sherd__device_poison(device, &error);
+}
+
+/* Until `query` says something else than "not ready". */
+static sherd_status poll_gpu(sherd_device *device, int (*query)(void *handle), void *handle, const char *call,
+                             const char *stream, const char *site)
+{
+    int64_t begin = sherd__now_ns(), ns = FIRST_NAP_NS;
+    sherd_status status = SHERD_OK;
+    int code;
+    while ((code = query(handle)) == (int)cudaErrorNotReady && status == SHERD_OK) {
+        int64_t waited = sherd__now_ns() - begin;
+        status = sherd__device_error(device, NULL);
+        if (status == SHERD_OK && waited > wait_limit(device))
+            status = gpu_timeout(device, stream, site, waited);
+        else if (status == SHERD_OK)
+            nap(&ns);
+    }
+    sherd__trace_wait(device, stream, site, (sherd__tag){.bucket = -1}, begin, sherd__now_ns());
+    return status != SHERD_OK ? status : sherd__cuda_check(device, code, call, stream, NULL);
+}
+
+static int query_event(void *handle) { return (int)cudaEventQuery((cudaEvent_t)handle); }
+
+static int query_stream(void *handle) { return (int)cudaStreamQuery((cudaStream_t)handle); }
+
+sherd_status sherd__cuda_await_reached(sherd_device *device, cudaEvent_t event, const char *stream, const char *site)
+{
+    return poll_gpu(device, query_event, event, "cudaEventQuery", stream, site);
+}
+
+sherd_status sherd__cuda_await_idle(sherd__cuda_stream *stream, const char *site)
+{
+    return poll_gpu(stream->base.device, query_stream, stream->handle, "cudaStreamQuery", stream->base.name, site);
+}
+
+static sherd_status issue_timeout(sherd_device *device, const char *stream, const char *site, int64_t waited_ns)
+{
+    sherd_error error;
+    sherd__fail(&error, SHERD_ETIMEOUT,
+                "stream '%s' waited %.1f s at '%s' for an event that was not given to the GPU: another stream of this "
+                "rank is held back; its own sentence comes first where there is one",
+                stream, (double)waited_ns * 1e-9, site ? site : "");
+    return sherd__device_poison(device, &error);
+}
+
+static int issued(sherd__cuda_event *event, uint64_t number)
+{
+    return atomic_load_explicit(&event->issued, memory_order_acquire) >= number;
+}
+
+sherd_status sherd__cuda_await_issued(sherd__cuda_event *event, uint64_t number, const char *stream, const char *site)
+{
+    sherd_device *device = event->device;
+    if (issued(event, number))
+        return sherd__device_error(device, NULL);
+    int64_t begin = sherd__now_ns();
+    sherd_status status = SHERD_OK;
+    for (;;) {
+        uint32_t seen = atomic_load(&event->word);
+        if (issued(event, number))
+            break;
+        int64_t left = wait_limit(device) - (sherd__now_ns() - begin);
+        status = sherd__device_error(device, NULL);
+        if (status == SHERD_OK && left <= 0)
+            status = issue_timeout(device, stream, site, sherd__now_ns() - begin);
+        if (status != SHERD_OK)
+            break;
+        atomic_fetch_add(&event->sleepers, 1);
+        sherd__futex_wait(&event->word, seen, left < SHERD__CUDA_SLICE_NS ? left : SHERD__CUDA_SLICE_NS,
+                          SHERD__FUTEX_PROCESS);
+        atomic_fetch_sub(&event->sleepers, 1);
+    }
+    sherd__trace_wait(device, stream, site, (sherd__tag){.bucket = -1}, begin, sherd__now_ns());
+    return status != SHERD_OK ? status : sherd__device_error(device, NULL);
+}
+
+static sherd_status flags_timeout(sherd_device *device, const char *stream, sherd__tag tag, const sherd__await *await,
+                                  uint32_t which, int64_t waited_ns)
+{
+    sherd_error error;
+    sherd__fail(&error, SHERD_ETIMEOUT,
+                "stream '%s' waited %.1f s at '%s' (%s of bucket %d, step %lld) for word %u of %u, which another rank "
+                "sets: that rank is stuck or gone",
+                stream, (double)waited_ns * 1e-9, await->site ? await->site : "", tag.name ? tag.name : "", tag.bucket,
+                (long long)tag.step, which, await->count);
+    return sherd__device_poison(device, &error);
+}
+
+static sherd_status poll_flags(sherd_device *device, const char *stream, sherd__tag tag, const sherd__await *await,
+                               uint32_t which, int64_t waited_ns)
+{
+    if (!await->poll)
+        return waited_ns < wait_limit(device) ? SHERD_OK : flags_timeout(device, stream, tag, await, which, waited_ns);
+    sherd_error error = {.status = SHERD_OK, .rank = -1};
+    sherd_status status = await->poll(await->ctx, which, waited_ns, &tag, &error);
+    if (status == SHERD_OK)
+        return SHERD_OK;
+    error.status = status;
+    return sherd__device_poison(device, &error);
+}
+
+sherd_status sherd__cuda_await_flags(sherd_device *device, const char *stream, sherd__tag tag,
+                                     const sherd__await *await)
+{
+    uint32_t which = 0;
+    int64_t begin = sherd__now_ns(), polled = begin;
+    sherd_status status = sherd__device_error(device, NULL);
+    while (status == SHERD_OK && !sherd__await_satisfied(await, &which)) {
+        int64_t now = sherd__now_ns();
+        status = sherd__device_error(device, NULL);
+        if (status == SHERD_OK && now - polled >= SHERD__CUDA_SLICE_NS) {
+            status = poll_flags(device, stream, tag, await, which, now - begin);
+            polled = now;
+        }
+        uint32_t seen = atomic_load(await->flags[which]);
+        if (status == SHERD_OK && (int32_t)(seen - await->value) < 0)
+            sherd__futex_wait(await->flags[which], seen, SHERD__CUDA_SLICE_NS, SHERD__FUTEX_SHARED);
+    }
+    sherd__trace_wait(device, stream, await->site, tag, begin, sherd__now_ns());
+    return status;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * sherd_cuda.h: a CUDA device on a chosen GPU and on the client's own stream. Needs no CUDA header; link libsherd built
+ * with SHERD_CUDA. sherd_device_create with SHERD_DEVICE_CUDA takes the calling thread's current GPU and a stream of
+ * its own.
+ */
+#ifndef SHERD_SHERD_CUDA_H
+#define SHERD_SHERD_CUDA_H
+
+#include "sherd/sherd.h"
+
+#if defined(__cplusplus)
+extern "C" {
+#endif
+
+typedef struct sherd_cuda_options {
+    size_t size;
+    sherd_device_options device; /* kind is ignored */
+    int32_t ordinal;             /* the GPU's number; -1: the calling thread's current one */
+    int32_t adopt_stream;        /* 1: `stream` is the compute stream; 0: the device makes one */
+    void *stream;                /* a cudaStream_t of that GPU (NULL is CUDA's default stream); it must outlive the
+                                    device, and is never destroyed by it */
+} sherd_cuda_options;
+
+SHERD_API void sherd_cuda_options_init(sherd_cuda_options *options, size_t size);
+/* EUNSUPPORTED where there is no driver or no such GPU; the sentence names it. */
+SHERD_API sherd_status sherd_device_create_cuda(const sherd_cuda_options *options, sherd_device **out,
+                                                sherd_error *err);
+/* The compute stream, a cudaStream_t: gradients are written and parameters read by kernels on it, after the acquire and
+ * before the ready or release. */
+SHERD_API void *sherd_device_cuda_stream(sherd_device *device);
+
+#if defined(__cplusplus)
+}
+#endif
+#endif

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The launchers on the host: the kernels' own bodies (device/cuda_body.h), one thread block after another, in stream
+ * order. What a GPU does at once runs in rising order here; nothing may depend on that.
+ */
+#include "device/cuda_body.h"
+#include "tests/support/cuda_stub/stub.h"
+
+typedef struct sum_launch {
+    sherd__cuda_sum args;
+    int64_t blocks;
+} sum_launch;
+
+typedef struct convert_launch {
+    sherd__cuda_convert args;
+    int64_t blocks;
+} convert_launch;
+
+static void sum_block(const sherd__cuda_sum *args, cuda__sum_shared *shared, int64_t block, int64_t blocks)
+{
+#define X(suffix, sources, bf16)                                                                                       \
+    if (args->src_bf16 == (bf16) && ((sources) == 0 || args->n_src == (sources))) {                                    \
+        cuda__sum_block(args, shared, (sources), (bf16), block, blocks);                                               \
+        return;                                                                                                        \
+    }
+    CUDA__SUM_MAP(X)
+#undef X
+}
+
+static void run_sum(const void *args)
+{
+    const sum_launch *launch = args;
+    cuda__sum_shared shared;
+    for (int64_t block = 0; block < launch->blocks; block++)
+        sum_block(&launch->args, &shared, block, launch->blocks);
+}
+
+static void run_update(const void *arg)
+{
+    const sherd__cuda_update *args = arg;
+    for (uint32_t tile = 0; tile < args->n_tiles; tile++) {
+        switch ((sherd_optimizer)args->kind) {
+#define X(KIND, name, moments)                                                                                         \
+    case SHERD_##KIND:                                                                                                 \
+        cuda__update_##name(args, tile);                                                                               \
+        break;
+            SHERD__OPTIM_MAP(X)
+#undef X
+        }
+    }
+}
+
+static void run_zero(const void *arg)
+{
+    const sherd__cuda_zero *args = arg;
+    for (uint64_t tile = 0; tile < args->n_tiles; tile++)
+        cuda__zero_tile(args, tile);
+}
+
+static void run_convert(const void *arg)
+{
+    const convert_launch *launch = arg;
+    for (int64_t block = 0; block < launch->blocks; block++)
+        cuda__convert_block(&launch->args, block, launch->blocks);
+}
+
+static void run_reduce(const void *args) { cuda__reduce_block(args); }
+
+int sherd__cuda_launch_sum(const sherd__cuda_sum *args, uint32_t width, void *stream)
+{
+    sum_launch launch = {*args, (args->elems + SHERD__CUDA_SUM_TILE - 1) / SHERD__CUDA_SUM_TILE};
+    launch.blocks = launch.blocks < width ? launch.blocks : width;
+    return (int)cuda_stub_launch(stream, "sum", run_sum, &launch, sizeof launch);
+}
+
+int sherd__cuda_launch_update(const sherd__cuda_update *args, void *stream)
+{
+    return (int)cuda_stub_launch(stream, "update", run_update, args, sizeof *args);
+}
+
+int sherd__cuda_launch_zero(const sherd__cuda_zero *args, void *stream)
+{
+    return (int)cuda_stub_launch(stream, "zero", run_zero, args, sizeof *args);
+}
+
+int sherd__cuda_launch_convert(const sherd__cuda_convert *args, uint32_t width, void *stream)
+{
+    convert_launch launch = {*args, (args->elems + 4 * SHERD__CUDA_THREADS - 1) / (4 * SHERD__CUDA_THREADS)};
+    launch.blocks = launch.blocks < width ? launch.blocks : width;
+    return (int)cuda_stub_launch(stream, "convert", run_convert, &launch, sizeof launch);
+}
+
+int sherd__cuda_launch_reduce(const sherd__cuda_reduce *args, void *stream)
+{
+    return (int)cuda_stub_launch(stream, "reduce", run_reduce, args, sizeof *args);
+}
+
+int sherd__cuda_load_kernels(void) { return (int)cudaGetLastError(); }

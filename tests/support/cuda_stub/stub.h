@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What tests tell the stub. A stream is a thread; whatever a GPU would do runs there, one item after another. Faults
+ * are those a GPU has: a call that fails, an item that breaks the context for good, an item that never ends.
+ */
+#ifndef SHERD_TESTS_CUDA_STUB_H
+#define SHERD_TESTS_CUDA_STUB_H
+
+#include <stdint.h>
+
+#include <cuda_runtime_api.h>
+
+/* Forgets faults and counters; memory as large as `total` (0: 64 GiB), `devices` GPUs. Nothing may be running. */
+void cuda_stub_reset(int devices, uint64_t total);
+/* The `nth` call (from 1, counted from now) of the named function returns `code`. */
+void cuda_stub_fail_call(const char *function, uint64_t nth, cudaError_t code);
+/* The `nth` item that streams execute from now breaks the context: it and all later ones are not executed, callbacks
+ * are not called, and every later call returns `code`. */
+void cuda_stub_break_at(uint64_t nth, cudaError_t code);
+/* The `nth` item from now does not end until cuda_stub_unhang. */
+void cuda_stub_hang_at(uint64_t nth);
+void cuda_stub_unhang(void);
+/* Calls of a function since the reset, and items executed. */
+uint64_t cuda_stub_calls(const char *function);
+uint64_t cuda_stub_items(void);
+/* Blocks, streams and events that exist. */
+uint64_t cuda_stub_alive(void);
+
+/* For launch.c: runs fn on a copy of args in stream order. */
+cudaError_t cuda_stub_launch(cudaStream_t stream, const char *function, void (*fn)(const void *args), const void *args,
+                             size_t bytes);
+
+#endif
