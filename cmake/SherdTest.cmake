@@ -6,7 +6,9 @@ set(SHERD_TEST_ENV
   "OMPI_ALLOW_RUN_AS_ROOT=1" "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1" "OMPI_MCA_rmaps_base_oversubscribe=1"
   "OMPI_MCA_hwloc_base_binding_policy=none" "OMPI_MCA_mpi_yield_when_idle=1" "OMPI_MCA_btl=self,vader,tcp"
   "OMPI_MCA_pml=ob1" "OMPI_MCA_btl_vader_single_copy_mechanism=none" "OMPI_MCA_btl_tcp_if_include=lo"
-  "OMPI_MCA_oob_tcp_if_include=lo")
+  "OMPI_MCA_oob_tcp_if_include=lo"
+  # The same two for Open MPI 5.
+  "PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe" "PRTE_MCA_hwloc_default_binding_policy=none")
 if(SHERD_SANITIZE MATCHES "address")
   list(APPEND SHERD_TEST_ENV "ASAN_OPTIONS=detect_leaks=1:fast_unwind_on_malloc=0"
     "LSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/tests/support/lsan.supp:print_suppressions=0"
