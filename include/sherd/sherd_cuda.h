@@ -13,9 +13,6 @@
 extern "C" {
 #endif
 
-/* Exported by libraries that were built with SHERD_CUDA, and by no others. */
-#define SHERD_CUDA_API SHERD_API
-
 typedef struct sherd_cuda_options {
     size_t size;
     sherd_device_options device; /* kind is ignored */
@@ -25,13 +22,13 @@ typedef struct sherd_cuda_options {
                                     device, and is never destroyed by it */
 } sherd_cuda_options;
 
-SHERD_CUDA_API void sherd_cuda_options_init(sherd_cuda_options *options, size_t size);
+SHERD_API void sherd_cuda_options_init(sherd_cuda_options *options, size_t size);
 /* EUNSUPPORTED where there is no driver or no such GPU; the sentence names it. */
-SHERD_CUDA_API sherd_status sherd_device_create_cuda(const sherd_cuda_options *options, sherd_device **out,
-                                                     sherd_error *err);
+SHERD_API sherd_status sherd_device_create_cuda(const sherd_cuda_options *options, sherd_device **out,
+                                                sherd_error *err);
 /* The compute stream, a cudaStream_t: gradients are written and parameters read by kernels on it, after the acquire and
  * before the ready or release. */
-SHERD_CUDA_API void *sherd_device_cuda_stream(sherd_device *device);
+SHERD_API void *sherd_device_cuda_stream(sherd_device *device);
 
 #if defined(__cplusplus)
 }

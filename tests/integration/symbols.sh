@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# symbols.sh ROOT SHARED_LIBRARY with-mpi|without-mpi
+# symbols.sh ROOT SHARED_LIBRARY with-mpi|without-mpi [with-cuda]
 # What the shared library exports is exactly what the public headers declare with SHERD_API.
 set -euo pipefail
 
-root=$1 library=$2 mpi=$3
+root=$1 library=$2 mpi=$3 cuda=${4:-without-cuda}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -17,6 +17,7 @@ declared_in() { # the names that follow SHERD_API in a header, comments and prep
 
 for path in "$root"/include/sherd/*.h; do
     [ "${path##*/}" = sherd_mpi.h ] && [ "$mpi" = without-mpi ] && continue
+    [ "${path##*/}" = sherd_cuda.h ] && [ "$cuda" = without-cuda ] && continue
     declared_in "$path"
 done | LC_ALL=C sort -u >"$scratch/declared"
 # Linker-made marks (_init, _edata and the like) are not ours to hide.
