@@ -112,17 +112,6 @@ static sherd_status issue_host_call(sherd__cuda_stream *stream, const sherd__op 
 
 /* ------------------------------------------------------------------------------------------------------------ copies */
 
-/* Memory that CUDA does not know: kernels cannot reach it, and copies of it may wait for the stream. */
-static int pageable(const void *address)
-{
-    struct cudaPointerAttributes attributes;
-    if (cudaPointerGetAttributes(&attributes, address) != cudaSuccess) {
-        (void)cudaGetLastError();
-        return 1;
-    }
-    return attributes.type == cudaMemoryTypeUnregistered;
-}
-
 static sherd_status copy_bytes(sherd__cuda_stream *stream, const sherd__op *op, void *dst, const void *src,
                                uint64_t bytes)
 {
@@ -142,7 +131,7 @@ static sherd_status issue_copy(sherd__cuda_stream *stream, const sherd__op *op)
     sherd_status status = SHERD_OK;
     if (op->u.copy.bytes == 0 || dst == src)
         return SHERD_OK;
-    if (pageable(dst) || pageable(src))
+    if (sherd__cuda_pageable(dst) || sherd__cuda_pageable(src))
         status = sherd__cuda_await_idle(stream, "copy of pageable memory");
     return status == SHERD_OK ? copy_bytes(stream, op, dst, src, op->u.copy.bytes) : status;
 }
@@ -328,7 +317,7 @@ static sherd_status issue_convert(sherd__cuda_stream *stream, const sherd__op *o
         copy.u.copy.bytes = (uint64_t)op->u.convert.elems * sherd_dtype_bytes(op->u.convert.dst_dtype);
         return issue_copy(stream, &copy);
     }
-    int dst_outside = pageable(op->u.convert.dst), src_outside = pageable(op->u.convert.src);
+    int dst_outside = sherd__cuda_pageable(op->u.convert.dst), src_outside = sherd__cuda_pageable(op->u.convert.src);
     if (dst_outside || src_outside)
         return convert_pageable(stream, op, dst_outside, src_outside);
     return launch_convert(stream, op, op->u.convert.dst, op->u.convert.src, op->u.convert.elems);

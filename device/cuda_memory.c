@@ -60,6 +60,16 @@ sherd_status sherd__cuda_memory_get(sherd_device *device, sherd_tier tier, uint6
     return SHERD_OK;
 }
 
+int sherd__cuda_pageable(const void *address)
+{
+    struct cudaPointerAttributes attributes;
+    if (cudaPointerGetAttributes(&attributes, address) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return 1;
+    }
+    return attributes.type == cudaMemoryTypeUnregistered;
+}
+
 static int busy(sherd__cuda_device *device)
 {
     int found = 0;
@@ -81,6 +91,31 @@ int sherd__cuda_settle(sherd_device *base)
             usleep(NAP_US);
     }
     return !atomic_load(&device->stuck);
+}
+
+sherd_status sherd__cuda_watch(sherd_device *device, const void *address, uint64_t bytes, sherd_error *err)
+{
+    int former = sherd__cuda_enter(device), code = (int)cudaSuccess;
+    if (bytes > 0 && sherd__cuda_pageable(address))
+        code = (int)cudaHostRegister((void *)(uintptr_t)address, (size_t)bytes,
+                                     cudaHostRegisterPortable | cudaHostRegisterMapped);
+    if (code != (int)cudaSuccess)
+        (void)cudaGetLastError();
+    sherd__cuda_leave(device, former);
+    if (code == (int)cudaSuccess)
+        return SHERD_OK;
+    return sherd__fail(err, code == (int)cudaErrorMemoryAllocation ? SHERD_ENOMEM : SHERD_EDEVICE,
+                       "a window of %llu bytes could not be pinned for the GPU (cudaHostRegister: %s); see ulimit -l",
+                       (unsigned long long)bytes, cudaGetErrorString((cudaError_t)code));
+}
+
+void sherd__cuda_unwatch(sherd_device *device, const void *address, uint64_t bytes)
+{
+    int former = sherd__cuda_enter(device);
+    if (bytes > 0 && sherd__cuda_settle(device) &&
+        cudaHostUnregister((void *)(uintptr_t)address) != cudaSuccess)
+        (void)cudaGetLastError(); /* another's memory, which was reachable as it was */
+    sherd__cuda_leave(device, former);
 }
 
 /* cudaFree waits for the GPU without a limit, so it is called only when there is nothing to wait for. */

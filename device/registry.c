@@ -8,6 +8,8 @@
 
 #if defined(SHERD_HAVE_CUDA)
 sherd_status sherd__device_create_cuda(const sherd_device_options *options, sherd_device **out, sherd_error *err);
+sherd_status sherd__cuda_watch(sherd_device *device, const void *address, uint64_t bytes, sherd_error *err);
+void sherd__cuda_unwatch(sherd_device *device, const void *address, uint64_t bytes);
 #endif
 
 void sherd_device_options_init(sherd_device_options *options, size_t size)
@@ -90,11 +92,19 @@ void sherd__device_outside_end(sherd_device *device)
 
 sherd_status sherd__device_watch(sherd_device *device, const void *address, uint64_t bytes, sherd_error *err)
 {
+#if defined(SHERD_HAVE_CUDA)
+    if (device->kind == SHERD_DEVICE_CUDA)
+        return sherd__cuda_watch(device, address, bytes, err);
+#endif
     return device->kind == SHERD_DEVICE_CHECK ? sherd__check_device_watch(device, address, bytes, err) : SHERD_OK;
 }
 
 void sherd__device_unwatch(sherd_device *device, const void *address, uint64_t bytes)
 {
+#if defined(SHERD_HAVE_CUDA)
+    if (device->kind == SHERD_DEVICE_CUDA)
+        sherd__cuda_unwatch(device, address, bytes);
+#endif
     if (device->kind == SHERD_DEVICE_CHECK)
         sherd__check_device_unwatch(device, address, bytes);
 }

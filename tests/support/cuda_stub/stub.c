@@ -22,6 +22,7 @@ typedef struct item {
     size_t bytes;
     cudaEvent_t event;
     uint64_t number;
+    int *done; /* somebody waits for it */
     _Alignas(16) char args[]; /* of a kernel */
 } item;
 
@@ -48,6 +49,7 @@ typedef struct block {
     char *address;
     size_t bytes;
     cudaMemoryType type;
+    int registered; /* the client's memory */
 } block;
 
 /* One lock for all: this is not about speed. */
@@ -158,6 +160,8 @@ static void *stream_main(void *arg)
         if (!stream->first)
             stream->last = NULL;
         run_item(it);
+        if (it->done)
+            *it->done = 1;
         free(it);
         stream->pending--;
         pthread_cond_broadcast(&changed);
@@ -239,14 +243,28 @@ cudaError_t cuda_stub_launch(cudaStream_t stream, const char *function, void (*f
     return leave(code);
 }
 
+static cudaMemoryType type_of(const void *address)
+{
+    for (size_t i = 0; i < n_blocks; i++)
+        if ((const char *)address >= blocks[i].address && (const char *)address < blocks[i].address + blocks[i].bytes)
+            return blocks[i].type;
+    return cudaMemoryTypeUnregistered;
+}
+
+/* As CUDA's: copies of pageable memory have left or reached it when the call returns. */
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream)
 {
+    int done = 0;
     item it = {.kind = ITEM_COPY, .dst = dst, .src = src, .bytes = bytes};
     (void)kind;
     pthread_mutex_lock(&lock);
     cudaError_t code = enter("cudaMemcpyAsync");
+    if (code == cudaSuccess && (type_of(dst) == cudaMemoryTypeUnregistered || type_of(src) == cudaMemoryTypeUnregistered))
+        it.done = &done;
     if (code == cudaSuccess)
         push(stream, &it, NULL, 0);
+    while (it.done && !done)
+        pthread_cond_wait(&changed, &lock);
     return leave(code);
 }
 
@@ -344,7 +362,7 @@ static cudaError_t get_block(const char *function, void **out, size_t bytes, cud
         if (!address || n_blocks == BLOCKS)
             abort();
         memset(address, 0xA5, bytes); /* contents are undefined: nobody may rely on zeros */
-        blocks[n_blocks++] = (block){address, bytes, type};
+        blocks[n_blocks++] = (block){address, bytes, type, 0};
         used_bytes += type == cudaMemoryTypeDevice ? bytes : 0;
         alive++;
         *out = address;
@@ -352,25 +370,43 @@ static cudaError_t get_block(const char *function, void **out, size_t bytes, cud
     return leave(code);
 }
 
-static cudaError_t put_block(const char *function, void *address, cudaMemoryType type)
+static cudaError_t put_block(const char *function, void *address, cudaMemoryType type, int registered)
 {
     pthread_mutex_lock(&lock);
     cudaError_t code = enter(function);
     size_t i = 0;
-    while (i < n_blocks && (blocks[i].address != address || blocks[i].type != type))
+    while (i < n_blocks && (blocks[i].address != address || blocks[i].type != type ||
+                            blocks[i].registered != registered))
         i++;
     if (i == n_blocks)
         return leave(code == cudaSuccess && address ? cudaErrorInvalidValue : code);
     used_bytes -= type == cudaMemoryTypeDevice ? blocks[i].bytes : 0;
     blocks[i] = blocks[--n_blocks];
     alive--;
-    free(address);
+    if (!registered)
+        free(address);
     return leave(code);
 }
 
 cudaError_t cudaMalloc(void **out, size_t bytes) { return get_block("cudaMalloc", out, bytes, cudaMemoryTypeDevice); }
-cudaError_t cudaFree(void *address) { return put_block("cudaFree", address, cudaMemoryTypeDevice); }
-cudaError_t cudaFreeHost(void *address) { return put_block("cudaFreeHost", address, cudaMemoryTypeHost); }
+cudaError_t cudaFree(void *address) { return put_block("cudaFree", address, cudaMemoryTypeDevice, 0); }
+cudaError_t cudaFreeHost(void *address) { return put_block("cudaFreeHost", address, cudaMemoryTypeHost, 0); }
+cudaError_t cudaHostUnregister(void *address)
+{
+    return put_block("cudaHostUnregister", address, cudaMemoryTypeHost, 1);
+}
+
+cudaError_t cudaHostRegister(void *address, size_t bytes, unsigned flags)
+{
+    (void)flags;
+    pthread_mutex_lock(&lock);
+    cudaError_t code = enter("cudaHostRegister");
+    if (code == cudaSuccess) {
+        blocks[n_blocks++] = (block){address, bytes, cudaMemoryTypeHost, 1};
+        alive++;
+    }
+    return leave(code);
+}
 
 cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned flags)
 {
@@ -382,10 +418,7 @@ cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *out, const vo
 {
     pthread_mutex_lock(&lock);
     cudaError_t code = enter("cudaPointerGetAttributes");
-    out->type = cudaMemoryTypeUnregistered;
-    for (size_t i = 0; i < n_blocks; i++)
-        if ((const char *)address >= blocks[i].address && (const char *)address < blocks[i].address + blocks[i].bytes)
-            out->type = blocks[i].type;
+    out->type = type_of(address);
     return leave(code);
 }
 
