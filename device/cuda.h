@@ -143,8 +143,9 @@ sherd_status sherd__cuda_await_flags(sherd_device *device, const char *stream, s
 sherd_status sherd__cuda_memory_get(sherd_device *device, sherd_tier tier, uint64_t bytes, void **out,
                                     uint64_t *rounding, sherd_error *err);
 void sherd__cuda_memory_put(sherd_device *device, sherd_tier tier, void *block, uint64_t bytes);
-/* 1: memory that CUDA does not know. Kernels cannot reach it, and copies of it may wait for the stream. */
-int sherd__cuda_pageable(const void *address);
+/* 1: memory that CUDA does not know. Kernels cannot reach it, and copies of it may wait for the stream. Returns a
+ * cudaError_t. */
+int sherd__cuda_pageable(const void *address, int *pageable);
 /* sherd__device_watch of this device: memory that ranks share is pinned, so that kernels reach it (over the bus). */
 sherd_status sherd__cuda_watch(sherd_device *device, const void *address, uint64_t bytes, sherd_error *err);
 void sherd__cuda_unwatch(sherd_device *device, const void *address, uint64_t bytes);

@@ -122,16 +122,24 @@ static sherd_status copy_bytes(sherd__cuda_stream *stream, const sherd__op *op, 
     return check(stream, &op->tag, code, "cudaMemcpyAsync");
 }
 
+static sherd_status ask_pageable(sherd__cuda_stream *stream, const sherd__op *op, const void *address, int *out)
+{
+    return check(stream, &op->tag, sherd__cuda_pageable(address, out), "cudaPointerGetAttributes");
+}
+
 /* A copy of pageable memory may block in CUDA until the stream has come to it: that is waited for first, where it can
  * time out. */
 static sherd_status issue_copy(sherd__cuda_stream *stream, const sherd__op *op)
 {
     void *dst = op->u.copy.dst;
     const void *src = op->u.copy.src;
-    sherd_status status = SHERD_OK;
+    int to = 0, from = 0;
     if (op->u.copy.bytes == 0 || dst == src)
         return SHERD_OK;
-    if (sherd__cuda_pageable(dst) || sherd__cuda_pageable(src))
+    sherd_status status = ask_pageable(stream, op, dst, &to);
+    if (status == SHERD_OK)
+        status = ask_pageable(stream, op, src, &from);
+    if (status == SHERD_OK && (to || from))
         status = sherd__cuda_await_idle(stream, "copy of pageable memory");
     return status == SHERD_OK ? copy_bytes(stream, op, dst, src, op->u.copy.bytes) : status;
 }
@@ -317,7 +325,12 @@ static sherd_status issue_convert(sherd__cuda_stream *stream, const sherd__op *o
         copy.u.copy.bytes = (uint64_t)op->u.convert.elems * sherd_dtype_bytes(op->u.convert.dst_dtype);
         return issue_copy(stream, &copy);
     }
-    int dst_outside = sherd__cuda_pageable(op->u.convert.dst), src_outside = sherd__cuda_pageable(op->u.convert.src);
+    int dst_outside = 0, src_outside = 0;
+    sherd_status status = ask_pageable(stream, op, op->u.convert.dst, &dst_outside);
+    if (status == SHERD_OK)
+        status = ask_pageable(stream, op, op->u.convert.src, &src_outside);
+    if (status != SHERD_OK)
+        return status;
     if (dst_outside || src_outside)
         return convert_pageable(stream, op, dst_outside, src_outside);
     return launch_convert(stream, op, op->u.convert.dst, op->u.convert.src, op->u.convert.elems);

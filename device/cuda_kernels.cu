@@ -50,8 +50,10 @@ static int launch(void (*kernel)(Args), const Args *args, uint64_t blocks, void 
 {
     if (blocks == 0)
         return cudaSuccess;
-    kernel<<<(unsigned)blocks, SHERD__CUDA_THREADS, 0, (cudaStream_t)stream>>>(*args);
-    return (int)cudaGetLastError();
+    void *parameters[] = {(void *)args};
+    /* Not <<<>>>, whose outcome is in cudaGetLastError, where the client's own mistakes are too. */
+    return (int)cudaLaunchKernel((const void *)kernel, dim3((unsigned)blocks), dim3(SHERD__CUDA_THREADS), parameters, 0,
+                                 (cudaStream_t)stream);
 }
 
 int sherd__cuda_launch_sum(const sherd__cuda_sum *args, uint32_t width, void *stream)

@@ -60,14 +60,15 @@ sherd_status sherd__cuda_memory_get(sherd_device *device, sherd_tier tier, uint6
     return SHERD_OK;
 }
 
-int sherd__cuda_pageable(const void *address)
+int sherd__cuda_pageable(const void *address, int *pageable)
 {
-    struct cudaPointerAttributes attributes;
-    if (cudaPointerGetAttributes(&attributes, address) != cudaSuccess) {
-        (void)cudaGetLastError();
-        return 1;
-    }
-    return attributes.type == cudaMemoryTypeUnregistered;
+    struct cudaPointerAttributes attributes = {.type = cudaMemoryTypeUnregistered};
+    int code = (int)cudaPointerGetAttributes(&attributes, address);
+    *pageable = code != (int)cudaSuccess || attributes.type == cudaMemoryTypeUnregistered;
+    if (code != (int)cudaErrorInvalidValue)
+        return code;
+    (void)cudaGetLastError(); /* older runtimes say so of memory that they do not know */
+    return (int)cudaSuccess;
 }
 
 static int busy(sherd__cuda_device *device)
@@ -95,8 +96,8 @@ int sherd__cuda_settle(sherd_device *base)
 
 sherd_status sherd__cuda_watch(sherd_device *device, const void *address, uint64_t bytes, sherd_error *err)
 {
-    int former = sherd__cuda_enter(device), code = (int)cudaSuccess;
-    if (bytes > 0 && sherd__cuda_pageable(address))
+    int former = sherd__cuda_enter(device), pageable = 0, code = sherd__cuda_pageable(address, &pageable);
+    if (code == (int)cudaSuccess && bytes > 0 && pageable)
         code = (int)cudaHostRegister((void *)(uintptr_t)address, (size_t)bytes,
                                      cudaHostRegisterPortable | cudaHostRegisterMapped);
     if (code != (int)cudaSuccess)

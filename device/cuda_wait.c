@@ -65,6 +65,17 @@ sherd_status sherd__cuda_await_idle(sherd__cuda_stream *stream, const char *site
     return poll_gpu(stream->base.device, query_stream, stream->handle, "cudaStreamQuery", stream->base.name, site);
 }
 
+/* A thread that waits for another thread or rank would learn of a broken context from nobody: what it waits for may be a
+ * callback that CUDA will never make. */
+static sherd_status gpu_health(sherd_device *device)
+{
+    int former = sherd__cuda_enter(device);
+    int code = device->compute ? query_stream(((sherd__cuda_stream *)device->compute)->handle) : (int)cudaSuccess;
+    sherd__cuda_leave(device, former);
+    return code == (int)cudaErrorNotReady ? SHERD_OK
+                                          : sherd__cuda_check(device, code, "cudaStreamQuery", "compute", NULL);
+}
+
 static sherd_status issue_timeout(sherd_device *device, const char *stream, const char *site, int64_t waited_ns)
 {
     sherd_error error;
@@ -93,6 +104,8 @@ sherd_status sherd__cuda_await_issued(sherd__cuda_event *event, uint64_t number,
             break;
         int64_t left = wait_limit(device) - (sherd__now_ns() - begin);
         status = sherd__device_error(device, NULL);
+        if (status == SHERD_OK)
+            status = gpu_health(device);
         if (status == SHERD_OK && left <= 0)
             status = issue_timeout(device, stream, site, sherd__now_ns() - begin);
         if (status != SHERD_OK)
@@ -141,7 +154,9 @@ sherd_status sherd__cuda_await_flags(sherd_device *device, const char *stream, s
         int64_t now = sherd__now_ns();
         status = sherd__device_error(device, NULL);
         if (status == SHERD_OK && now - polled >= SHERD__CUDA_SLICE_NS) {
-            status = poll_flags(device, stream, tag, await, which, now - begin);
+            status = gpu_health(device);
+            if (status == SHERD_OK)
+                status = poll_flags(device, stream, tag, await, which, now - begin);
             polled = now;
         }
         uint32_t seen = atomic_load(await->flags[which]);

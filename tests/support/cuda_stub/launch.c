@@ -95,4 +95,4 @@ int sherd__cuda_launch_reduce(const sherd__cuda_reduce *args, void *stream)
     return (int)cuda_stub_launch(stream, "reduce", run_reduce, args, sizeof *args);
 }
 
-int sherd__cuda_load_kernels(void) { return (int)cudaGetLastError(); }
+int sherd__cuda_load_kernels(void) { return (int)cudaSuccess; }

@@ -510,7 +510,7 @@ void cuda_stub_reset(int devices, uint64_t total)
     device_count = devices;
     total_bytes = total ? total : TOTAL_DEFAULT;
     items = break_at = hang_at = 0;
-    broken = break_code = cudaSuccess;
+    broken = break_code = last_error = cudaSuccess;
     hung = 0;
     pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&lock);

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: MIT
+# Included by tests/device/CMakeLists.txt. The CUDA device on the stub of CUDA's runtime: device/cuda's own sources, compiled
+# against the stub's header, beside the library.
+if(SHERD_CUDA_STUB OR SHERD_HAVE_CUDA)
+  file(GLOB sherd_cuda_stub_sources "${PROJECT_SOURCE_DIR}/device/cuda*.c" "${PROJECT_SOURCE_DIR}/tests/support/cuda_stub/*.c")
+  add_library(sherd_cuda_stub STATIC ${sherd_cuda_stub_sources} "${PROJECT_SOURCE_DIR}/device/registry.c")
+  target_compile_definitions(sherd_cuda_stub PRIVATE SHERD_HAVE_CUDA)
+  target_include_directories(sherd_cuda_stub BEFORE PUBLIC "${PROJECT_SOURCE_DIR}/tests/support/cuda_stub/include"
+    "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/include")
+  target_link_libraries(sherd_cuda_stub PRIVATE sherd_flags PUBLIC sherd_static)
+
+  sherd_test(NAME device_cuda_kernels SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_kernels.c ${CMAKE_CURRENT_LIST_DIR}/host_math_values.c
+    LIBS sherd_cuda_stub)
+  sherd_test(NAME device_cuda_streams SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_streams.c LIBS sherd_cuda_stub TIMEOUT 60)
+  sherd_test(NAME device_cuda_faults SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_faults.c LIBS sherd_cuda_stub sherd_test_engine TIMEOUT 120)
+  sherd_test(NAME device_cuda_engine SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_engine.c LIBS sherd_cuda_stub sherd_test_engine TIMEOUT 300)
+endif()
+
+if(SHERD_HAVE_CUDA)
+  sherd_test(NAME device_cuda_present SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_present.c)
+  sherd_script_test(NAME device_cuda_ptx COMMAND bash "${CMAKE_CURRENT_LIST_DIR}/cuda_ptx.sh" "${SHERD_NVCC}" "${PROJECT_SOURCE_DIR}"
+    "${SHERD_CUDA_INCLUDE}" ${SHERD_CUDA_FLAGS})
+endif()

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The CUDA kernels' bodies, compiled for the host, against the reference: every bit, special values, odd tails and what
+ * lies behind the end included; through the device's table, so that splitting into launches is tested too.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/device/cuda_world.h"
+#include "tests/device/host_math_values.h"
+
+enum { MAX_SOURCES = 67 };
+
+static sherd_device *device;
+static sherd__stream *stream;
+
+static int begin(void **state)
+{
+    (void)state;
+    cuda_stub_reset(1, 0);
+    device = make_cuda_device(0);
+    stream = make_stream(device, "test", 64);
+    return 0;
+}
+
+static int end(void **state)
+{
+    (void)state;
+    device->ops->stream_destroy(stream);
+    sherd_device_destroy(device);
+    return 0;
+}
+
+typedef struct sum_case {
+    uint32_t n_src;
+    sherd_dtype src_dtype, dst_dtype;
+    int32_t add, narrow, norm, alias;
+    int64_t elems;
+    value_mix mix;
+} sum_case;
+
+static int64_t bytes_of(sherd_dtype dtype, int64_t elems) { return (dtype == SHERD_BF16 ? 2 : 4) * elems; }
+
+static void check_sum(const sum_case *c)
+{
+    int64_t out_bytes = bytes_of(SHERD_FP32, c->elems) + 64;
+    void *src[MAX_SOURCES];
+    char *want = array_new(out_bytes), *got = array_new(out_bytes);
+    sherd__norm *norm = device_block(device, sizeof *norm), want_norm;
+    sherd__tree_sum sum = {.src = (const void *const *)src, .n_src = c->n_src, .src_dtype = c->src_dtype,
+                           .src_offset = 512, .dst_dtype = c->dst_dtype, .elems = c->elems, .add = c->add,
+                           .narrow = c->narrow, .first_block = 77};
+    for (uint32_t s = 0; s < c->n_src; s++) {
+        src[s] = array_new(bytes_of(c->src_dtype, c->elems) + 512);
+        fill_values((char *)src[s] + 512, c->src_dtype, c->elems, 5 + s, c->mix);
+    }
+    memset(want, 0x5A, (size_t)out_bytes);
+    fill_values(want, c->dst_dtype, c->elems, 3, c->mix);
+    memcpy(got, want, (size_t)out_bytes);
+    sherd__norm_clear(norm);
+    sherd__norm_clear(&want_norm);
+    norm->limb[1] = want_norm.limb[1] = 12345; /* what is there already stays in the sum */
+    sum.dst = want;
+    sum.norm = c->norm ? &want_norm : NULL;
+    reference_variant()->tree_sum(NULL, &sum);
+    sum.dst = got;
+    sum.norm = c->norm ? norm : NULL;
+    if (c->alias)
+        sum.dst = (char *)src[0] + 512;
+    OK(device->ops->tree_sum(stream, tag, &sum));
+    OK(sync_stream(device, stream));
+    if (c->alias)
+        memcpy(got, sum.dst, (size_t)bytes_of(c->dst_dtype, c->elems));
+    if (memcmp(want, got, (size_t)out_bytes) != 0 || memcmp(&want_norm, norm, sizeof *norm) != 0)
+        fail_msg("%u sources, dtypes %d to %d, add %d, narrow %d, norm %d, alias %d, %lld elements, mix %d", c->n_src,
+                 c->src_dtype, c->dst_dtype, c->add, c->narrow, c->norm, c->alias, (long long)c->elems, c->mix);
+    for (uint32_t s = 0; s < c->n_src; s++)
+        free(src[s]);
+    free(want);
+    free(got);
+    sherd_device_free(device, norm);
+}
+
+static void sums_equal_reference(void **state)
+{
+    static const uint32_t sources[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 24, 33, 64, 67};
+    static const int64_t sizes[] = {0, 256, 4096, 4352, 20480, 70400};
+    uint64_t cases = 0;
+    (void)state;
+    for (size_t n = 0; n < sizeof sources / sizeof *sources; n++) {
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+            if (sizes[s] > 20000 && sources[n] > 4)
+                continue;
+            for (int kind = 0; kind < 16; kind++, cases++) {
+                sum_case c = {.n_src = sources[n], .elems = sizes[s]};
+                c.src_dtype = kind & 1 ? SHERD_BF16 : SHERD_FP32;
+                c.narrow = kind >> 1 & 1;
+                c.mix = kind >> 2 & 1 ? SPECIAL : FINITE;
+                c.add = kind >> 3 & 1;
+                c.norm = cases % 3 != 0;
+                c.dst_dtype = c.narrow && !c.add && cases % 2 ? SHERD_BF16 : SHERD_FP32;
+                c.alias = !c.add && c.src_dtype == c.dst_dtype && cases % 5 == 0;
+                check_sum(&c);
+            }
+        }
+    }
+    assert_true(cases > 1000);
+    printf("tree sums compared: %llu\n", (unsigned long long)cases);
+}
+
+/* ------------------------------------------------------------------------------------------------------------ update */
+
+enum { ELEMS = 90000, ORIGIN = 512, MANY = 300 };
+
+typedef struct arrays {
+    float *master, *moment[2];
+    uint16_t *emit;
+    void *sum;
+} arrays;
+
+static void arrays_init(arrays *a, sherd_dtype sum_dtype, value_mix mix)
+{
+    a->master = array_new(ELEMS * 4);
+    a->moment[0] = array_new(ELEMS * 4);
+    a->moment[1] = array_new(ELEMS * 4);
+    a->emit = array_new(ELEMS * 2);
+    a->sum = array_new(ELEMS * 4);
+    fill_values(a->master, SHERD_FP32, ELEMS, 1, mix);
+    fill_values(a->moment[0], SHERD_FP32, ELEMS, 2, mix);
+    fill_values(a->moment[1], SHERD_FP32, ELEMS, 3, mix);
+    for (int64_t i = 0; i < ELEMS && mix == FINITE; i++)
+        a->moment[1][i] = a->moment[1][i] < 0 ? -a->moment[1][i] : a->moment[1][i];
+    fill_values(a->sum, sum_dtype, ELEMS, 4, mix);
+}
+
+static void arrays_free(arrays *a)
+{
+    free(a->master);
+    free(a->moment[0]);
+    free(a->moment[1]);
+    free(a->emit);
+    free(a->sum);
+}
+
+static int same(const arrays *a, const arrays *b)
+{
+    return memcmp(a->master, b->master, ELEMS * 4 + 4096) == 0 && memcmp(a->emit, b->emit, ELEMS * 2 + 4096) == 0 &&
+           memcmp(a->moment[0], b->moment[0], ELEMS * 4 + 4096) == 0 &&
+           memcmp(a->moment[1], b->moment[1], ELEMS * 4 + 4096) == 0;
+}
+
+static sherd__update update_of(const arrays *a, sherd_optimizer kind, sherd_dtype sum_dtype, int emit, int64_t shift)
+{
+    /* shift: everything begins that many elements later, which takes the vector path away where it is odd */
+    sherd__update update = {.kind = kind, .sum = (char *)a->sum + bytes_of(sum_dtype, shift), .sum_dtype = sum_dtype,
+                            .master = a->master + shift, .emit = emit ? a->emit + shift : NULL, .origin = ORIGIN};
+    update.moment[0] = a->moment[0] + shift;
+    update.moment[1] = kind == SHERD_SGD ? NULL : a->moment[1] + shift;
+    return update;
+}
+
+/* The reference prepares and updates; the device prepares in its own memory, in stream order, and updates. */
+static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, int first, int skip, value_mix mix,
+                         int64_t shift, const sherd__span *spans, uint32_t n_spans)
+{
+    sherd__step_rules rules = {.kind = kind, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .momentum = 0.9,
+                               .bias_correction = 1, .check_overflow = 1, .base_lr = 1e-2, .clipping = 1.0,
+                               .divisor = 6.0, .n_groups = 3, .groups = {{1e-2, 0.1}, {3e-3, 0.0}, {5e-2, 1e-4}}};
+    uint64_t words = SHERD__VOTE_SUMS + SHERD__VOTE_MINS, *vote = device_block(device, words * sizeof *vote);
+    sherd__step_state carried, *state = device_block(device, sizeof *state);
+    sherd__step_scalars want_scalars, *scalars = device_block(device, sizeof *scalars);
+    double lr = 0.0123;
+    arrays want, got;
+    memset(vote, 0, words * sizeof *vote);
+    vote[9] = 12345; /* some norm */
+    memcpy(&vote[SHERD__NORM_LIMBS], &lr, sizeof lr);
+    vote[SHERD__VOTE_SUMS] = skip ? 3 : SHERD__NO_BAD_BLOCK;
+    sherd__step_state_init(&carried);
+    carried.updates = first ? 0 : 4;
+    *state = carried;
+    arrays_init(&want, sum_dtype, mix);
+    arrays_init(&got, sum_dtype, mix);
+    sherd__step_prepare(&rules, vote, &carried, &want_scalars);
+    sherd__update update = update_of(&want, kind, sum_dtype, emit, shift);
+    update.scalars = &want_scalars;
+    update.spans = spans;
+    update.n_spans = n_spans;
+    reference_variant()->update(NULL, &update);
+    update = update_of(&got, kind, sum_dtype, emit, shift);
+    update.scalars = scalars;
+    update.spans = spans;
+    update.n_spans = n_spans;
+    OK(device->ops->prepare(stream, tag, &rules, vote, state, scalars));
+    OK(device->ops->update(stream, tag, &update));
+    OK(sync_stream(device, stream));
+    assert_memory_equal(scalars, &want_scalars, sizeof want_scalars);
+    assert_memory_equal(state, &carried, sizeof carried);
+    if (!same(&want, &got))
+        fail_msg("optimizer %d, sums %d, emit %d, first %d, skip %d, mix %d, shift %lld, %u spans", kind, sum_dtype,
+                 emit, first, skip, mix, (long long)shift, n_spans);
+    arrays_free(&want);
+    arrays_free(&got);
+    sherd_device_free(device, vote);
+    sherd_device_free(device, state);
+    sherd_device_free(device, scalars);
+}
+
+static void updates_equal_reference(void **state)
+{
+    static const sherd__span whole[] = {{ORIGIN, ORIGIN + ELEMS - 8, 0}};
+    static const sherd__span odd[] = {
+        {ORIGIN + 256, ORIGIN + 257, 1},    {ORIGIN + 512, ORIGIN + 512 + 255, 0}, {ORIGIN + 1024, ORIGIN + 1024, 2},
+        {ORIGIN + 1024, ORIGIN + 17001, 2}, {ORIGIN + 17152, ORIGIN + 17157, 1},   {ORIGIN + 33024, ORIGIN + 52001, 0},
+        {ORIGIN + 59904, ORIGIN + 59909, 1},
+    };
+    sherd__span many[MANY]; /* more than one launch takes */
+    uint64_t updates = cuda_stub_calls("update");
+    (void)state;
+    for (int64_t i = 0; i < MANY; i++)
+        many[i] = (sherd__span){ORIGIN + 256 * i, ORIGIN + 256 * i + 1 + i * 7 % 256, (uint32_t)(i % 3)};
+    for (int k = 0; k < 3 * 32; k++) {
+        int bits = k / 3;
+        sherd_dtype sum_dtype = bits & 1 ? SHERD_BF16 : SHERD_FP32;
+        value_mix mix = bits >> 1 & 1 ? SPECIAL : FINITE;
+        int64_t shift = bits >> 4 & 1 ? 1 + k % 3 : 0;
+        check_update((sherd_optimizer)(k % 3), sum_dtype, bits >> 2 & 1, bits >> 3 & 1, 0, mix, shift, whole, 1);
+        check_update((sherd_optimizer)(k % 3), sum_dtype, bits >> 2 & 1, bits >> 3 & 1, 0, mix, shift, odd, 7);
+    }
+    assert_int_equal(cuda_stub_calls("update") - updates, 2 * 96);
+    for (int kind = 0; kind < 3; kind++) {
+        check_update((sherd_optimizer)kind, SHERD_FP32, 1, 1, 0, SPECIAL, 0, many, MANY);
+        check_update((sherd_optimizer)kind, SHERD_FP32, 1, 1, 1, SPECIAL, 0, whole, 1); /* skipped: nothing changes */
+    }
+    assert_int_equal(cuda_stub_calls("update") - updates, 2 * 96 + 3 * (3 + 1));
+}
+
+/* -------------------------------------------------------------------------------------------- zero, convert, reduce */
+
+static void zeros_exactly_the_ranges(void **state)
+{
+    enum { BYTES = 300000, RANGES = 290 };
+    unsigned char *got = device_block(device, BYTES), *want = array_new(BYTES);
+    sherd__byte_range ranges[RANGES];
+    (void)state;
+    memset(got, 0x77, BYTES);
+    memset(want, 0x77, BYTES);
+    for (uint64_t i = 0; i < RANGES; i++)
+        ranges[i] = (sherd__byte_range){i * 1000 + i % 17, i * 1000 + i % 17 + (i * 37 % 900)};
+    ranges[RANGES - 1] = (sherd__byte_range){ranges[RANGES - 1].begin, BYTES};
+    ranges[7] = (sherd__byte_range){7003, 7004};
+    for (uint32_t i = 0; i < RANGES; i++)
+        memset(want + ranges[i].begin, 0, (size_t)(ranges[i].end - ranges[i].begin));
+    OK(device->ops->zero(stream, tag, got, ranges, RANGES));
+    OK(sync_stream(device, stream));
+    assert_memory_equal(got, want, BYTES);
+    memset(got, 0x77, BYTES);
+    memset(want, 0x77, BYTES);
+    memset(want + 3, 0, 200001); /* several tiles */
+    ranges[0] = (sherd__byte_range){3, 200004};
+    OK(device->ops->zero(stream, tag, got, ranges, 1));
+    OK(sync_stream(device, stream));
+    assert_memory_equal(got, want, BYTES);
+    sherd_device_free(device, got);
+    free(want);
+}
+
+/* From and to memory of the device and pageable memory, at even and odd places. */
+static void check_convert(sherd_dtype dst_dtype, sherd_dtype src_dtype, int add, int64_t elems, int64_t shift,
+                          int dst_outside, int src_outside)
+{
+    size_t dst_bytes = (size_t)bytes_of(dst_dtype, elems + 16), src_bytes = (size_t)bytes_of(src_dtype, elems + 16);
+    char *want = array_new((int64_t)dst_bytes);
+    char *dst = dst_outside ? array_new((int64_t)dst_bytes) : device_block(device, dst_bytes);
+    char *src = src_outside ? array_new((int64_t)src_bytes) : device_block(device, src_bytes);
+    fill_values(want, dst_dtype, elems + 16, 21, SPECIAL);
+    memcpy(dst, want, dst_bytes);
+    fill_values(src, src_dtype, elems + 16, 22, SPECIAL);
+    size_t dst_at = (size_t)bytes_of(dst_dtype, shift), src_at = (size_t)bytes_of(src_dtype, shift);
+    reference_variant()->convert(NULL, want + dst_at, dst_dtype, src + src_at, src_dtype, elems, add);
+    OK(device->ops->convert(stream, tag, dst + dst_at, dst_dtype, src + src_at, src_dtype, elems, add));
+    OK(sync_stream(device, stream));
+    if (memcmp(dst, want, dst_bytes) != 0)
+        fail_msg("dtype %d from %d, add %d, %lld elements, shift %lld, outside %d %d", dst_dtype, src_dtype, add,
+                 (long long)elems, (long long)shift, dst_outside, src_outside);
+    free(want);
+    dst_outside ? free(dst) : sherd_device_free(device, dst);
+    src_outside ? free(src) : sherd_device_free(device, src);
+}
+
+static void conversions_equal_reference(void **state)
+{
+    static const int64_t sizes[] = {0, 1, 5, 1024, 3001, 40000};
+    uint64_t cases = 0;
+    (void)state;
+    for (int kind = 0; kind < 8; kind++) {
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+            for (int64_t shift = 0; shift < 4; shift += 3) {
+                sherd_dtype dst = kind & 1 ? SHERD_BF16 : SHERD_FP32, src = kind >> 1 & 1 ? SHERD_BF16 : SHERD_FP32;
+                int add = kind >> 2 & 1;
+                check_convert(dst, src, add, sizes[s], shift, 0, 0);
+                check_convert(dst, src, add, sizes[s], shift, 0, 1);
+                if (!add)
+                    check_convert(dst, src, add, sizes[s], shift, 1, 0);
+                cases++;
+            }
+        }
+    }
+    assert_int_equal(cases, 96);
+}
+
+static void reductions(void **state)
+{
+    enum { SOURCES = 5, SUMS = 300, MINS = 3 };
+    uint64_t src[SOURCES][2 + SUMS + MINS], want[SUMS + MINS], got[SUMS + MINS];
+    const void *sources[SOURCES];
+    (void)state;
+    for (uint64_t s = 0; s < SOURCES; s++) {
+        sources[s] = src[s];
+        for (uint64_t i = 0; i < 2 + SUMS + MINS; i++)
+            src[s][i] = (s + 1) * 0x9E3779B97F4A7C15u * (i + 3);
+    }
+    sherd__host_reduce_u64(want, sources, SOURCES, 16, SUMS, MINS);
+    OK(device->ops->reduce_u64(stream, tag, got, sources, SOURCES, 16, SUMS, MINS));
+    OK(sync_stream(device, stream));
+    assert_memory_equal(got, want, sizeof want);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sums_equal_reference),     cmocka_unit_test(updates_equal_reference),
+        cmocka_unit_test(zeros_exactly_the_ranges), cmocka_unit_test(conversions_equal_reference),
+        cmocka_unit_test(reductions),
+    };
+    return cmocka_run_group_tests(tests, begin, end);
+}
