@@ -7,6 +7,9 @@ install(FILES include/sherd/sherd.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sher
 if(SHERD_HAVE_MPI)
   install(FILES include/sherd/sherd_mpi.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sherd)
 endif()
+if(SHERD_HAVE_CUDA)
+  install(FILES include/sherd/sherd_cuda.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sherd)
+endif()
 # What a static link needs besides libsherd.a: the interface of sherd_deps, as flags.
 set(sherd_private_libs "-ljansson -lxxhash -pthread -lm")
 get_target_property(sherd_linked sherd_deps INTERFACE_LINK_LIBRARIES)
