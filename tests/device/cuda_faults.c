@@ -28,7 +28,7 @@ static void work(sherd_device *device)
     _Atomic uint32_t flag = 0;
     _Atomic uint32_t *const flags[] = {&flag};
     sherd__await await = {.flags = flags, .count = 1, .site = "flag"};
-    char *block = device_block(device, 8192);
+    char *block = device_block(device, 8192), *other = device_block(device, 8192);
     sherd__byte_range range = {0, 8192};
     for (uint32_t i = 1; i <= 40; i++) {
         await.value = i;
@@ -38,7 +38,7 @@ static void work(sherd_device *device)
         (void)device->ops->event_record(a, event);
         (void)device->ops->event_wait(b, event, "a");
         (void)device->ops->await(b, tag, &await);
-        (void)device->ops->convert(b, tag, block, SHERD_BF16, block + 4096, SHERD_FP32, 512, 0);
+        (void)device->ops->convert(b, tag, other, SHERD_BF16, other + 4096, SHERD_FP32, 512, 0);
     }
     (void)device->ops->event_record(b, end[0]);
     (void)device->ops->event_record(a, end[1]);
@@ -50,6 +50,7 @@ static void work(sherd_device *device)
     device->ops->event_destroy(end[0]);
     device->ops->event_destroy(end[1]);
     sherd_device_free(device, block);
+    sherd_device_free(device, other);
 }
 
 static void any_call_may_fail(void **state)
@@ -126,9 +127,10 @@ static void the_context_may_break_at_any_moment(void **state)
 
 static void a_hanging_gpu_ends_in_time(void **state)
 {
+    static sherd_device *device; /* it is not freed while the GPU hangs */
     (void)state;
     cuda_stub_reset(1, 0);
-    sherd_device *device = make_cuda_device(0);
+    device = make_cuda_device(0);
     sherd_error err;
     atomic_store(&device->wait_limit_ns, 300000000);
     cuda_stub_hang_at(5);

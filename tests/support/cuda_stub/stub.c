@@ -34,6 +34,7 @@ struct CUstream_st {
 };
 
 struct CUevent_st {
+    cudaEvent_t next; /* of all there are */
     uint64_t recorded, reached, users; /* users: items that name it */
     int destroyed;
     int64_t time_ns;
@@ -56,6 +57,7 @@ typedef struct block {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static struct CUstream_st *null_stream;
+static cudaEvent_t all_events; /* what a hanging GPU keeps is not lost: leak checkers see it here */
 static counter counters[FUNCTIONS];
 static block blocks[BLOCKS];
 static size_t n_blocks;
@@ -108,8 +110,15 @@ static cudaError_t leave(cudaError_t code)
 
 static void release_event(cudaEvent_t event)
 {
-    if (event->destroyed && event->users == 0)
-        free(event);
+    if (!event->destroyed || event->users > 0)
+        return;
+    for (cudaEvent_t *link = &all_events; *link; link = &(*link)->next) {
+        if (*link == event) {
+            *link = event->next;
+            break;
+        }
+    }
+    free(event);
 }
 
 /* With the lock held, which is released around what runs. */
@@ -289,6 +298,8 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags)
         *out = calloc(1, sizeof **out);
         if (!*out)
             abort();
+        (*out)->next = all_events;
+        all_events = *out;
         alive++;
     }
     return leave(code);
