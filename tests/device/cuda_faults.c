@@ -17,7 +17,8 @@
 #include "tests/engine/case.h"
 
 static const char *const functions[] = {
-    "cudaEventRecord", "cudaStreamWaitEvent", "cudaMemcpyAsync", "cudaLaunchHostFunc", "cudaEventQuery", "zero", "convert",
+    "cudaEventRecord", "cudaStreamWaitEvent", "cudaMemcpyAsync", "cudaLaunchHostFunc",
+    "cudaEventQuery",  "zero",                "convert",
 };
 
 /* Work that uses every kind of call a few times. Its first error is in the device. */

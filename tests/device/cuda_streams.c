@@ -171,7 +171,8 @@ static void memory_is_booked_as_the_driver_takes_it(void **state)
 {
     static const struct {
         uint64_t bytes, rounding;
-    } sizes[] = {{0, 512}, {1, 511}, {512, 0}, {1000, 24}, {1 << 20, 1 << 20}, {2 << 20, 0}, {(2 << 20) + 1, (2 << 20) - 1}};
+    } sizes[] = {{0, 512},           {1, 511},     {512, 0}, {1000, 24},
+                 {1 << 20, 1 << 20}, {2 << 20, 0}, {(2 << 20) + 1, (2 << 20) - 1}};
     (void)state;
     cuda_stub_reset(1, 16u << 20);
     sherd_device *device = make_cuda_device(0);

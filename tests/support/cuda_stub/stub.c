@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #define TOTAL_DEFAULT ((uint64_t)64 << 30)
@@ -51,6 +52,8 @@ typedef struct block {
     size_t bytes;
     cudaMemoryType type;
     int registered; /* the client's memory */
+    int hidden;     /* mapped for itself; the CPU's only while the GPU works */
+    int shown;      /* hidden no longer */
 } block;
 
 /* One lock for all: this is not about speed. */
@@ -61,7 +64,7 @@ static cudaEvent_t all_events; /* what a hanging GPU keeps is not lost: leak che
 static counter counters[FUNCTIONS];
 static block blocks[BLOCKS];
 static size_t n_blocks;
-static int device_count = 1, hung;
+static int device_count = 1, hung, hide, working;
 static uint64_t total_bytes = TOTAL_DEFAULT, used_bytes, alive, items, break_at, hang_at;
 static cudaError_t broken, break_code;
 static _Thread_local int current;
@@ -121,6 +124,17 @@ static void release_event(cudaEvent_t event)
     free(event);
 }
 
+/* With the lock held. The GPU begins (1) or ends (-1) an item: hidden memory is there while any is under way. */
+static void work(int change)
+{
+    int before = working != 0;
+    working += change;
+    int rights = working ? PROT_READ | PROT_WRITE : PROT_NONE;
+    for (size_t i = 0; before != (working != 0) && i < n_blocks; i++)
+        if (blocks[i].hidden && !blocks[i].shown && mprotect(blocks[i].address, blocks[i].bytes, rights))
+            abort();
+}
+
 /* With the lock held, which is released around what runs. */
 static void run_item(item *it)
 {
@@ -145,6 +159,8 @@ static void run_item(item *it)
     }
     if (broken != cudaSuccess)
         return;
+    if (it->kind != ITEM_CALLBACK)
+        work(1);
     pthread_mutex_unlock(&lock);
     if (it->kind == ITEM_RUN)
         it->fn(it->args);
@@ -153,6 +169,8 @@ static void run_item(item *it)
     else
         it->callback((void *)(uintptr_t)it->src);
     pthread_mutex_lock(&lock);
+    if (it->kind != ITEM_CALLBACK)
+        work(-1);
 }
 
 static void *stream_main(void *arg)
@@ -268,7 +286,8 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
     (void)kind;
     pthread_mutex_lock(&lock);
     cudaError_t code = enter("cudaMemcpyAsync");
-    if (code == cudaSuccess && (type_of(dst) == cudaMemoryTypeUnregistered || type_of(src) == cudaMemoryTypeUnregistered))
+    if (code == cudaSuccess &&
+        (type_of(dst) == cudaMemoryTypeUnregistered || type_of(src) == cudaMemoryTypeUnregistered))
         it.done = &done;
     if (code == cudaSuccess)
         push(stream, &it, NULL, 0);
@@ -369,11 +388,15 @@ static cudaError_t get_block(const char *function, void **out, size_t bytes, cud
     if (code == cudaSuccess && type == cudaMemoryTypeDevice && used_bytes + bytes > total_bytes)
         code = cudaErrorMemoryAllocation;
     if (code == cudaSuccess) {
-        void *address = aligned_alloc(512, (bytes + 511) / 512 * 512);
-        if (!address || n_blocks == BLOCKS)
+        int hidden = hide && type == cudaMemoryTypeDevice;
+        void *address = hidden ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                               : aligned_alloc(512, (bytes + 511) / 512 * 512);
+        if (!address || address == MAP_FAILED || n_blocks == BLOCKS)
             abort();
         memset(address, 0xA5, bytes); /* contents are undefined: nobody may rely on zeros */
-        blocks[n_blocks++] = (block){address, bytes, type, 0};
+        if (hidden && !working && mprotect(address, bytes, PROT_NONE))
+            abort();
+        blocks[n_blocks++] = (block){address, bytes, type, 0, hidden, 0};
         used_bytes += type == cudaMemoryTypeDevice ? bytes : 0;
         alive++;
         *out = address;
@@ -392,9 +415,13 @@ static cudaError_t put_block(const char *function, void *address, cudaMemoryType
     if (i == n_blocks)
         return leave(code == cudaSuccess && address ? cudaErrorInvalidValue : code);
     used_bytes -= type == cudaMemoryTypeDevice ? blocks[i].bytes : 0;
+    int hidden = blocks[i].hidden;
+    size_t bytes = blocks[i].bytes;
     blocks[i] = blocks[--n_blocks];
     alive--;
-    if (!registered)
+    if (hidden)
+        munmap(address, bytes);
+    else if (!registered)
         free(address);
     return leave(code);
 }
@@ -413,7 +440,7 @@ cudaError_t cudaHostRegister(void *address, size_t bytes, unsigned flags)
     pthread_mutex_lock(&lock);
     cudaError_t code = enter("cudaHostRegister");
     if (code == cudaSuccess) {
-        blocks[n_blocks++] = (block){address, bytes, cudaMemoryTypeHost, 1};
+        blocks[n_blocks++] = (block){address, bytes, cudaMemoryTypeHost, 1, 0, 0};
         alive++;
     }
     return leave(code);
@@ -524,6 +551,26 @@ void cuda_stub_reset(int devices, uint64_t total)
     broken = break_code = last_error = cudaSuccess;
     hung = 0;
     pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&lock);
+}
+
+void cuda_stub_hide_memory(int on)
+{
+    pthread_mutex_lock(&lock);
+    hide = on;
+    pthread_mutex_unlock(&lock);
+}
+
+void cuda_stub_show_memory(const void *address)
+{
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < n_blocks; i++) {
+        block *at = &blocks[i];
+        if (at->hidden && (const char *)address >= at->address && (const char *)address < at->address + at->bytes)
+            at->shown = 1;
+        if (at->shown && mprotect(at->address, at->bytes, PROT_READ | PROT_WRITE))
+            abort();
+    }
     pthread_mutex_unlock(&lock);
 }
 

@@ -12,6 +12,11 @@
 
 /* Forgets faults and counters; memory as large as `total` (0: 64 GiB), `devices` GPUs. Nothing may be running. */
 void cuda_stub_reset(int devices, uint64_t total);
+/* Device memory allocated from now on can be reached only while some stream executes a kernel or a copy: who touches it
+ * from the CPU at another moment, or from a callback, dies of it, as with a GPU's. */
+void cuda_stub_hide_memory(int on);
+/* The block that holds this address is the CPU's too from now on. */
+void cuda_stub_show_memory(const void *address);
 /* The `nth` call (from 1, counted from now) of the named function returns `code`. */
 void cuda_stub_fail_call(const char *function, uint64_t nth, cudaError_t code);
 /* The `nth` item that streams execute from now breaks the context: it and all later ones are not executed, callbacks
