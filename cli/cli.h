@@ -34,6 +34,7 @@ const char *cli_commands(size_t index, const char **about); /* NULL past the end
 void cli_message(int32_t rank, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int cli_failure(int32_t rank, const sherd_error *err); /* says the sentence; returns CLI_FAILED */
 int cli_usage(const char *format, ...) __attribute__((format(printf, 1, 2))); /* returns CLI_USAGE */
+void cli_let_first_speak(void); /* ranks of mpirun but the first: a second of silence before they end */
 /* A log for the library: warnings, and rank 0's information. `rank` must outlive it; it holds -1 before ranks exist. */
 sherd_log cli_log(const int32_t *rank);
 sherd_status cli_fail(sherd_error *err, sherd_status status, const char *format, ...)

@@ -62,5 +62,8 @@ int main(int argc, char **argv)
         cli_message(-1, "standard output could not be written");
         code = code == CLI_OK ? CLI_FAILED : code;
     }
+    if (code != CLI_OK) {
+        cli_let_first_speak();
+    }
     return code;
 }

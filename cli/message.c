@@ -4,6 +4,7 @@
  */
 #include <stdarg.h>
 #include <stdio.h>
+#include <time.h>
 
 #include "cli/cli.h"
 #include "cli/launch.h"
@@ -43,7 +44,18 @@ int cli_usage(const char *format, ...)
         say(-1, format, args);
     }
     va_end(args);
+    cli_let_first_speak();
     return CLI_USAGE;
+}
+
+/* mpirun ends all ranks when one fails: the silent ones give the first the time to say why. */
+void cli_let_first_speak(void)
+{
+    const struct timespec pause = {.tv_sec = 1};
+
+    if (!cli_is_first()) {
+        nanosleep(&pause, NULL);
+    }
 }
 
 static void log_line(void *ctx, sherd_log_level level, const char *text)

@@ -286,7 +286,7 @@ sherd_status sherd_engine_create(const sherd_plan *plan, sherd_device *device, s
         return sherd__pass(err, &error);
     }
     sherd__ring_init(&engine->ring_state, plan, engine->ring_params, engine->ring_buckets);
-    sherd__log(&device->log, SHERD_LOG_INFO,
+    sherd__log(&device->log, SHERD_LOG_DEBUG,
                "engine: rank %" PRId32 " of %" PRId32 ", stage %" PRId32 ", %" PRIu32 " bucket%s, %s, %s", engine->rank,
                engine->world, plan->config.zero.stage, plan->n_buckets, plan->n_buckets == 1 ? "" : "s",
                device->description, comm->description);
