@@ -111,6 +111,8 @@ void sherd__engine_table_free(sherd_engine *engine, void *block, size_t count, s
 
 /* wait.c: waits of the calling thread, timed as exposed where they are the compute stream's, and failure. */
 sherd_status sherd__engine_compute_wait(sherd_engine *engine, sherd__event *event, const char *site);
+/* The calling thread itself waits, on every device: for what it is about to read. */
+sherd_status sherd__engine_host_wait(sherd_engine *engine, sherd__event *event, const char *site);
 sherd_status sherd__engine_compute_released(sherd_engine *engine, sherd__tag tag, sherd__ticket ticket,
                                             const char *site);
 /* Waits for everything enqueued so far on one stream. */

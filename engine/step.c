@@ -129,7 +129,7 @@ static sherd_status boundary(sherd_engine *engine, sherd_error *err)
     if (status == SHERD_OK)
         status = sherd__engine_execute_range(engine, engine->plan->schedule.boundary);
     if (status == SHERD_OK)
-        status = sherd__engine_compute_wait(engine, engine->voted, "vote (report)");
+        status = sherd__engine_host_wait(engine, engine->voted, "vote (report)");
     status = sherd__engine_check(engine, status, err);
     return status == SHERD_OK
                ? sherd__engine_touch(engine, "report", &engine->mirror->scalars, sizeof engine->mirror->scalars, 0, err)

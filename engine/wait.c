@@ -76,6 +76,15 @@ sherd_status sherd__engine_compute_wait(sherd_engine *engine, sherd__event *even
     return status;
 }
 
+sherd_status sherd__engine_host_wait(sherd_engine *engine, sherd__event *event, const char *site)
+{
+    int64_t begin = sherd__now_ns();
+    sherd_status status = engine->device->ops->event_sync(engine->device, event, site, NULL);
+
+    atomic_fetch_add_explicit(&engine->times.exposed, sherd__now_ns() - begin, memory_order_relaxed);
+    return status;
+}
+
 sherd_status sherd__engine_compute_released(sherd_engine *engine, sherd__tag tag, sherd__ticket ticket,
                                             const char *site)
 {
