@@ -387,11 +387,11 @@ CUDA__FN void cuda__state_load(const sherd__cuda_update *a, uint32_t moments, in
 
 CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, int64_t i, const cuda__state *state)
 {
-    cuda__store_f32(a->master + i, state->master);
+    cuda__store_f32(a->master_out + i, state->master);
     CUDA__UNROLL
     for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; ++m) {
         if (m < moments) {
-            cuda__store_f32(a->moment[m] + i, state->moment[m]);
+            cuda__store_f32(a->moment_out[m] + i, state->moment[m]);
         }
     }
     if (a->emit) {
@@ -427,9 +427,9 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
                 state.moment[m].at[0] = a->moment[m][i];                                                               \
             }                                                                                                          \
             cuda__element_##name(s, first, factor, &state, 0);                                                         \
-            a->master[i] = state.master.at[0];                                                                         \
+            a->master_out[i] = state.master.at[0];                                                                     \
             for (int m = 0; m < (moments); ++m) {                                                                      \
-                a->moment[m][i] = state.moment[m].at[0];                                                               \
+                a->moment_out[m][i] = state.moment[m].at[0];                                                           \
             }                                                                                                          \
             if (a->emit) {                                                                                             \
                 a->emit[i] = sherd__bf16_of_f32(state.master.at[0]);                                                   \

@@ -203,9 +203,9 @@ static sherd_status issue_tree_sum(sherd__cuda_stream *stream, const sherd__op *
 static int update_vectors(const sherd__update *update, const sherd__optim *optim)
 {
     int good = aligned(update->sum, vector_bytes(update->sum_dtype == SHERD_BF16)) && aligned(update->master, 16) &&
-               aligned(update->emit, 8);
+               aligned(update->master_out, 16) && aligned(update->emit, 8);
     for (uint32_t m = 0; m < optim->n_moments; m++)
-        good = good && aligned(update->moment[m], 16);
+        good = good && aligned(update->moment[m], 16) && aligned(update->moment_out[m], 16);
     return good;
 }
 
@@ -239,7 +239,11 @@ static sherd_status issue_update(sherd__cuda_stream *stream, const sherd__op *op
     args.emit = update->emit;
     args.kind = (uint8_t)update->kind;
     args.sum_bf16 = update->sum_dtype == SHERD_BF16;
-    memcpy(args.moment, update->moment, sizeof args.moment);
+    args.master_out = update->master_out ? update->master_out : update->master;
+    for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; m++) {
+        args.moment[m] = update->moment[m];
+        args.moment_out[m] = update->moment_out[m] ? update->moment_out[m] : update->moment[m];
+    }
     for (uint32_t at = 0; status == SHERD_OK && at < update->n_spans;) {
         args.vectors = (uint8_t)update_vectors(update, optim);
         fill_spans(&args, update, &at);

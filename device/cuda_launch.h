@@ -43,8 +43,10 @@ typedef struct sherd__cuda_span {
 typedef struct sherd__cuda_update {
     const sherd__step_scalars *scalars;
     const void *sum;
-    float *master;
-    float *moment[SHERD__MAX_MOMENTS];
+    const float *master;
+    const float *moment[SHERD__MAX_MOMENTS];
+    float *master_out; /* where the new values go: `master` and `moment` themselves, or second buffers */
+    float *moment_out[SHERD__MAX_MOMENTS];
     uint16_t *emit;
     uint32_t n_spans, n_tiles;
     uint8_t kind, sum_bf16, vectors; /* vectors: every pointer and every span begins at 16 bytes */

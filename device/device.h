@@ -58,7 +58,8 @@ typedef struct sherd__tree_sum {
     uint64_t first_block;    /* number of the first 256-element block */
 } sherd__tree_sum;
 
-/* One pass over spans of a bucket: g = sum·factor, optimizer, master and moments, bf16 emit. */
+/* One pass over spans of a bucket: g = sum·factor, optimizer, master and moments, bf16 emit. Nothing is written where
+ * scalars say skip. */
 typedef struct sherd__update {
     sherd_optimizer kind;
     const sherd__step_scalars *scalars; /* read when it runs */
@@ -66,6 +67,10 @@ typedef struct sherd__update {
     sherd_dtype sum_dtype;
     float *master;           /* fp32; for fp32 parameters this is the working copy */
     float *moment[SHERD__MAX_MOMENTS]; /* NULL where the optimizer has fewer */
+    /* Where the new values go, each on its own; NULL: in place. Not in place: `master` and `moment` are only read, so a
+     * refused speculation can be redone from them. A place may not overlap another array than its own, wholly. */
+    float *master_out;
+    float *moment_out[SHERD__MAX_MOMENTS];
     uint16_t *emit;          /* bf16 working copy, or NULL */
     int64_t origin;
     const sherd__span *spans; /* bucket elements; stays valid */

@@ -70,9 +70,9 @@ static void update_element(const sherd__update *update, const sherd__optim *opti
     }
     optim->element(scalars->group[group], scalars->first, sum * scalars->factor, &master, moment);
     for (uint32_t k = 0; k < optim->n_moments; ++k) {
-        update->moment[k][i] = sherd__one_nan(moment[k]);
+        *(update->moment_out[k] ? &update->moment_out[k][i] : &update->moment[k][i]) = sherd__one_nan(moment[k]);
     }
-    update->master[i] = sherd__one_nan(master);
+    *(update->master_out ? &update->master_out[i] : &update->master[i]) = sherd__one_nan(master);
     if (update->emit) {
         update->emit[i] = sherd__bf16_of_f32(master);
     }

@@ -206,7 +206,7 @@ typedef struct update_job {
     const sherd__update *update;
     update_strip_fn strip;
     int64_t begin, end; /* elements from origin that the spans reach over */
-    int past;
+    int past, elsewhere; /* elsewhere: some new value does not go where the old one was */
 } update_job;
 
 static void gradient_strip(float *restrict out, const sherd__update *update, int64_t at, int64_t n)
@@ -225,20 +225,43 @@ static void gradient_strip(float *restrict out, const sherd__update *update, int
     }
 }
 
+/* Old values into the first cache, updated there, new values out. `hot` then holds the new master. */
+static void update_elsewhere(const update_job *job, const float *scalars, const float *gradient, float *hot,
+                             int64_t at, int64_t n)
+{
+    const sherd__update *update = job->update;
+    float moment[SHERD__MAX_MOMENTS][SHERD__STRIP];
+    memcpy(hot, update->master + at, (size_t)n * 4);
+    for (uint32_t k = 0; k < SHERD__MAX_MOMENTS && update->moment[k]; ++k) {
+        memcpy(moment[k], update->moment[k] + at, (size_t)n * 4);
+    }
+    job->strip(scalars, update->scalars->first, gradient, hot, moment[0], moment[1], n);
+    store_strip(update->master_out ? update->master_out + at : update->master + at, hot, (size_t)n * 4,
+                job->past && update->master_out);
+    for (uint32_t k = 0; k < SHERD__MAX_MOMENTS && update->moment[k]; ++k) {
+        store_strip(update->moment_out[k] ? update->moment_out[k] + at : update->moment[k] + at, moment[k],
+                    (size_t)n * 4, job->past && update->moment_out[k]);
+    }
+}
+
 /* Elements [begin, end), all of one group. */
 static void update_run(const update_job *job, uint32_t group, int64_t begin, int64_t end)
 {
     const sherd__update *update = job->update;
     const sherd__step_scalars *scalars = update->scalars;
-    float gradient[SHERD__STRIP];
+    float gradient[SHERD__STRIP], hot[SHERD__STRIP];
     uint16_t emit[SHERD__STRIP];
     for (int64_t at = begin; at < end; at += SHERD__STRIP) {
         int64_t n = least(SHERD__STRIP, end - at);
         gradient_strip(gradient, update, at, n);
-        job->strip(scalars->group[group], scalars->first, gradient, update->master + at, update->moment[0] + at,
-                   update->moment[1] ? update->moment[1] + at : NULL, n);
+        if (job->elsewhere) {
+            update_elsewhere(job, scalars->group[group], gradient, hot, at, n);
+        } else {
+            job->strip(scalars->group[group], scalars->first, gradient, update->master + at, update->moment[0] + at,
+                       update->moment[1] ? update->moment[1] + at : NULL, n);
+        }
         if (update->emit) {
-            narrow_strip(emit, update->master + at, n);
+            narrow_strip(emit, job->elsewhere ? hot : update->master + at, n);
             store_strip(update->emit + at, emit, (size_t)n * 2, job->past);
         }
     }
@@ -284,6 +307,10 @@ static void simd_update(sherd__team *team, const sherd__update *update)
     job.begin = update->spans[0].begin - update->origin;
     job.end = update->spans[update->n_spans - 1].end - update->origin;
     job.past = (job.end - job.begin) * 2 >= PAST_CACHES;
+    job.elsewhere = update->master_out != NULL;
+    for (int k = 0; k < SHERD__MAX_MOMENTS; ++k) {
+        job.elsewhere = job.elsewhere || update->moment_out[k];
+    }
     sherd__team_run(team, chunks_of(job.end - job.begin, CHUNK), update_chunk, &job);
 }
 

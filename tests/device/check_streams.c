@@ -342,6 +342,51 @@ static void misuse_is_refused(void **state)
     sherd_checker_destroy(checker);
 }
 
+/* One stream updates, another copies one array of the state away, without a wait between them. `elsewhere`: the new
+ * values go to second buffers. */
+static sherd_status update_beside_read(int elsewhere, int array, int second)
+{
+    sherd_checker *checker = make_checker(1, 5);
+    sherd_device *device = make_check_device(checker, 0);
+    sherd__stream *a = make_stream(device, "a", 4), *b = make_stream(device, "b", 4);
+    sherd__step_scalars *scalars;
+    float *state;
+    OK(sherd_device_alloc(device, sizeof *scalars, SHERD_CAT_WORKSPACE, (void **)&scalars, NULL));
+    OK(sherd_device_alloc(device, 8 * ELEMS * 4, SHERD_CAT_WORKSPACE, (void **)&state, NULL));
+    memset(scalars, 0, sizeof *scalars);
+    memset(state, 0, 8 * ELEMS * 4);
+    sherd__span span = {ELEMS, 2 * ELEMS, 0};
+    sherd__update update = {.kind = SHERD_ADAMW, .scalars = scalars, .sum = state + 6 * ELEMS, .master = state,
+                            .moment = {state + ELEMS, state + 2 * ELEMS}, .origin = ELEMS, .spans = &span, .n_spans = 1};
+    update.sum_dtype = SHERD_FP32;
+    if (elsewhere) {
+        update.master_out = state + 3 * ELEMS;
+        update.moment_out[0] = state + 4 * ELEMS;
+        update.moment_out[1] = state + 5 * ELEMS;
+    }
+    OK(device->ops->update(a, produce, &update));
+    OK(device->ops->copy(b, consume, state + 7 * ELEMS, state + (array + 3 * second) * ELEMS, ELEMS * 4));
+    device->ops->stream_destroy(a);
+    device->ops->stream_destroy(b);
+    sherd_status verdict = sherd_checker_verdict(checker, NULL, NULL);
+    sherd_device_free(device, scalars);
+    sherd_device_free(device, state);
+    sherd_device_destroy(device);
+    sherd_checker_destroy(checker);
+    return verdict;
+}
+
+static void an_update_elsewhere_only_reads_the_old_state(void **state)
+{
+    (void)state;
+    for (int array = 0; array < 3; array++) {
+        assert_int_equal(update_beside_read(0, array, 0), SHERD_ERACE);
+        assert_int_equal(update_beside_read(0, array, 1), SHERD_OK);
+        assert_int_equal(update_beside_read(1, array, 0), SHERD_OK);
+        assert_int_equal(update_beside_read(1, array, 1), SHERD_ERACE);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -349,7 +394,7 @@ int main(void)
         cmocka_unit_test(each_missing_wait_is_reported_in_every_order),
         cmocka_unit_test(each_dropped_wait_is_reported_in_every_order), cmocka_unit_test(the_host_clock_is_inherited),
         cmocka_unit_test(a_seed_draws_the_same_order_twice), cmocka_unit_test(compute_is_a_stream),
-        cmocka_unit_test(late_waits_are_counted),
+        cmocka_unit_test(late_waits_are_counted), cmocka_unit_test(an_update_elsewhere_only_reads_the_old_state),
         cmocka_unit_test(freed_memory_is_forgotten), cmocka_unit_test(an_event_has_one_pending_recorder),
         cmocka_unit_test(a_deadlock_is_found_and_described), cmocka_unit_test(misuse_is_refused),
     };

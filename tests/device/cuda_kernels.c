@@ -168,7 +168,7 @@ static sherd__update update_of(const arrays *a, sherd_optimizer kind, sherd_dtyp
 
 /* The reference prepares and updates; the device prepares in its own memory, in stream order, and updates. */
 static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, int first, int skip, value_mix mix,
-                         int64_t shift, const sherd__span *spans, uint32_t n_spans)
+                         int64_t shift, const sherd__span *spans, uint32_t n_spans, int elsewhere)
 {
     sherd__step_rules rules = {.kind = kind, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .momentum = 0.9,
                                .bias_correction = 1, .check_overflow = 1, .base_lr = 1e-2, .clipping = 1.0,
@@ -177,7 +177,7 @@ static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, 
     sherd__step_state carried, *state = device_block(device, sizeof *state);
     sherd__step_scalars want_scalars, *scalars = device_block(device, sizeof *scalars);
     double lr = 0.0123;
-    arrays want, got;
+    arrays want, got, second;
     memset(vote, 0, words * sizeof *vote);
     vote[9] = 12345; /* some norm */
     memcpy(&vote[SHERD__NORM_LIMBS], &lr, sizeof lr);
@@ -187,6 +187,7 @@ static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, 
     *state = carried;
     arrays_init(&want, sum_dtype, mix);
     arrays_init(&got, sum_dtype, mix);
+    arrays_init(&second, sum_dtype, mix);
     sherd__step_prepare(&rules, vote, &carried, &want_scalars);
     sherd__update update = update_of(&want, kind, sum_dtype, emit, shift);
     update.scalars = &want_scalars;
@@ -197,16 +198,30 @@ static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, 
     update.scalars = scalars;
     update.spans = spans;
     update.n_spans = n_spans;
+    if (elsewhere) {
+        update.master_out = second.master + shift;
+        update.moment_out[0] = second.moment[0] + shift;
+        update.moment_out[1] = kind == SHERD_SGD ? NULL : second.moment[1] + shift;
+    }
     OK(device->ops->prepare(stream, tag, &rules, vote, state, scalars));
     OK(device->ops->update(stream, tag, &update));
     OK(sync_stream(device, stream));
     assert_memory_equal(scalars, &want_scalars, sizeof want_scalars);
     assert_memory_equal(state, &carried, sizeof carried);
-    if (!same(&want, &got))
-        fail_msg("optimizer %d, sums %d, emit %d, first %d, skip %d, mix %d, shift %lld, %u spans", kind, sum_dtype,
-                 emit, first, skip, mix, (long long)shift, n_spans);
+    if (elsewhere) { /* the new values; the old ones must still be where they were */
+        arrays old;
+        memcpy(second.emit, got.emit, ELEMS * 2 + 4096);
+        arrays_init(&old, sum_dtype, mix);
+        memcpy(got.emit, old.emit, ELEMS * 2 + 4096);
+        assert_true(same(&old, &got));
+        arrays_free(&old);
+    }
+    if (!same(&want, elsewhere ? &second : &got))
+        fail_msg("optimizer %d, sums %d, emit %d, first %d, skip %d, mix %d, shift %lld, %u spans, elsewhere %d", kind,
+                 sum_dtype, emit, first, skip, mix, (long long)shift, n_spans, elsewhere);
     arrays_free(&want);
     arrays_free(&got);
+    arrays_free(&second);
     sherd_device_free(device, vote);
     sherd_device_free(device, state);
     sherd_device_free(device, scalars);
@@ -230,13 +245,13 @@ static void updates_equal_reference(void **state)
         sherd_dtype sum_dtype = bits & 1 ? SHERD_BF16 : SHERD_FP32;
         value_mix mix = bits >> 1 & 1 ? SPECIAL : FINITE;
         int64_t shift = bits >> 4 & 1 ? 1 + k % 3 : 0;
-        check_update((sherd_optimizer)(k % 3), sum_dtype, bits >> 2 & 1, bits >> 3 & 1, 0, mix, shift, whole, 1);
-        check_update((sherd_optimizer)(k % 3), sum_dtype, bits >> 2 & 1, bits >> 3 & 1, 0, mix, shift, odd, 7);
+        check_update((sherd_optimizer)(k % 3), sum_dtype, bits >> 2 & 1, bits >> 3 & 1, 0, mix, shift, whole, 1, k % 5 == 2);
+        check_update((sherd_optimizer)(k % 3), sum_dtype, bits >> 2 & 1, bits >> 3 & 1, 0, mix, shift, odd, 7, k % 5 == 3);
     }
     assert_int_equal(cuda_stub_calls("update") - updates, 2 * 96);
     for (int kind = 0; kind < 3; kind++) {
-        check_update((sherd_optimizer)kind, SHERD_FP32, 1, 1, 0, SPECIAL, 0, many, MANY);
-        check_update((sherd_optimizer)kind, SHERD_FP32, 1, 1, 1, SPECIAL, 0, whole, 1); /* skipped: nothing changes */
+        check_update((sherd_optimizer)kind, SHERD_FP32, 1, 1, 0, SPECIAL, 0, many, MANY, kind % 2);
+        check_update((sherd_optimizer)kind, SHERD_FP32, 1, 1, 1, SPECIAL, 0, whole, 1, 1 - kind % 2); /* skipped */
     }
     assert_int_equal(cuda_stub_calls("update") - updates, 2 * 96 + 3 * (3 + 1));
 }

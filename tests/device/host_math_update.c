@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * The fused update: every fast variant against the reference, bit for bit: optimizers, sum types, spans with odd ends
- * and gaps, special values, teams. What lies outside the spans must not change.
+ * and gaps, special values, teams, in place and into second buffers. What lies outside the spans must not change, nor
+ * what is only read.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,6 +19,7 @@
 
 typedef struct arrays {
     float *master, *moment[2];
+    float *second[3]; /* other places for master and moments; they begin with the same values */
     uint16_t *emit;
     void *sum;
 } arrays;
@@ -26,6 +28,7 @@ typedef struct update_case {
     sherd_optimizer kind;
     sherd_dtype sum_dtype;
     int32_t emit, first, skip;
+    int32_t elsewhere; /* bit 0: the master, bit k + 1: moment k goes to its second place */
     value_mix mix;
     const sherd__span *spans;
     uint32_t n_spans;
@@ -52,6 +55,10 @@ static void arrays_init(arrays *a, const update_case *c)
         a->moment[1][i] = a->moment[1][i] < 0 ? -a->moment[1][i] : a->moment[1][i];
     }
     fill_values(a->sum, c->sum_dtype, ELEMS, 4, c->mix);
+    for (int k = 0; k < 3; ++k) {
+        a->second[k] = array_new(ELEMS * 4);
+        memcpy(a->second[k], k == 0 ? a->master : a->moment[k - 1], ELEMS * 4);
+    }
 }
 
 static void arrays_free(arrays *a)
@@ -61,6 +68,9 @@ static void arrays_free(arrays *a)
     free(a->moment[1]);
     free(a->emit);
     free(a->sum);
+    for (int k = 0; k < 3; ++k) {
+        free(a->second[k]);
+    }
 }
 
 static void run_update(const sherd__host_math *math, sherd__team *team, const update_case *c, arrays *a)
@@ -76,6 +86,9 @@ static void run_update(const sherd__host_math *math, sherd__team *team, const up
                             .master = a->master, .moment = {a->moment[0], c->kind == SHERD_SGD ? NULL : a->moment[1]},
                             .emit = c->emit ? a->emit : NULL, .origin = ORIGIN, .spans = c->spans,
                             .n_spans = c->n_spans};
+    update.master_out = c->elsewhere & 1 ? a->second[0] : NULL;
+    update.moment_out[0] = c->elsewhere & 2 ? a->second[1] : NULL;
+    update.moment_out[1] = c->elsewhere & 4 && c->kind != SHERD_SGD ? a->second[2] : NULL;
     sherd__step_state_init(&state);
     state.updates = c->first ? 0 : 4;
     vote[9] = 12345; /* some norm */
@@ -87,11 +100,31 @@ static void run_update(const sherd__host_math *math, sherd__team *team, const up
     math->update(team, &update);
 }
 
+/* Every array of both, bit for bit, guards included. */
 static int same(const arrays *a, const arrays *b)
 {
+    for (int k = 0; k < 3; ++k) {
+        if (memcmp(a->second[k], b->second[k], ELEMS * 4 + 4096) != 0) {
+            return 0;
+        }
+    }
     return memcmp(a->master, b->master, ELEMS * 4 + 4096) == 0 && memcmp(a->emit, b->emit, ELEMS * 2 + 4096) == 0 &&
            memcmp(a->moment[0], b->moment[0], ELEMS * 4 + 4096) == 0 &&
            memcmp(a->moment[1], b->moment[1], ELEMS * 4 + 4096) == 0 && memcmp(a->sum, b->sum, ELEMS * 4 + 4096) == 0;
+}
+
+/* What an update elsewhere must leave behind, made from one in place: the new values in the second places, which began
+ * with the old ones, and the old ones where they were. */
+static void swap_places(arrays *a, const update_case *c)
+{
+    float **first[] = {&a->master, &a->moment[0], &a->moment[1]};
+    for (int k = 0; k < 3; ++k) {
+        if (c->elsewhere >> k & 1) {
+            float *kept = *first[k];
+            *first[k] = a->second[k];
+            a->second[k] = kept;
+        }
+    }
 }
 
 static void check_update(const update_case *c, sherd__team *team, uint64_t *cases)
@@ -101,15 +134,20 @@ static void check_update(const update_case *c, sherd__team *team, uint64_t *case
     arrays before, expected, got;
     arrays_init(&before, c);
     arrays_init(&expected, c);
-    run_update(reference_variant(), NULL, c, &expected);
+    update_case in_place = *c;
+    in_place.elsewhere = 0;
+    run_update(reference_variant(), NULL, &in_place, &expected);
     assert_int_equal(same(&before, &expected), c->skip);
+    swap_places(&expected, c);
+    n += c->elsewhere != 0; /* then the reference too, against itself in place */
     for (uint32_t v = 0; v < n; ++v, ++*cases) {
         arrays_init(&got, c);
         run_update(fast[v], team, c, &got);
         if (!same(&expected, &got)) {
-            fail_msg("%s, %d threads: optimizer %d, sums %d, emit %d, first %d, %u spans, mix %d: unlike the reference",
+            fail_msg("%s, %d threads: optimizer %d, sums %d, emit %d, first %d, %u spans, mix %d, elsewhere %d: unlike "
+                     "the reference in place",
                      fast[v]->name, (int)sherd__team_threads(team), (int)c->kind, (int)c->sum_dtype, (int)c->emit,
-                     (int)c->first, c->n_spans, (int)c->mix);
+                     (int)c->first, c->n_spans, (int)c->mix, (int)c->elsewhere);
         }
         arrays_free(&got);
     }
@@ -132,14 +170,19 @@ static void test_updates_equal_reference(void **state)
         c.spans = k % 2 ? whole : odd;
         c.n_spans = k % 2 ? 1 : sizeof odd / sizeof *odd;
         check_update(&c, teams[k % 4], &cases);
+        c.elsewhere = 7;
+        check_update(&c, teams[(k + 2) % 4], &cases);
         c.spans = k % 2 ? odd : whole;
         c.n_spans = k % 2 ? sizeof odd / sizeof *odd : 1;
+        c.elsewhere = 0;
         check_update(&c, teams[(k + 1) % 4], &cases);
+        c.elsewhere = 1 + k % 7;
+        check_update(&c, teams[(k + 3) % 4], &cases);
     }
     for (int32_t t = 0; t < 4; ++t) {
         sherd__team_destroy(teams[t]);
     }
-    assert_true(cases >= 96);
+    assert_true(cases >= 192);
     printf("updates compared: %llu\n", (unsigned long long)cases);
 }
 
@@ -149,6 +192,8 @@ static void test_skip_changes_nothing(void **state)
     (void)state;
     for (int kind = 0; kind < 3; ++kind) {
         update_case c = {.kind = (sherd_optimizer)kind, .emit = 1, .skip = 1, .first = 1, .spans = whole, .n_spans = 1};
+        check_update(&c, NULL, &cases);
+        c.elsewhere = 7;
         check_update(&c, NULL, &cases);
     }
     assert_true(cases > 0);
