@@ -109,17 +109,12 @@ static const sherd__device_ops cuda_ops = {
 
 static sherd_status choose_gpu(int32_t wanted, int *out, sherd_error *err)
 {
-    int count = 0, driver = 0, ordinal = wanted;
-    int code = (int)cudaGetDeviceCount(&count);
-    if (code != (int)cudaSuccess || count == 0) {
-        (void)cudaGetLastError();
-        (void)cudaDriverGetVersion(&driver);
-        return sherd__fail(err, SHERD_EUNSUPPORTED,
-                           "device 'cuda': no usable GPU (driver for CUDA %d.%d%s): %s; install NVIDIA's driver, or use "
-                           "the host device",
-                           driver / 1000, driver % 1000 / 10, driver ? "" : ", which means none",
-                           code != (int)cudaSuccess ? cudaGetErrorString((cudaError_t)code) : "the driver lists none");
-    }
+    int32_t count = 0;
+    int ordinal = wanted, code;
+    sherd_status status = sherd_cuda_count(&count, err);
+
+    if (status != SHERD_OK)
+        return status;
     if (wanted < 0) {
         code = (int)cudaGetDevice(&ordinal);
         if (code != (int)cudaSuccess)
@@ -127,7 +122,7 @@ static sherd_status choose_gpu(int32_t wanted, int *out, sherd_error *err)
     }
     if (ordinal >= count)
         return sherd__fail(err, SHERD_EUNSUPPORTED, "device 'cuda': there is no GPU %d, the driver lists %d (from 0)",
-                           ordinal, count);
+                           ordinal, (int)count);
     *out = ordinal;
     return SHERD_OK;
 }

@@ -61,7 +61,7 @@ if(SHERD_HAVE_CUDA)
       "${PROJECT_SOURCE_DIR}/base/half.h" "${PROJECT_SOURCE_DIR}/base/interval.h" ${sherd_cuda_depends}
     COMMENT "Compiling CUDA kernels" VERBATIM)
   add_custom_target(sherd_cuda_kernels DEPENDS "${sherd_cuda_archive}")
-  set(sherd_cuda_sources cuda cuda_event cuda_issue cuda_memory cuda_queue cuda_stream cuda_wait)
+  set(sherd_cuda_sources cuda cuda_event cuda_info cuda_issue cuda_memory cuda_queue cuda_stream cuda_wait)
   list(TRANSFORM sherd_cuda_sources PREPEND "${CMAKE_CURRENT_LIST_DIR}/")
   list(TRANSFORM sherd_cuda_sources APPEND ".c")
   target_sources(sherd_objects PRIVATE ${sherd_cuda_sources})

@@ -2,15 +2,27 @@
  *
  * The one place that knows which devices this build has, and the public calls that are the same for all of them.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "device/check.h"
+#include "device/info.h"
 
 #if defined(SHERD_HAVE_CUDA)
 sherd_status sherd__device_create_cuda(const sherd_device_options *options, sherd_device **out, sherd_error *err);
 sherd_status sherd__cuda_watch(sherd_device *device, const void *address, uint64_t bytes, sherd_error *err);
 void sherd__cuda_unwatch(sherd_device *device, const void *address, uint64_t bytes);
+void sherd__cuda_describe(char *text, size_t capacity);
 #endif
+
+void sherd__device_describe_cuda(char *text, size_t capacity)
+{
+#if defined(SHERD_HAVE_CUDA)
+    sherd__cuda_describe(text, capacity);
+#else
+    snprintf(text, capacity, "no: built without CUDA");
+#endif
+}
 
 void sherd_device_options_init(sherd_device_options *options, size_t size)
 {

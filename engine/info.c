@@ -5,10 +5,12 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/status.h"
 #include "device/host_math.h"
+#include "device/info.h"
 
 typedef struct text {
     char *at;
@@ -44,12 +46,10 @@ static const struct {
 #else
     {"mpi", "no: built without MPI"},
 #endif
-    {"cuda", "no: built without CUDA"},
     {"nccl", "no: built without NCCL"},
     {"zero stages", "0, 1, 2"},
     {"types", "fp32, bf16"},
     {"optimizers", "AdamW, Adam, SGD"},
-    {"devices", "host, check"},
     {"transports", "self, threads, shared memory (memfd)"},
 };
 
@@ -67,8 +67,12 @@ static void add_kernels(text *text)
 size_t sherd_info_text(char *buffer, size_t capacity)
 {
     text text = {buffer, buffer ? capacity : 0, 0};
+    char cuda[4096];
 
+    sherd__device_describe_cuda(cuda, sizeof cuda);
     add(&text, "sherd: %s\n", sherd_version());
+    add(&text, "cuda: %s\n", cuda);
+    add(&text, "devices: host, check%s\n", strncmp(cuda, "yes", 3) == 0 ? ", cuda" : "");
     for (size_t i = 0; i < sizeof features / sizeof *features; i++)
         add(&text, "%s: %s\n", features[i].name, features[i].state);
     add_kernels(&text);

@@ -30,6 +30,21 @@ SHERD_API sherd_status sherd_device_create_cuda(const sherd_cuda_options *option
  * before the ready or release. */
 SHERD_API void *sherd_device_cuda_stream(sherd_device *device);
 
+/* A GPU as the driver describes it; `size` is the caller's, set before the call. */
+typedef struct sherd_cuda_gpu {
+    size_t size;
+    char name[128];
+    int32_t major, minor; /* compute capability */
+    int32_t multiprocessors;
+    uint64_t total_bytes, free_bytes; /* of this moment; the rest is held by any process, contexts included */
+} sherd_cuda_gpu;
+
+/* How many GPUs. EUNSUPPORTED where there is no driver or no GPU, with the sentence of sherd_device_create_cuda. A process
+ * that has called this cannot fork processes that use CUDA: so does CUDA's runtime. */
+SHERD_API sherd_status sherd_cuda_count(int32_t *gpus, sherd_error *err);
+/* Makes the GPU's context, as any use does. */
+SHERD_API sherd_status sherd_cuda_gpu_read(int32_t ordinal, sherd_cuda_gpu *out, sherd_error *err);
+
 #if defined(__cplusplus)
 }
 #endif
