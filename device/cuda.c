@@ -286,3 +286,8 @@ void *sherd_device_cuda_stream(sherd_device *device)
 {
     return device->kind == SHERD_DEVICE_CUDA ? (void *)((sherd__cuda_stream *)device->compute)->handle : NULL;
 }
+
+int32_t sherd_device_cuda_ordinal(const sherd_device *device)
+{
+    return device->kind == SHERD_DEVICE_CUDA ? ((const sherd__cuda_device *)device)->ordinal : -1;
+}

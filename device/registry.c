@@ -90,6 +90,8 @@ uint64_t sherd_device_peak_total(sherd_device *device, sherd_tier tier)
 
 const char *sherd_device_describe(const sherd_device *device) { return device->description; }
 
+sherd_device_kind sherd_device_kind_of(const sherd_device *device) { return device->kind; }
+
 void sherd__device_outside_begin(sherd_device *device)
 {
     if (device && device->kind == SHERD_DEVICE_CHECK)

@@ -143,6 +143,10 @@ SHERD_API uint64_t sherd_memory_total(const sherd_memory *memory, sherd_tier tie
 /* -------------------------------------------------------------------------------------------------------------- config */
 
 #define SHERD_MAX_GROUPS 16
+#define SHERD_PATHS_MAX 1024 /* bytes of a list of folders, the final NUL included */
+/* Budgets of memory, beside numbers of bytes. */
+#define SHERD_BUDGET_NONE (-1) /* no limit */
+#define SHERD_BUDGET_AUTO (-2) /* what is free: to be made a number by sherd_config_resolve_budget */
 
 typedef enum sherd_optimizer { SHERD_ADAMW = 0, SHERD_ADAM = 1 /* L2, not decoupled */, SHERD_SGD = 2 } sherd_optimizer;
 
@@ -199,6 +203,20 @@ typedef struct sherd_config {
         double warn_after_s;                /* 60: a wait that lasts longer is logged */
         double fail_after_s;                /* 600: a wait that lasts longer ends the engine with a sentence */
     } sherd;
+    struct {                                /* where the optimizer's state lives (zero_optimization.offload_optimizer, aio) */
+        sherd_tier tier;                    /* device: none, cpu, nvme. With a device budget: the lowest tier allowed */
+        double ratio;                       /* share of the state that leaves the device, without a budget; 1.0 */
+        int64_t device_memory_budget;       /* bytes of the device tier for all that the plan names, or SHERD_BUDGET_… */
+        int64_t host_memory_budget;         /* the same of the host tier, per rank */
+        int32_t speculate;                  /* update before the vote, into second buffers */
+        int32_t buffer_count;               /* buckets of the disk tier that are in host memory at once; 4 */
+        int32_t pin_memory;                 /* 1: host memory must be page-locked; 0: where it is possible */
+        int32_t reserved;
+        int64_t aio_block_size;             /* bytes of one read or write; 1048576 */
+        int32_t aio_queue_depth;            /* of them at once; 8 */
+        int32_t aio_single_submit, aio_overlap_events;
+        char nvme_path[SHERD_PATHS_MAX];    /* folders of the disk tier, several separated by ':' */
+    } offload;
 } sherd_config;
 
 /* Defaults. `size` is sizeof(sherd_config) as the caller was compiled. */
@@ -330,6 +348,7 @@ SHERD_API void sherd_device_memory(sherd_device *device, sherd_memory *live, she
 /* Highest total ever held at one time in a tier (not the sum of the categories' peaks). */
 SHERD_API uint64_t sherd_device_peak_total(sherd_device *device, sherd_tier tier);
 SHERD_API const char *sherd_device_describe(const sherd_device *device); /* "host, 2 threads, avx512 kernels": static */
+SHERD_API sherd_device_kind sherd_device_kind_of(const sherd_device *device);
 
 typedef struct sherd_trace_record {
     const char *name;    /* "reduce", "update", "wait:parameter acquire", …: valid as long as the device */

@@ -29,6 +29,8 @@ SHERD_API sherd_status sherd_device_create_cuda(const sherd_cuda_options *option
 /* The compute stream, a cudaStream_t: gradients are written and parameters read by kernels on it, after the acquire and
  * before the ready or release. */
 SHERD_API void *sherd_device_cuda_stream(sherd_device *device);
+/* The GPU's number; -1: not a CUDA device. A thread that enqueues on the stream has this GPU as its current one. */
+SHERD_API int32_t sherd_device_cuda_ordinal(const sherd_device *device);
 
 /* A GPU as the driver describes it; `size` is the caller's, set before the call. */
 typedef struct sherd_cuda_gpu {
