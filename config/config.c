@@ -35,6 +35,14 @@ static void set_defaults(sherd_config *config)
     config->scheduler.cos_min_ratio = 1e-4;
     config->sherd.warn_after_s = 60;
     config->sherd.fail_after_s = 600;
+    config->offload.ratio = 1.0;
+    config->offload.device_memory_budget = SHERD_BUDGET_NONE;
+    config->offload.host_memory_budget = SHERD_BUDGET_NONE;
+    config->offload.buffer_count = 4;
+    config->offload.pin_memory = 1;
+    config->offload.aio_block_size = 1048576;
+    config->offload.aio_queue_depth = 8;
+    config->offload.aio_overlap_events = 1;
 }
 
 void sherd__config_load(sherd_config *to, const sherd_config *from)
@@ -184,6 +192,7 @@ static const char *type_text(const sherd__key *key)
     static const char *const plain[] = {
         [SHERD__BOOLEAN] = "boolean", [SHERD__STRING] = "string", [SHERD__INTEGERS] = "list of integers",
         [SHERD__BETAS] = "list of two numbers in [0, 1)", [SHERD__ANY] = "any", [SHERD__OBJECT] = "object",
+        [SHERD__BYTES] = "bytes, text as \"12GiB\", or \"auto\"",
     };
     static const char *const ranged[][2] = {
         [SHERD__RANGE_ANY] = {"integer", "number"},

@@ -38,10 +38,8 @@
 #define COSINE SHERD__FOR_COSINE
 
 #define STAGE_3_ONLY "belongs to stage 3, which is not built yet; stages 0 to 2 do not use it"
-#define OFFLOAD_ONLY "belongs to offloading, which is not built yet"
 #define FP16_ONLY "belongs to fp16, which is not built yet"
 #define ELASTIC_ONLY "belongs to elasticity, which is not built"
-#define DISK_ONLY "belongs to the disk tier, which is not built yet"
 #define MONITOR "Sherd writes no such files; sherd train --log FILE writes one JSON object per step"
 #define PROFILER "Sherd has no such profiler; sherd train --trace FILE and sherd bench show where the time goes"
 #define NO_CHECKPOINT "checkpoints are not built yet"
@@ -117,41 +115,56 @@ const sherd__key sherd__keys[] = {
             "secondary partitions belong to stage 3, which is not built yet; leave it out"),
     {"zero_optimization.zenflow", SHERD__OBJECT, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_REFUSED,
      SHERD__KEY_OPEN, 0, NULL, "", "ZenFlow is not built; remove the section"},
-    REFUSED("zero_optimization.cpu_offload", BOOLEAN, ANY, "false",
-            "an old form of offload_optimizer {\"device\": \"cpu\"}; offloading is not built yet, leave it out"),
+    HONOURED("zero_optimization.cpu_offload", BOOLEAN, ANY, I32, cpu_offload, "false",
+             "an old form of offload_optimizer {\"device\": \"cpu\"}"),
     REFUSED("zero_optimization.cpu_offload_params", BOOLEAN, ANY, "false",
-            "an old form of offload_param {\"device\": \"cpu\"}; offloading is not built yet, leave it out"),
-    NO_EFFECT("zero_optimization.cpu_offload_use_pin_memory", BOOLEAN, ANY, "true", OFFLOAD_ONLY),
+            "an old form of offload_param {\"device\": \"cpu\"}, which belongs to stage 3; leave it out"),
+    HONOURED("zero_optimization.cpu_offload_use_pin_memory", BOOLEAN, ANY, I32, config.offload.pin_memory, "true",
+             "an old form of offload_optimizer.pin_memory"),
     NO_EFFECT("zero_optimization.load_from_fp32_weights", BOOLEAN, ANY, "true", NO_CHECKPOINT),
 
-    SECTION("zero_optimization.offload_optimizer", HONOURED, SHERD__KEY_QUIET, "where the optimizer's state lives"),
-    REFUSED_CHOICE("zero_optimization.offload_optimizer.device", "none|{cpu}|{nvme}", "\"none\"",
-                   "offloading is not built yet; write \"none\" or remove the section"),
-    NO_EFFECT("zero_optimization.offload_optimizer.nvme_path", STRING, ANY, "", OFFLOAD_ONLY),
-    NO_EFFECT("zero_optimization.offload_optimizer.buffer_count", INTEGER, ONE_UP, "4", OFFLOAD_ONLY),
-    NO_EFFECT("zero_optimization.offload_optimizer.pin_memory", BOOLEAN, ANY, "true", OFFLOAD_ONLY),
-    NO_EFFECT("zero_optimization.offload_optimizer.pipeline_read", BOOLEAN, ANY, "false", OFFLOAD_ONLY),
-    NO_EFFECT("zero_optimization.offload_optimizer.pipeline_write", BOOLEAN, ANY, "false", OFFLOAD_ONLY),
-    NO_EFFECT("zero_optimization.offload_optimizer.fast_init", BOOLEAN, ANY, "false", OFFLOAD_ONLY),
-    NO_EFFECT("zero_optimization.offload_optimizer.ratio", NUMBER, UNIT, "1.0", OFFLOAD_ONLY),
-    NO_EFFECT("zero_optimization.offload_optimizer.super_offload", BOOLEAN, ANY, "false", OFFLOAD_ONLY),
-    NO_EFFECT("zero_optimization.offload_optimizer.cpuadam_cores_perc", NUMBER, UNIT, "0.8", OFFLOAD_ONLY),
+    SECTION("zero_optimization.offload_optimizer", HONOURED, 0, "where the optimizer's state lives"),
+    CHOICE("zero_optimization.offload_optimizer.device", 0, 0, offload_device, "none|cpu|nvme", "\"none\"",
+           "cpu keeps masters and moments in host memory and updates them there, nvme in files"),
+    HONOURED("zero_optimization.offload_optimizer.nvme_path", STRING, ANY, PATHS, config.offload.nvme_path, "",
+             "folder of the disk tier; several, separated by ':', are striped"),
+    HONOURED("zero_optimization.offload_optimizer.buffer_count", INTEGER, ONE_UP, I32, config.offload.buffer_count, "4",
+             "buckets of the disk tier that are in host memory at once"),
+    HONOURED("zero_optimization.offload_optimizer.pin_memory", BOOLEAN, ANY, I32, config.offload.pin_memory, "true",
+             "true: host memory is page-locked, or it is an error; false: it is not"),
+    NO_EFFECT("zero_optimization.offload_optimizer.pipeline_read", BOOLEAN, ANY, "false",
+              "reads always run ahead of the update"),
+    NO_EFFECT("zero_optimization.offload_optimizer.pipeline_write", BOOLEAN, ANY, "false",
+              "writes always run behind the update"),
+    NO_EFFECT("zero_optimization.offload_optimizer.fast_init", BOOLEAN, ANY, "false", "creation is always fast"),
+    HONOURED("zero_optimization.offload_optimizer.ratio", NUMBER, UNIT, F64, config.offload.ratio, "1.0",
+             "share of the state that leaves the device, bucket by bucket, first reduced first; a "
+             "sherd.device_memory_budget decides instead where it is given"),
+    NO_EFFECT("zero_optimization.offload_optimizer.super_offload", BOOLEAN, ANY, "false",
+              "see sherd.speculate, which is exact"),
+    NO_EFFECT("zero_optimization.offload_optimizer.cpuadam_cores_perc", NUMBER, UNIT, "0.8",
+              "cores are shared out by their nearness to the device"),
 
     SECTION("zero_optimization.offload_param", HONOURED, SHERD__KEY_QUIET, "where parameters live"),
     REFUSED_CHOICE("zero_optimization.offload_param.device", "none|{cpu}|{nvme}", "\"none\"",
-                   "offloading is not built yet; write \"none\" or remove the section"),
-    NO_EFFECT("zero_optimization.offload_param.nvme_path", STRING, ANY, "", OFFLOAD_ONLY),
-    NO_EFFECT("zero_optimization.offload_param.buffer_count", INTEGER, ONE_UP, "5", OFFLOAD_ONLY),
-    NO_EFFECT("zero_optimization.offload_param.buffer_size", INTEGER, ONE_UP, "1e8", OFFLOAD_ONLY),
-    NO_EFFECT("zero_optimization.offload_param.max_in_cpu", INTEGER, ZERO_UP, "1e9", OFFLOAD_ONLY),
-    NO_EFFECT("zero_optimization.offload_param.pin_memory", BOOLEAN, ANY, "true", OFFLOAD_ONLY),
+                   "offloaded parameters belong to stage 3, which is not built yet; write \"none\" or remove the section"),
+    NO_EFFECT("zero_optimization.offload_param.nvme_path", STRING, ANY, "", STAGE_3_ONLY),
+    NO_EFFECT("zero_optimization.offload_param.buffer_count", INTEGER, ONE_UP, "5", STAGE_3_ONLY),
+    NO_EFFECT("zero_optimization.offload_param.buffer_size", INTEGER, ONE_UP, "1e8", STAGE_3_ONLY),
+    NO_EFFECT("zero_optimization.offload_param.max_in_cpu", INTEGER, ZERO_UP, "1e9", STAGE_3_ONLY),
+    NO_EFFECT("zero_optimization.offload_param.pin_memory", BOOLEAN, ANY, "true", STAGE_3_ONLY),
 
     /* ---- the disk tier */
-    SECTION("aio", NO_EFFECT, 0, DISK_ONLY),
-    NO_EFFECT("aio.block_size", INTEGER, ONE_UP, "1048576", DISK_ONLY),
-    NO_EFFECT("aio.queue_depth", INTEGER, ONE_UP, "8", DISK_ONLY),
-    NO_EFFECT("aio.single_submit", BOOLEAN, ANY, "false", DISK_ONLY),
-    NO_EFFECT("aio.overlap_events", BOOLEAN, ANY, "true", DISK_ONLY),
+    SECTION("aio", HONOURED, 0, "how the disk tier reads and writes"),
+    HONOURED("aio.block_size", INTEGER, ONE_UP, I64, config.offload.aio_block_size, "1048576",
+             "bytes of one read or write, rounded up to 4096"),
+    HONOURED("aio.queue_depth", INTEGER, ONE_UP, I32, config.offload.aio_queue_depth, "8", "of them at once"),
+    HONOURED("aio.single_submit", BOOLEAN, ANY, I32, config.offload.aio_single_submit, "false",
+             "each read or write is handed to the kernel by itself"),
+    HONOURED("aio.overlap_events", BOOLEAN, ANY, I32, config.offload.aio_overlap_events, "true",
+             "submits further ones while earlier ones run"),
+    NO_EFFECT("aio.thread_count", INTEGER, ONE_UP, "1", "one ring of the kernel needs no threads"),
+    NO_EFFECT("aio.use_gds", BOOLEAN, ANY, "false", "files are read into host memory, where they are updated"),
 
     /* ---- element types */
     SECTION("fp16", HONOURED, SHERD__KEY_QUIET, "half precision with loss scaling"),
@@ -258,8 +271,12 @@ const sherd__key sherd__keys[] = {
              "seconds after which a wait ends the engine with an error"),
     REFUSED("sherd.reproducible", BOOLEAN, ANY, "false",
             "the same bits over different worlds are not built yet; leave it out"),
-    REFUSED("sherd.speculate", BOOLEAN, ANY, "false", "speculative updates are not built yet; leave it out"),
-    REFUSED("sherd.device_memory_budget", ANY, ANY, "", "placement by budget is not built yet; leave it out"),
+    HONOURED("sherd.speculate", BOOLEAN, ANY, I32, config.offload.speculate, "false",
+             "offloaded buckets are updated before the vote, into second buffers, and again where it was refused"),
+    HONOURED("sherd.device_memory_budget", BYTES, ANY, I64, config.offload.device_memory_budget, "",
+             "bytes of the device that the engine may take; what does not fit is offloaded"),
+    HONOURED("sherd.host_memory_budget", BYTES, ANY, I64, config.offload.host_memory_budget, "",
+             "bytes of host memory that one rank may take; what does not fit goes to offload_optimizer.nvme_path"),
 };
 
 const size_t sherd__keys_count = sizeof sherd__keys / sizeof sherd__keys[0];
@@ -337,6 +354,7 @@ const char *sherd__key_expects(const sherd__key *key, char *buffer, size_t capac
         [SHERD__BOOLEAN] = "true or false", [SHERD__INTEGER] = "an integer",      [SHERD__NUMBER] = "a number",
         [SHERD__STRING] = "a string",       [SHERD__INTEGERS] = "a list of integers",
         [SHERD__BETAS] = "a list of two numbers", [SHERD__ANY] = "a value",       [SHERD__OBJECT] = "an object",
+        [SHERD__BYTES] = "a number of bytes, a size as \"12GiB\", or \"auto\"",
     };
     static const char *const ranges[] = {
         [SHERD__RANGE_ANY] = "",

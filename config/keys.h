@@ -16,12 +16,14 @@ typedef struct sherd__draft {
     sherd_config config;
     int32_t fp16_enabled, bf16_enabled, adam_w_mode;
     int32_t communication_dtype; /* sherd_dtype, or -1: not given */
+    int32_t offload_device;                 /* sherd_tier, or -1: not given */
+    int32_t cpu_offload;                    /* the old form of offload_device = SHERD_TIER_HOST */
     int32_t optimizer_type, scheduler_type; /* index into the row's choices, -1: not given */
 } sherd__draft;
 
 typedef enum sherd__value_type {
     SHERD__BOOLEAN, SHERD__INTEGER, SHERD__NUMBER, SHERD__STRING, SHERD__CHOICE, SHERD__INTEGERS, SHERD__BETAS,
-    SHERD__ANY, SHERD__OBJECT
+    SHERD__ANY, SHERD__OBJECT, SHERD__BYTES /* a number, "12GiB", or "auto" */
 } sherd__value_type;
 
 typedef enum sherd__range {
@@ -32,7 +34,7 @@ typedef enum sherd__range {
 /* Where a valid value goes: nowhere, or a member of the draft at the row's offset. A choice stores its place in the
  * list. */
 typedef enum sherd__store {
-    SHERD__STORE_NONE, SHERD__STORE_I32, SHERD__STORE_I64, SHERD__STORE_F64, SHERD__STORE_BETAS
+    SHERD__STORE_NONE, SHERD__STORE_I32, SHERD__STORE_I64, SHERD__STORE_F64, SHERD__STORE_BETAS, SHERD__STORE_PATHS
 } sherd__store;
 
 enum { /* row flags */

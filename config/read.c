@@ -46,6 +46,7 @@ static sherd_status normalise(json_t *root, sherd_error *err)
 static sherd_status read_source(const sherd__source *source, sherd_config *config, sherd_error *err)
 {
     sherd__draft draft = {.fp16_enabled = 0, .adam_w_mode = 1, .communication_dtype = -1,
+                          .offload_device = -1,
                           .optimizer_type = -1, .scheduler_type = -1};
     json_error_t fault;
     json_t *root = json_loadb(source->text, source->bytes, JSON_REJECT_DUPLICATES, &fault);

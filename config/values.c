@@ -114,8 +114,50 @@ static void store_number(const sherd__key *key, sherd__draft *draft, int64_t int
         break;
     case SHERD__STORE_NONE:
     case SHERD__STORE_BETAS:
+    case SHERD__STORE_PATHS:
         break;
     }
+}
+
+/* Bytes: 12e9, "12GB", "12 GiB" (units of 1000 and of 1024), or "auto". */
+static int read_bytes(json_t *value, int64_t *out)
+{
+    static const struct {
+        const char *name;
+        double bytes;
+    } units[] = {{"", 1},    {"B", 1},       {"KB", 1e3},        {"MB", 1e6},           {"GB", 1e9},
+                 {"TB", 1e12}, {"KiB", 1024.0}, {"MiB", 1048576.0}, {"GiB", 1073741824.0}, {"TiB", 1099511627776.0}};
+    const char *text = json_string_value(value);
+    char *end;
+    double number;
+
+    if (text == NULL) {
+        return read_integer(value, out) && *out >= 0;
+    }
+    if (strcmp(text, "auto") == 0) {
+        *out = SHERD_BUDGET_AUTO;
+        return 1;
+    }
+    number = strtod(text, &end);
+    end += strspn(end, " ");
+    for (size_t i = 0; i < sizeof units / sizeof *units && end != text; i++) {
+        if (strcmp(end, units[i].name) == 0 && number >= 0 && number * units[i].bytes < 9e18) {
+            *out = (int64_t)(number * units[i].bytes);
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int store_text(const sherd__key *key, json_t *value, sherd__draft *draft)
+{
+    if (!json_is_string(value) || json_string_length(value) >= SHERD_PATHS_MAX) {
+        return 0;
+    }
+    if (key->store == SHERD__STORE_PATHS) {
+        memcpy(member(key, draft), json_string_value(value), json_string_length(value) + 1);
+    }
+    return 1;
 }
 
 static int list_fits(const sherd__key *key, json_t *value)
@@ -173,6 +215,11 @@ static int store_scalar(const sherd__key *key, json_t *value, sherd__draft *draf
             return 0;
         }
         break;
+    case SHERD__BYTES:
+        if (!read_bytes(value, &integer)) {
+            return 0;
+        }
+        break;
     case SHERD__CHOICE:
         integer = json_is_string(value) ? sherd__key_choose(key, json_string_value(value)) : -1;
         if (integer < 0) {
@@ -195,7 +242,7 @@ sherd_status sherd__value_store(const sherd__key *key, json_t *value, sherd__dra
         fits = 1;
         break;
     case SHERD__STRING:
-        fits = json_is_string(value);
+        fits = store_text(key, value, draft);
         break;
     case SHERD__INTEGERS:
     case SHERD__BETAS:

@@ -96,7 +96,8 @@ static sherd_status walk_value(walk *w, const sherd__key *key, json_t *value)
                                   key->path[0] == 'o' ? "this optimizer" : "this scheduler");
     }
     if (json_is_null(value) ||
-        (json_is_string(value) && strcmp(json_string_value(value), "auto") == 0 && key->type != SHERD__OBJECT)) {
+        (json_is_string(value) && strcmp(json_string_value(value), "auto") == 0 && key->type != SHERD__OBJECT &&
+         key->type != SHERD__BYTES)) {
         return SHERD_OK;
     }
     if (sherd__value_store(key, value, w->draft, why, sizeof why) != SHERD_OK) {
@@ -232,6 +233,24 @@ static sherd_status finish_scheduler(walk *w, json_t *root)
     return SHERD_OK;
 }
 
+/* The old form, and what a tier needs. */
+static sherd_status finish_offload(walk *w)
+{
+    sherd__draft *draft = w->draft;
+
+    if (draft->cpu_offload && draft->offload_device <= SHERD_TIER_DEVICE) {
+        draft->offload_device = SHERD_TIER_HOST;
+    }
+    if (draft->offload_device >= 0) {
+        draft->config.offload.tier = (sherd_tier)draft->offload_device;
+    }
+    if (draft->config.offload.tier == SHERD_TIER_DISK && draft->config.offload.nvme_path[0] == '\0') {
+        return sherd__source_fail(w->source, "zero_optimization.offload_optimizer.nvme_path", w->err, SHERD_EINVAL,
+                                  "is missing, give the folder (or several, separated by ':') of the disk tier");
+    }
+    return SHERD_OK;
+}
+
 static sherd_status finish_types(walk *w, json_t *root)
 {
     sherd__draft *draft = w->draft;
@@ -264,6 +283,9 @@ sherd_status sherd__walk(const sherd__source *source, json_t *root, sherd__draft
     }
     if (status == SHERD_OK) {
         status = finish_scheduler(&w, root);
+    }
+    if (status == SHERD_OK) {
+        status = finish_offload(&w);
     }
     if (status == SHERD_OK && w.refused) {
         status = sherd__pass(err, &w.refusal);
