@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The floating-point mode is part of the bits: a client that runs with flush-to-zero or another rounding must get the same
- * results from work that the library does on the client's thread. The register is per thread, so entering and leaving are two
- * instructions and no lock.
+ * The floating-point mode is part of the bits: a client that runs with flush-to-zero or another rounding must get the
+ * same results from work that the library does on the client's thread. The register is per thread, so entering and
+ * leaving are two instructions and no lock.
  */
 #include "host/team.h"
 
@@ -20,7 +20,10 @@ uint64_t sherd__float_mode_enter(void)
     return former;
 }
 
-void sherd__float_mode_leave(uint64_t former) { _mm_setcsr((unsigned int)former); }
+void sherd__float_mode_leave(uint64_t former)
+{
+    _mm_setcsr((unsigned int)former);
+}
 
 #elif defined(__aarch64__)
 
@@ -33,7 +36,10 @@ uint64_t sherd__float_mode_enter(void)
     return former;
 }
 
-void sherd__float_mode_leave(uint64_t former) { __asm__ volatile("msr fpcr, %0" : : "r"(former)); }
+void sherd__float_mode_leave(uint64_t former)
+{
+    __asm__ volatile("msr fpcr, %0" : : "r"(former));
+}
 
 #else
 #include <fenv.h>
@@ -45,5 +51,8 @@ uint64_t sherd__float_mode_enter(void)
     return (uint64_t)former;
 }
 
-void sherd__float_mode_leave(uint64_t former) { (void)fesetround((int)former); }
+void sherd__float_mode_leave(uint64_t former)
+{
+    (void)fesetround((int)former);
+}
 #endif

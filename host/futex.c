@@ -19,7 +19,12 @@ void sherd__futex_wait(_Atomic uint32_t *word, uint32_t seen, int64_t ns, sherd_
         (void)syscall(SYS_futex, word, operation(FUTEX_WAIT, scope), seen, &limit, NULL, 0);
 }
 
+void sherd__futex_wake(_Atomic uint32_t *word, int32_t count, sherd__futex_scope scope)
+{
+    (void)syscall(SYS_futex, word, operation(FUTEX_WAKE, scope), count, NULL, NULL, 0);
+}
+
 void sherd__futex_wake_all(_Atomic uint32_t *word, sherd__futex_scope scope)
 {
-    (void)syscall(SYS_futex, word, operation(FUTEX_WAKE, scope), INT_MAX, NULL, NULL, 0);
+    sherd__futex_wake(word, INT_MAX, scope);
 }

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the machine is made of, as a plain value: memory nodes, cores with their processors, caches, GPUs and which nodes they
- * hang on. Loaded once (by hwloc, or from /sys where the build has no hwloc); everything after loading is pure. Tests load synthetic
- * machines and recorded ones, so that a host with two sockets and eight GPUs is placed on any machine.
+ * What the machine is made of, as a plain value: memory nodes, cores with their processors, caches, GPUs and which
+ * nodes they hang on. Loaded once (by hwloc, or from /sys where the build has no hwloc); everything after loading is
+ * pure. Tests load synthetic machines and recorded ones, so that a host with two sockets and eight GPUs is placed on
+ * any machine.
  *
  * Two kinds of numbers: `os` is the kernel's (what affinity masks and memory policies take); an index points into this
- * value's own arrays. Everything the process may not use (cgroup, affinity) is left in, marked: a node whose cores belong to
- * somebody else must not look like one that has none.
+ * value's own arrays. Everything the process may not use (cgroup, affinity) is left in, marked: a node whose cores
+ * belong to somebody else must not look like one that has none.
  */
 #ifndef SHERD_HOST_TOPOLOGY_H
 #define SHERD_HOST_TOPOLOGY_H
@@ -17,10 +18,10 @@
 
 typedef struct sherd__topology_node {
     int32_t os;
-    int32_t package;  /* -1: none, or several */
-    int32_t cores;    /* that the machine has here; 0: a memory-only node */
-    int32_t usable;   /* of them, those with a processor this process may run on */
-    int32_t allowed;  /* 1: the process may have memory here */
+    int32_t package; /* -1: none, or several */
+    int32_t cores;   /* that the machine has here; 0: a memory-only node */
+    int32_t usable;  /* of them, those with a processor this process may run on */
+    int32_t allowed; /* 1: the process may have memory here */
     uint64_t bytes;
 } sherd__topology_node;
 
@@ -49,14 +50,14 @@ typedef struct sherd__topology_gpu {
 
 typedef struct sherd__topology {
     sherd_allocator allocator;
-    sherd__topology_node *nodes;   /* by os number */
-    sherd__topology_core *cores;   /* by node, then package, l3, first processor's os number */
-    sherd__topology_cpu *cpus;     /* a core's together */
+    sherd__topology_node *nodes; /* by os number */
+    sherd__topology_core *cores; /* by node, then package, l3, first processor's os number */
+    sherd__topology_cpu *cpus;   /* a core's together */
     sherd__topology_cache *caches;
-    sherd__topology_gpu *gpus;     /* by PCI id */
-    uint16_t *distance;            /* [nodes × nodes], 10 to itself, as the firmware says; 20 where it says nothing */
+    sherd__topology_gpu *gpus; /* by PCI id */
+    uint16_t *distance;        /* [nodes × nodes], 10 to itself, as the firmware says; 20 where it says nothing */
     int32_t n_nodes, n_cores, n_cpus, n_caches, n_gpus, n_packages;
-    char source[160];              /* "hwloc 2.9.0", "/sys (built without hwloc)", "synthetic 'pack:2 …'", … */
+    char source[160]; /* "hwloc 2.9.0", "/sys (built without hwloc)", "synthetic 'pack:2 …'", … */
 } sherd__topology;
 
 typedef enum sherd__topology_from {
@@ -70,10 +71,12 @@ typedef struct sherd__topology_options {
     const sherd_allocator *allocator; /* NULL: malloc */
     sherd__topology_from from;
     const char *text;
-    const char *cpus; /* may run on these only ("0-3,7"); NULL: MACHINE and an own /sys take the thread's affinity, others all */
+    const char *cpus; /* may run on these only ("0-3,7"); NULL: MACHINE and an own /sys take the thread's affinity,
+                         others all */
 } sherd__topology_options;
 
-/* SHERD_EUNSUPPORTED where only hwloc could, and the build has none. *out is written on success; sherd__topology_free empties it. */
+/* SHERD_EUNSUPPORTED where only hwloc could, and the build has none. *out is written on success; sherd__topology_free
+ * empties it. */
 sherd_status sherd__topology_load(const sherd__topology_options *options, sherd__topology *out, sherd_error *err);
 void sherd__topology_free(sherd__topology *topology);
 
@@ -85,8 +88,8 @@ int32_t sherd__topology_node_of_cpu(const sherd__topology *topology, int32_t cpu
 int32_t sherd__topology_usable_cores(const sherd__topology *topology);
 /* NULL if there is none. Domain widths and letter case do not matter: "00000000:3B:00.0" is "0000:3b:00.0". */
 const sherd__topology_gpu *sherd__topology_find_gpu(const sherd__topology *topology, const char *pci);
-/* A digest of what the process may use: ranks of one host whose digests differ were bound by their launcher, which has then
- * shared out the machine already, and each calls sherd__share_make as the only rank. */
+/* A digest of what the process may use: ranks of one host whose digests differ were bound by their launcher, which has
+ * then shared out the machine already, and each calls sherd__share_make as the only rank. */
 uint64_t sherd__topology_digest(const sherd__topology *topology);
 /* Lines for people; returns the length it wanted (as snprintf). */
 size_t sherd__topology_print(const sherd__topology *topology, char *text, size_t bytes);
