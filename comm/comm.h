@@ -26,7 +26,8 @@ typedef uint32_t sherd__ticket;
 
 typedef struct sherd__comm_ops {
     void (*destroy)(sherd_comm *comm);
-    /* Engine creation: control block booked in the device's ledger; unbind before the device goes. */
+    /* Engine creation, COLLECTIVE: control block and receive scratch booked in the device's ledger; unbind before the
+     * device goes. */
     sherd_status (*bind)(sherd_comm *comm, sherd_device *device, sherd_error *err);
     void (*unbind)(sherd_comm *comm);
     /* COLLECTIVE, host-synchronous. Zeroed memory that peers can read, booked in the device's ledger. */
@@ -65,6 +66,11 @@ struct sherd_comm {
     sherd_log log;
     double warn_after_s, fail_after_s;
     sherd_device *device; /* while bound */
+    sherd_transport transport;
+    /* What the plan grants, set before bind: the scratch that others' slices arrive in (0 where the transport reads them
+     * in place), booked under COMMUNICATION; 1: the transport's own reduction instead of the tree. */
+    uint64_t receive_bytes;
+    int32_t native;
     char description[128];
 };
 

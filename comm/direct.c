@@ -356,6 +356,7 @@ sherd_status sherd__direct_options(const sherd_comm_options *options, sherd_comm
 static void fill(sherd__direct *direct, const sherd_comm_options *options, int32_t rank, int32_t world)
 {
     direct->base = (sherd_comm){.ops = &direct_ops,
+                                .transport = SHERD_TRANSPORT_DIRECT,
                                 .rank = rank,
                                 .world = world,
                                 .allocator = options->allocator,

@@ -20,6 +20,12 @@ static sherd_status check_arguments(const sherd_plan *plan, const sherd_device *
                            "sherd_engine_create: the plan was made for %" PRId32
                            " ranks, the communicator has %" PRId32,
                            plan->world, comm->world);
+    if (sherd__plan_transport(&plan->config) != comm->transport)
+        return sherd__fail(err, SHERD_EINVAL,
+                           "sherd_engine_create: the plan was made for transport '%s', the communicator is '%s' (%s): set "
+                           "sherd.transport to what the communicator is",
+                           sherd__transport_name(sherd__plan_transport(&plan->config)),
+                           sherd__transport_name(comm->transport), comm->description);
     if (comm->device)
         return sherd__fail(err, SHERD_ESTATE,
                            "sherd_engine_create: the communicator serves another engine; destroy that first");
@@ -277,6 +283,8 @@ sherd_status sherd_engine_create(const sherd_plan *plan, sherd_device *device, s
         return sherd__pass(err, &error);
     }
     atomic_store(&device->wait_limit_ns, (int64_t)((plan->config.sherd.fail_after_s + 60) * 1e9));
+    comm->receive_bytes = plan->receive_bytes;
+    comm->native = plan->config.transport.reduction == SHERD_REDUCTION_NATIVE;
     status = comm->ops->bind(comm, device, &error);
     if (status == SHERD_OK)
         status = create_all(engine, &error);

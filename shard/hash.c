@@ -59,6 +59,8 @@ static void put_config(writer *to, const sherd_config *config)
     put(to, (uint64_t)config->zero.ignore_unused_parameters);
     put(to, (uint64_t)config->sherd.grad_sum_bf16);
     put(to, (uint64_t)config->sherd.exact_bucket_size);
+    put(to, (uint64_t)sherd__plan_transport(config));
+    put(to, (uint64_t)config->transport.reduction);
 }
 
 static void put_rules(writer *to, const sherd_config *config)

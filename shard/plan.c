@@ -46,6 +46,8 @@ static sherd_status take_config(sherd_plan *plan, const sherd_config *config, in
     plan->config.size = sizeof plan->config;
     sherd_status status = check_config(&plan->config, err);
     if (!status)
+        status = sherd__plan_check_transport(&plan->config, err);
+    if (!status)
         status = sherd_config_resolve(&plan->config, world, err);
     if (status)
         return status;
@@ -68,6 +70,7 @@ static sherd_status build(sherd_plan *plan, const sherd_config *config, const sh
     sherd__plan_place_arenas(plan);
     if ((status = sherd__plan_place_ring(plan, err)) || (status = sherd__schedule_build(plan, err)))
         return status;
+    sherd__plan_place_receive(plan);
     return sherd__plan_seal(plan, err);
 }
 

@@ -70,6 +70,7 @@ struct sherd_plan {
     uint64_t comm_bytes;                                       /* control block and vote, per rank */
     int64_t total_elems;                                       /* without padding, frozen included */
     sherd__schedule schedule;
+    uint64_t receive_bytes; /* of comm_bytes: what others' slices arrive in, where they cannot be read in place */
     uint8_t hash[16];
 };
 
@@ -80,8 +81,16 @@ uint32_t sherd__plan_spans(const sherd_plan *plan, uint32_t bucket, int64_t begi
                            uint32_t capacity);
 /* Parameter that owns block `number` (first_block numbering); -1 if none. */
 int64_t sherd__plan_param_of_block(const sherd_plan *plan, uint64_t number);
+/* The plan's transport: AUTO decided. */
+static inline sherd_transport sherd__plan_transport(const sherd_config *config)
+{
+    return config->transport.kind == SHERD_TRANSPORT_AUTO ? SHERD_TRANSPORT_DIRECT : config->transport.kind;
+}
+
+const char *sherd__transport_name(sherd_transport transport); /* "nccl" */
+
 /* COMMUNICATION, per rank: the communicator's control block, the engine's step block (vote, norm, step state and
- * scalars), and a scratch window with one line for every rank. */
+ * scalars), and a scratch window with one line for every rank; with receive_bytes beside them. */
 #define SHERD__CONTROL_BYTES          4096u
 #define SHERD__STEP_BYTES             4096u
 #define SHERD__SCRATCH_BYTES_PER_RANK 64u

@@ -67,6 +67,9 @@ static void put_memory(sink *to, const sherd_plan *plan)
     sherd_memory memory;
     if (sherd_plan_memory(plan, 0, &memory))
         return;
+    put(to, "transport %s, reduction %s, receive scratch %" PRIu64 " bytes\n",
+        sherd__transport_name(sherd__plan_transport(&plan->config)),
+        plan->config.transport.reduction == SHERD_REDUCTION_NATIVE ? "native" : "tree", plan->receive_bytes);
     put(to, "bytes of each rank\n");
     for (int tier = 0; tier < SHERD_TIERS; tier++)
         for (int category = 0; category < SHERD_CATEGORIES; category++)

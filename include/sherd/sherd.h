@@ -154,6 +154,16 @@ typedef enum sherd_scheduler {
     SHERD_SCHED_NONE = 0, SHERD_SCHED_WARMUP, SHERD_SCHED_WARMUP_DECAY, SHERD_SCHED_WARMUP_COSINE
 } sherd_scheduler;
 
+/* What carries the collectives. It must be that of the engine's communicator: plans for NCCL and MPI hold a receive
+ * scratch. AUTO is DIRECT. */
+typedef enum sherd_transport {
+    SHERD_TRANSPORT_AUTO = 0, SHERD_TRANSPORT_DIRECT = 1, SHERD_TRANSPORT_NCCL = 2, SHERD_TRANSPORT_MPI = 3
+} sherd_transport;
+
+/* TREE: the balanced tree over ranks, the same bits on every transport. NATIVE: the transport's own reduction in the
+ * gradient's type; its bits depend on the transport, its version and the machine. */
+typedef enum sherd_reduction { SHERD_REDUCTION_TREE = 0, SHERD_REDUCTION_NATIVE = 1 } sherd_reduction;
+
 /* A parameter group. lr and weight_decay override the optimizer's own. With a scheduler, a group's rate is the scheduled
  * rate times lr / optimizer.lr. */
 typedef struct sherd_group {
@@ -217,6 +227,10 @@ typedef struct sherd_config {
         int32_t aio_single_submit, aio_overlap_events;
         char nvme_path[SHERD_PATHS_MAX];    /* folders of the disk tier, several separated by ':' */
     } offload;
+    struct {                                /* JSON object "sherd": transport, reduction */
+        sherd_transport kind;
+        sherd_reduction reduction;
+    } transport;
 } sherd_config;
 
 /* Defaults. `size` is sizeof(sherd_config) as the caller was compiled. */

@@ -137,6 +137,9 @@ static const arrival arrivals[] = {
     ARRIVES("scheduler.params.cos_min_ratio", "0.01", 'd', scheduler.cos_min_ratio, 0.01),
     ARRIVES("sherd.grad_sum", "\"bf16\"", 'i', sherd.grad_sum_bf16, 1),
     ARRIVES("sherd.exact_bucket_size", "true", 'i', sherd.exact_bucket_size, 1),
+    ARRIVES("sherd.transport", "\"nccl\"", 'i', transport.kind, SHERD_TRANSPORT_NCCL),
+    ARRIVES("sherd.transport", "\"mpi\"", 'i', transport.kind, SHERD_TRANSPORT_MPI),
+    ARRIVES("sherd.reduction", "\"native\"", 'i', transport.reduction, SHERD_REDUCTION_NATIVE),
     ARRIVES("sherd.warn_after_s", "2.5", 'd', sherd.warn_after_s, 2.5),
     ARRIVES("sherd.fail_after_s", "30", 'd', sherd.fail_after_s, 30),
 };

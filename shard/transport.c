@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What a transport costs. Where a rank cannot read its peers' memory, the slices that it reduces come to it as messages:
+ * they arrive in a scratch with room for every other rank's largest slice, and the tree is summed from there and from
+ * the own slice, which stays where it is. A native reduction works in place and needs none.
+ */
+#include "shard/build.h"
+
+const char *sherd__transport_name(sherd_transport transport)
+{
+    static const char *const names[] = {"auto", "direct", "nccl", "mpi"};
+    return (unsigned)transport < sizeof names / sizeof *names ? names[transport] : "unknown";
+}
+
+sherd_status sherd__plan_check_transport(const sherd_config *config, sherd_error *err)
+{
+    if ((unsigned)config->transport.kind > SHERD_TRANSPORT_MPI ||
+        (unsigned)config->transport.reduction > SHERD_REDUCTION_NATIVE)
+        return sherd__fail(err, SHERD_EINVAL,
+                           "transport %d or reduction %d is unknown; use values of sherd_transport and sherd_reduction",
+                           (int)config->transport.kind, (int)config->transport.reduction);
+    if (config->transport.reduction == SHERD_REDUCTION_NATIVE && config->transport.kind != SHERD_TRANSPORT_NCCL)
+        return sherd__fail(err, SHERD_EUNSUPPORTED,
+                           "sherd.reduction 'native' is NCCL's own: transport '%s' has none; use 'tree', or sherd.transport "
+                           "'nccl'",
+                           sherd__transport_name(config->transport.kind));
+    return SHERD_OK;
+}
+
+/* Leaves in the gradient's type; fp32 sums where they are reduced after the last micro-step. */
+void sherd__plan_place_receive(sherd_plan *plan)
+{
+    uint64_t largest = 0;
+    if (sherd__plan_transport(&plan->config) == SHERD_TRANSPORT_DIRECT ||
+        plan->config.transport.reduction == SHERD_REDUCTION_NATIVE)
+        return;
+    for (uint32_t b = 0; b < plan->n_buckets; b++) {
+        const sherd__bucket *bucket = &plan->buckets[b];
+        uint64_t bytes =
+            (uint64_t)bucket->slice_elems * (plan->full_mode ? sizeof(float) : sherd_dtype_bytes(bucket->grad_dtype));
+        largest = bytes > largest ? bytes : largest;
+    }
+    plan->receive_bytes = largest * (uint64_t)(plan->world - 1);
+    plan->comm_bytes += plan->receive_bytes;
+}
