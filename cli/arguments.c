@@ -28,7 +28,7 @@ static const struct {
 enum {
     OPT_MODEL = 256, OPT_DATA, OPT_CONFIG, OPT_SET, OPT_STEPS, OPT_SEQ, OPT_SEED, OPT_RANKS, OPT_THREADS, OPT_DEVICE,
     OPT_LOG, OPT_SAMPLE, OPT_PROMPT, OPT_TEMPERATURE, OPT_TRACE, OPT_CHECKPOINT, OPT_BATCH, OPT_JSON, OPT_PARAMS,
-    OPT_GPU, OPT_KEYS
+    OPT_GPU, OPT_KEYS, OPT_COMM
 };
 
 static const struct {
@@ -51,8 +51,10 @@ static const struct {
     {TRAIN | BENCH, {"seed", OPT_SEED, "N", 0, "of weights and order (1)", 0}},
     {TRAIN | BENCH | MEMORY | PLAN, {"ranks", OPT_RANKS, "N", 0, "ranks, started here (1); not under mpirun", 0}},
     {TRAIN | BENCH, {"threads", OPT_THREADS, "N", 0, "threads of each rank (the cores its ranks may use, shared)", 0}},
-    {TRAIN | BENCH, {"device", OPT_DEVICE, "host|check", 0, "check: ranks are threads of one process, and every "
-                     "access is checked", 0}},
+    {TRAIN | BENCH, {"device", OPT_DEVICE, "host|cuda|check", 0, "where ranks compute (host); check: ranks are threads "
+                     "of one process, and every access is checked", 0}},
+    {TRAIN | BENCH, {"comm", OPT_COMM, "direct|nccl", 0, "how ranks on GPUs meet: direct: threads of one process, also "
+                     "several on one GPU (default); nccl: a process and a GPU for each rank", 0}},
     {TRAIN | BENCH, {"checkpoint-activations", OPT_CHECKPOINT, NULL, 0,
                      "keeps each layer's input only, and computes it again in backward", 0}},
     {TRAIN, {"log", OPT_LOG, "FILE", 0, "writes one JSON object per step, over what is there", 0}},
@@ -139,10 +141,23 @@ static void parse_params(struct argp_state *state, cli_options *o, const char *t
 
 static void parse_device(struct argp_state *state, cli_options *o, const char *text)
 {
-    if (strcmp(text, "host") != 0 && strcmp(text, "check") != 0) {
-        argp_error(state, "--device %s: give host or check", text);
+    static const char *const names[] = {"host", "check", "cuda"}; /* as cli_device counts */
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            o->device = (cli_device)i;
+            return;
+        }
     }
-    o->device = strcmp(text, "check") == 0 ? CLI_CHECK : CLI_HOST;
+    argp_error(state, "--device %s: give host, cuda or check", text);
+}
+
+static void parse_comm(struct argp_state *state, cli_options *o, const char *text)
+{
+    if (strcmp(text, "direct") != 0 && strcmp(text, "nccl") != 0) {
+        argp_error(state, "--comm %s: give direct or nccl", text);
+    }
+    o->transport = strcmp(text, "nccl") == 0 ? CLI_NCCL : CLI_DIRECT;
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -160,6 +175,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_RANKS: o->ranks = (int32_t)integer(state, "ranks", arg, 1, 1 << 20); break;
     case OPT_THREADS: o->threads = (int32_t)integer(state, "threads", arg, 1, 4096); break;
     case OPT_DEVICE: parse_device(state, o, arg); break;
+    case OPT_COMM: parse_comm(state, o, arg); break;
     case OPT_LOG: o->log = arg; break;
     case OPT_SAMPLE: o->sample = integer(state, "sample", arg, 1, 1 << 20); break;
     case OPT_PROMPT: o->prompt = arg; break;

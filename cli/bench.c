@@ -9,6 +9,7 @@
 
 #include "cli/cli.h"
 #include "cli/data.h"
+#include "cli/gpu.h"
 #include "cli/launch.h"
 #include "cli/results.h"
 #include "cli/session.h"
@@ -51,7 +52,7 @@ static sherd_config config_for_batch(const bench *b, int64_t batch)
     return config;
 }
 
-/* What all ranks will need together: the plan, activations, the model's scratch. */
+/* What the ranks that share the memory will need together: the plan, activations, the model's scratch. */
 static sherd_status needed_bytes(const bench *b, const cli_rank *rank, const sherd_config *given, uint64_t *out,
                                  sherd_error *err)
 {
@@ -84,7 +85,8 @@ static sherd_status needed_bytes(const bench *b, const cli_rank *rank, const she
     }
     if (status == SHERD_OK) {
         status = sherd_plan_memory(plan, 0, &memory);
-        *out = (sherd_memory_total(&memory, SHERD_TIER_DEVICE) + activations + workspace) * (uint64_t)rank->world;
+        *out = (sherd_memory_total(&memory, SHERD_TIER_DEVICE) + activations + workspace) *
+               (uint64_t)rank->sharing;
     }
     sherd_plan_destroy(plan);
     free(params);
@@ -178,6 +180,11 @@ static sherd_status print_row(const bench *b, cli_session *session, const row *r
         cli_print_memory_json(stdout, &peak);
         fputs(", \"plan\": ", stdout);
         cli_print_memory_json(stdout, &plan);
+        printf(", \"peak_bytes\": %llu, \"flops_per_token\": %.17g, \"parameters\": %lld, \"loss\": ",
+               (unsigned long long)sherd_device_peak_total(session->device, SHERD_TIER_DEVICE),
+               sherd_model_flops_per_token(&b->shape, b->options->seq), (long long)sherd_plan_elems(session->plan));
+        cli_print_number(stdout, r->loss);
+        cli_gpu_print_json(stdout, session->rank);
         fputs("}\n", stdout);
     } else {
         printf("%6lld  %10.2f  %8.2f  %10.0f  %9.1f  %9.1f  %9.1f  %9.1f  %9.1f  %10s\n", (long long)r->batch, median,

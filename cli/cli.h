@@ -10,7 +10,8 @@
 enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 }; /* exit codes */
 enum { CLI_LIST_MAX = 64 };                         /* --set, --data and --batch values */
 
-typedef enum cli_device { CLI_HOST = 0, CLI_CHECK = 1 } cli_device;
+typedef enum cli_device { CLI_HOST = 0, CLI_CHECK = 1, CLI_CUDA = 2 } cli_device;
+typedef enum cli_transport { CLI_AUTO = 0, CLI_DIRECT = 1, CLI_NCCL = 2 } cli_transport;
 
 typedef struct cli_options {
     const char *model, *config, *log, *trace, *prompt;
@@ -22,6 +23,7 @@ typedef struct cli_options {
     double temperature;
     int32_t ranks, threads; /* 0: not given */
     cli_device device;
+    cli_transport transport;
     int32_t json, keys, checkpointing;
 } cli_options;
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * How ranks come to be: alone in this process, as threads under the checking device, forked (launch_fork.c), or one
+ * How ranks come to be: alone in this process, as threads on GPUs or under the checking device, forked (launch_fork.c), or one
  * of mpirun's (launch_mpi.c). A body sees no difference.
  */
 #include <pthread.h>
@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/gpu.h"
 #include "cli/launch.h"
 #include "cli/results.h"
 
@@ -73,16 +74,42 @@ int32_t cli_threads(const cli_options *options, int32_t cores, int32_t local_ran
     return cores / local_ranks > 1 ? cores / local_ranks : 1;
 }
 
-static int launch_alone(const cli_options *options, const sherd_comm_options *comm_options, cli_body body, void *ctx)
+void cli_rank_memory(cli_rank *rank, int32_t local_ranks, const cli_gpus *gpus)
 {
-    cli_rank rank = {.world = 1, .options = options, .available = cli_available_bytes()};
+    if (rank->options->device == CLI_CUDA) {
+        rank->gpus = *gpus;
+        rank->sharing = (local_ranks + gpus->count - 1) / gpus->count;
+        rank->available = gpus->free_bytes;
+    } else {
+        rank->sharing = local_ranks;
+        rank->available = cli_available_bytes();
+    }
+}
+
+/* Of one rank, which is all that a communicator of its own brings together. */
+static int allgather_alone(void *ctx, const void *mine, void *all, size_t bytes)
+{
+    (void)ctx;
+    memcpy(all, mine, bytes);
+    return 0;
+}
+
+static int launch_alone(const cli_options *options, const sherd_comm_options *comm_options, cli_body body, void *ctx,
+                        const cli_gpus *gpus)
+{
+    cli_rank rank = {.world = 1, .options = options};
     sherd_comm_options own = *comm_options;
     sherd_error err;
     int code;
 
+    sherd_status status;
+
     own.log = cli_log(&rank.rank);
     rank.threads = cli_threads(options, cli_cores(), 1);
-    if (sherd_comm_create_self(&own, &rank.comm, &err) != SHERD_OK) {
+    cli_rank_memory(&rank, 1, gpus);
+    status = options->transport == CLI_NCCL ? cli_gpu_nccl(&rank, &own, allgather_alone, NULL, &rank.comm, &err)
+                                            : sherd_comm_create_self(&own, &rank.comm, &err);
+    if (status != SHERD_OK) {
         return cli_failure(-1, &err);
     }
     code = body(&rank, ctx);
@@ -143,28 +170,32 @@ static int tell_verdict(sherd_checker *checker, int code)
     return code;
 }
 
-int cli_launch_threads(const cli_options *options, const sherd_comm_options *comm_options, cli_body body, void *ctx)
+int cli_launch_threads(const cli_options *options, const sherd_comm_options *comm_options, cli_body body, void *ctx,
+                       const cli_gpus *gpus)
 {
     int32_t world = cli_world(options);
     thread_rank *ranks = calloc((size_t)world, sizeof *ranks);
     sherd_comm **comms = calloc((size_t)world, sizeof(sherd_comm *));
     sherd_checker *checker = NULL;
-    uint64_t available = cli_available_bytes();
+    int checking = options->device == CLI_CHECK;
     sherd_error err = {.text = "no memory for the ranks"};
     int code = CLI_FAILED;
 
-    if (ranks == NULL || comms == NULL || sherd_checker_create(world, options->seed, &checker, &err) != SHERD_OK ||
+    if (ranks == NULL || comms == NULL ||
+        (checking && sherd_checker_create(world, options->seed, &checker, &err) != SHERD_OK) ||
         sherd_comm_create_threads(comm_options, world, comms, &err) != SHERD_OK) {
         cli_failure(-1, &err);
         goto free_ranks;
     }
     for (int32_t r = 0; r < world; r++) {
         ranks[r].rank = (cli_rank){.rank = r, .world = world, .threads = cli_threads(options, cli_cores(), world),
-                                   .comm = comms[r], .checker = checker, .available = available, .options = options};
+                                   .one_process = 1, .comm = comms[r], .checker = checker, .options = options};
+        cli_rank_memory(&ranks[r].rank, world, gpus);
         ranks[r].body = body;
         ranks[r].ctx = ctx;
     }
-    code = tell_verdict(checker, run_threads(ranks, comms, world));
+    code = run_threads(ranks, comms, world);
+    code = checking ? tell_verdict(checker, code) : code;
 free_ranks:
     sherd_checker_destroy(checker);
     free(comms);
@@ -172,25 +203,60 @@ free_ranks:
     return code;
 }
 
-int cli_launch(const cli_options *options, const sherd_config *config, cli_body body, void *ctx)
+/* What no rank has to exist for to be wrong; CLI_OK, or the code after the sentence was said. */
+static int check_ways(const cli_options *options)
 {
-    static const int32_t nobody = -1;
-    sherd_comm_options comm;
-
-    sherd_comm_options_init(&comm, sizeof comm);
-    comm.warn_after_s = config->sherd.warn_after_s;
-    comm.fail_after_s = config->sherd.fail_after_s;
-    comm.log = cli_log(&nobody);
     if (cli_under_mpi() && (options->ranks > 0 || options->device == CLI_CHECK)) {
         return cli_usage("%s under mpirun: leave it out, mpirun starts the ranks",
                          options->ranks > 0 ? "--ranks" : "--device check");
     }
+    if (options->transport == CLI_NCCL && options->device != CLI_CUDA) {
+        return cli_usage("--comm nccl is for GPUs; add --device cuda or leave it out");
+    }
+    return CLI_OK;
+}
+
+static int look_at_gpus(const cli_options *options, cli_gpus *gpus)
+{
+    int32_t world = cli_world(options);
+    int forks = options->transport == CLI_NCCL && world > 1 && !cli_under_mpi();
+    sherd_error err;
+    sherd_status status = forks ? cli_gpus_look_aside(world, gpus, &err) : cli_gpus_look(world, gpus, &err);
+
+    if (status == SHERD_OK && options->transport == CLI_NCCL && world > gpus->count) {
+        status = cli_fail(&err, SHERD_EINVAL, "--comm nccl: NCCL wants a GPU for each rank, but %d ranks have %d; use --comm "
+                          "direct, or %d ranks", (int)world, (int)gpus->count, (int)gpus->count);
+    }
+    if (status == SHERD_OK) {
+        return CLI_OK;
+    }
+    return cli_is_first() ? cli_failure(-1, &err) : CLI_FAILED;
+}
+
+int cli_launch(const cli_options *options, const sherd_config *config, cli_body body, void *ctx)
+{
+    static const int32_t nobody = -1;
+    cli_gpus gpus = {0};
+    sherd_comm_options comm;
+    int code = check_ways(options), threads;
+
+    if (code == CLI_OK && options->device == CLI_CUDA) {
+        code = look_at_gpus(options, &gpus);
+    }
+    if (code != CLI_OK) {
+        return code;
+    }
+    sherd_comm_options_init(&comm, sizeof comm);
+    comm.warn_after_s = config->sherd.warn_after_s;
+    comm.fail_after_s = config->sherd.fail_after_s;
+    comm.log = cli_log(&nobody);
     if (cli_under_mpi()) {
-        return cli_launch_mpi(options, &comm, body, ctx);
+        return cli_launch_mpi(options, &comm, body, ctx, &gpus);
     }
-    if (options->device == CLI_CHECK) {
-        return cli_launch_threads(options, &comm, body, ctx);
+    threads = options->device == CLI_CHECK || (options->device == CLI_CUDA && options->transport != CLI_NCCL);
+    if (cli_world(options) == 1 && options->device != CLI_CHECK) {
+        return launch_alone(options, &comm, body, ctx, &gpus);
     }
-    return cli_world(options) == 1 ? launch_alone(options, &comm, body, ctx)
-                                   : cli_launch_forked(options, &comm, body, ctx);
+    return threads ? cli_launch_threads(options, &comm, body, ctx, &gpus)
+                   : cli_launch_forked(options, &comm, body, ctx, &gpus);
 }

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/gpu.h"
 #include "cli/launch.h"
 #include "cli/results.h"
 #include "cli/session.h"
@@ -26,7 +27,7 @@ typedef struct crew {
     int32_t world, alive;
     int code;            /* of the first failure */
     int64_t deadline_ns; /* INT64_MAX while nothing is wrong */
-    uint64_t available;  /* bytes of memory before the ranks */
+    cli_rank like;       /* what all ranks have alike: the memory before them */
     sigset_t signals, before;
 } crew;
 
@@ -34,15 +35,21 @@ static void child_main(const crew *c, const cli_options *options, const sherd_co
                        void *ctx, sherd_rendezvous *rendezvous, int32_t r)
 {
     int32_t world = cli_world(options);
-    cli_rank rank = {.rank = r, .world = world, .available = c->available, .options = options};
+    cli_rank rank = c->like;
     sherd_comm_options own = *comm_options;
     sherd_error err;
+    sherd_status status = sherd_rendezvous_join(rendezvous, r, &err);
     int code;
 
+    rank.rank = r;
     own.log = cli_log(&rank.rank);
     rank.threads = cli_threads(options, cli_cores(), world);
-    if (sherd_rendezvous_join(rendezvous, r, &err) != SHERD_OK ||
-        sherd_comm_create_local(&own, r, world, sherd_rendezvous_allgather, rendezvous, &rank.comm, &err) != SHERD_OK) {
+    if (status == SHERD_OK) {
+        status = options->transport == CLI_NCCL
+                     ? cli_gpu_nccl(&rank, &own, sherd_rendezvous_allgather, rendezvous, &rank.comm, &err)
+                     : sherd_comm_create_local(&own, r, world, sherd_rendezvous_allgather, rendezvous, &rank.comm, &err);
+    }
+    if (status != SHERD_OK) {
         exit(cli_failure(r, &err));
     }
     code = body(&rank, ctx);
@@ -152,10 +159,12 @@ static int crew_start(crew *c, const cli_options *options, const sherd_comm_opti
     return CLI_OK;
 }
 
-int cli_launch_forked(const cli_options *options, const sherd_comm_options *comm_options, cli_body body, void *ctx)
+int cli_launch_forked(const cli_options *options, const sherd_comm_options *comm_options, cli_body body, void *ctx,
+                      const cli_gpus *gpus)
 {
     static const int awaited[] = {SIGCHLD, SIGINT, SIGTERM, SIGHUP};
-    crew c = {.world = cli_world(options), .deadline_ns = INT64_MAX, .available = cli_available_bytes()};
+    crew c = {.world = cli_world(options), .deadline_ns = INT64_MAX,
+              .like = {.world = cli_world(options), .options = options}};
     sherd_rendezvous *rendezvous;
     sherd_error err;
     int code;
@@ -165,6 +174,7 @@ int cli_launch_forked(const cli_options *options, const sherd_comm_options *comm
         cli_message(-1, "no memory for %d ranks", (int)c.world);
         return CLI_FAILED;
     }
+    cli_rank_memory(&c.like, c.world, gpus);
     if (sherd_rendezvous_create(c.world, &rendezvous, &err) != SHERD_OK) {
         free(c.pids);
         return cli_failure(-1, &err);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/gpu.h"
 #include "cli/launch.h"
 #include "cli/results.h"
 #include "cli/session.h"
@@ -52,13 +53,29 @@ static int32_t cores_together(double limit_s)
 }
 
 /* Rank 0's reading, on every rank. */
-static int available_bytes(double limit_s, uint64_t *out)
+static int share_available(double limit_s, uint64_t *out)
 {
     MPI_Request request;
 
-    *out = cli_available_bytes();
     return MPI_Ibcast(out, (int)sizeof *out, MPI_BYTE, 0, MPI_COMM_WORLD, &request) == MPI_SUCCESS &&
            finish(&request, limit_s);
+}
+
+static int allgather(void *ctx, const void *mine, void *all, size_t bytes)
+{
+    MPI_Request request;
+
+    return MPI_Iallgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD, &request) !=
+               MPI_SUCCESS ||
+           !finish(&request, *(const double *)ctx);
+}
+
+static sherd_status make_comm(cli_rank *rank, const sherd_comm_options *options, sherd_error *err)
+{
+    double limit_s = options->fail_after_s;
+
+    return rank->options->transport == CLI_NCCL ? cli_gpu_nccl(rank, options, allgather, &limit_s, &rank->comm, err)
+                                                : sherd_comm_create_mpi(options, MPI_COMM_WORLD, &rank->comm, err);
 }
 
 static int end_in_failure(int code)
@@ -67,7 +84,8 @@ static int end_in_failure(int code)
     _exit(code);
 }
 
-int cli_launch_mpi(const cli_options *options, const sherd_comm_options *comm_options, cli_body body, void *ctx)
+int cli_launch_mpi(const cli_options *options, const sherd_comm_options *comm_options, cli_body body, void *ctx,
+                   const cli_gpus *gpus)
 {
     cli_rank rank = {.options = options};
     sherd_comm_options own = *comm_options;
@@ -86,11 +104,12 @@ int cli_launch_mpi(const cli_options *options, const sherd_comm_options *comm_op
     rank.world = size;
     own.log = cli_log(&rank.rank);
     cores = cores_together(own.fail_after_s);
-    if (cores == 0 || !available_bytes(own.fail_after_s, &rank.available)) {
+    cli_rank_memory(&rank, size, gpus);
+    if (cores == 0 || !share_available(own.fail_after_s, &rank.available)) {
         cli_message(number, "the ranks did not meet within %g s", own.fail_after_s);
         return end_in_failure(CLI_FAILED);
     }
-    if (sherd_comm_create_mpi(&own, MPI_COMM_WORLD, &rank.comm, &err) != SHERD_OK) {
+    if (make_comm(&rank, &own, &err) != SHERD_OK) {
         cli_failure(number, &err);
         return end_in_failure(CLI_FAILED);
     }
@@ -106,12 +125,14 @@ int cli_launch_mpi(const cli_options *options, const sherd_comm_options *comm_op
 
 #else
 
-int cli_launch_mpi(const cli_options *options, const sherd_comm_options *comm_options, cli_body body, void *ctx)
+int cli_launch_mpi(const cli_options *options, const sherd_comm_options *comm_options, cli_body body, void *ctx,
+                   const cli_gpus *gpus)
 {
     (void)options;
     (void)comm_options;
     (void)body;
     (void)ctx;
+    (void)gpus;
     return cli_usage("started by mpirun, but built without MPI; start the ranks with --ranks N");
 }
 

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "cli/cli.h"
+#include "cli/gpu.h"
 #include "cli/launch.h"
 #include "cli/session.h"
 
@@ -92,12 +93,15 @@ static sherd_status open_device(cli_session *session, sherd_error *err)
     sherd_device_options options;
 
     sherd_device_options_init(&options, sizeof options);
-    options.kind = rank->checker != NULL ? SHERD_DEVICE_CHECK : SHERD_DEVICE_HOST;
+    options.kind = rank->checker != NULL ? SHERD_DEVICE_CHECK : SHERD_DEVICE_HOST; /* CUDA's own call sets its kind */
     options.checker = rank->checker;
     options.rank = rank->rank;
     options.threads = rank->threads;
     options.trace_capacity = rank->options->trace != NULL && rank->rank == 0 ? TRACE_RECORDS : 0;
     options.log = cli_log(&rank->rank);
+    if (rank->options->device == CLI_CUDA) {
+        return cli_gpu_device(rank, &options, &session->device, err);
+    }
     return sherd_device_create(&options, &session->device, err);
 }
 

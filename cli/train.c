@@ -10,6 +10,7 @@
 
 #include "cli/cli.h"
 #include "cli/data.h"
+#include "cli/gpu.h"
 #include "cli/launch.h"
 #include "cli/results.h"
 #include "cli/session.h"
@@ -180,6 +181,7 @@ static void log_final(const trainer *t, const uint8_t hashes[2][16], const cli_u
     fputs(", \"loss_last\": ", out);
     cli_print_number(out, t->last_loss);
     log_usage(out, usage, t->session.rank->world);
+    cli_gpu_print_json(out, t->session.rank);
     fputs("}\n", out);
     fflush(out);
 }
@@ -199,7 +201,7 @@ static void print_table(const trainer *t, const uint8_t hashes[2][16], const cli
     printf("\n%-22s ", "state's hash");
     cli_print_hash(stdout, hashes[1]);
     printf("\n");
-    cli_print_usage(stdout, usage, t->session.rank->world, t->session.rank->checker != NULL);
+    cli_print_usage(stdout, usage, t->session.rank->world, t->session.rank->one_process);
 }
 
 /* COLLECTIVE. Memory first, while every rank stands as it stood in the last step. */
