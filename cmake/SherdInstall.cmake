@@ -13,7 +13,7 @@ endif()
 # What a static link needs besides libsherd.a: the interface of sherd_deps, as flags.
 set(sherd_private_libs "-ljansson -lxxhash -pthread -lm")
 get_target_property(sherd_linked sherd_deps INTERFACE_LINK_LIBRARIES)
-foreach(pair "hwloc:-lhwloc" "numa:-lnuma")
+foreach(pair "hwloc:-lhwloc" "numa:-lnuma" "uring:-luring")
   string(REPLACE ":" ";" parts "${pair}")
   list(GET parts 0 name)
   list(GET parts 1 flag)
