@@ -95,6 +95,7 @@ void sherd__op_accesses(const sherd__op *op, sherd__access_fn fn, void *ctx)
     case SHERD__OP_WAIT:
     case SHERD__OP_SIGNAL:
     case SHERD__OP_AWAIT:
+    case SHERD__OP_HOOK:
         break;
     }
 }

@@ -383,6 +383,7 @@ static const struct {
     issue_fn issue;
     int traced;
 } issues[] = {
+    [SHERD__OP_HOOK] = {NULL, 0},
     [SHERD__OP_RECORD] = {issue_record, 0},       [SHERD__OP_WAIT] = {issue_wait, 0},
     [SHERD__OP_SIGNAL] = {issue_signal, 0},       [SHERD__OP_AWAIT] = {NULL, 0},
     [SHERD__OP_COPY] = {issue_copy, 1},           [SHERD__OP_ZERO] = {issue_zero, 1},
@@ -406,6 +407,25 @@ static sherd_status issue_locked(sherd__cuda_stream *stream, const sherd__op *op
     return status;
 }
 
+/* What other libraries enqueue on the stream. They may wait (within their limits) and may come back here, so the lock is
+ * not held; the place they need was made before. */
+static sherd_status issue_hook(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    pthread_mutex_lock(&stream->lock);
+    sherd_status status = stamp(stream, op, SHERD__CUDA_STAMP_BEGIN);
+    if (status == SHERD_OK)
+        status = pace(stream);
+    pthread_mutex_unlock(&stream->lock);
+    if (status == SHERD_OK)
+        status = op->u.hook.fn(op->u.hook.args, &stream->base, &op->tag);
+    if (status != SHERD_OK)
+        return status;
+    pthread_mutex_lock(&stream->lock);
+    status = stamp(stream, op, SHERD__CUDA_STAMP_END);
+    pthread_mutex_unlock(&stream->lock);
+    return status;
+}
+
 /* What must be there before the operation may be issued; the stream's lock is not held. */
 static sherd_status hold_back(sherd__stream *stream, const sherd__op *op)
 {
@@ -420,9 +440,10 @@ static sherd_status hold_back(sherd__stream *stream, const sherd__op *op)
 sherd_status sherd__cuda_issue(sherd__stream *stream, const sherd__op *op)
 {
     sherd_status status = hold_back(stream, op);
-    if (status == SHERD_OK && issues[op->kind].issue) {
+    if (status == SHERD_OK && (issues[op->kind].issue || op->kind == SHERD__OP_HOOK)) {
         int former = sherd__cuda_enter(stream->device);
-        status = issue_locked((sherd__cuda_stream *)stream, op);
+        status = op->kind == SHERD__OP_HOOK ? issue_hook((sherd__cuda_stream *)stream, op)
+                                            : issue_locked((sherd__cuda_stream *)stream, op);
         sherd__cuda_leave(stream->device, former);
     }
     if (op->kind == SHERD__OP_RECORD) /* whatever became of it: who waits for it finds the error */

@@ -41,6 +41,7 @@ void sherd__op_run(const sherd__op *op, const sherd__host_math *math, sherd__tea
     case SHERD__OP_HOST_CALL:
         op->u.call.fn(op->u.call.arg);
         break;
+    case SHERD__OP_HOOK:
     case SHERD__OP_RECORD:
     case SHERD__OP_WAIT:
     case SHERD__OP_SIGNAL:
@@ -60,6 +61,15 @@ int sherd__await_satisfied(const sherd__await *await, uint32_t *which)
         }
     }
     return 1;
+}
+
+sherd_status sherd__op_hook(sherd__stream *stream, sherd__tag tag,
+                            sherd_status (*fn)(const void *args, sherd__stream *stream, const sherd__tag *tag),
+                            const void *args, size_t bytes)
+{
+    sherd__op op = {.kind = SHERD__OP_HOOK, .tag = tag, .u.hook.fn = fn};
+    memcpy(op.u.hook.args, args, bytes);
+    return stream->submit(stream, &op);
 }
 
 sherd_status sherd__op_copy(sherd__stream *stream, sherd__tag tag, void *dst, const void *src, uint64_t bytes)

@@ -11,8 +11,10 @@
 #include "device/host_math.h"
 
 #define SHERD__OP_ACCESSES 4
+#define SHERD__OP_HOOK_BYTES 128
 
 typedef enum sherd__op_kind {
+    SHERD__OP_HOOK, /* the CUDA device only */
     SHERD__OP_RECORD,
     SHERD__OP_WAIT,
     SHERD__OP_SIGNAL,
@@ -32,6 +34,10 @@ typedef struct sherd__op {
     sherd__op_kind kind;
     sherd__tag tag;
     union {
+        struct {
+            sherd_status (*fn)(const void *args, sherd__stream *stream, const sherd__tag *tag);
+            _Alignas(8) unsigned char args[SHERD__OP_HOOK_BYTES];
+        } hook;
         struct {
             sherd__event *event;
             uint64_t number; /* which record of the event */
@@ -110,6 +116,12 @@ sherd_status sherd__op_signal(sherd__stream *stream, sherd__tag tag, _Atomic uin
 sherd_status sherd__op_await(sherd__stream *stream, sherd__tag tag, const sherd__await *await);
 sherd_status sherd__op_host_call(sherd__stream *stream, sherd__tag tag, sherd__host_fn fn, void *arg,
                                  const sherd__access *accesses, uint32_t n);
+/* The CUDA device only: fn gets a copy of `args` (at most SHERD__OP_HOOK_BYTES) on the thread that issues to the stream, in
+ * the stream's order, with the stream's GPU current, and may give the stream work of its own. It waits within limits only;
+ * where it fails it has poisoned the device. */
+sherd_status sherd__op_hook(sherd__stream *stream, sherd__tag tag,
+                            sherd_status (*fn)(const void *args, sherd__stream *stream, const sherd__tag *tag),
+                            const void *args, size_t bytes);
 
 /* Memory of the device and host tiers: main memory (device/host_memory.c). */
 sherd_status sherd__host_memory_get(sherd_device *device, sherd_tier tier, uint64_t bytes, void **out,
