@@ -17,7 +17,7 @@ if(SHERD_CUDA_STUB OR SHERD_HAVE_CUDA)
 endif()
 
 if(SHERD_HAVE_CUDA)
-  sherd_test(NAME device_cuda_present SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_present.c)
+  sherd_test(NAME device_cuda_present SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_present.c LABELS quick gpu)
   sherd_script_test(NAME device_cuda_ptx COMMAND bash "${CMAKE_CURRENT_LIST_DIR}/cuda_ptx.sh" "${SHERD_NVCC}" "${PROJECT_SOURCE_DIR}"
     "${SHERD_CUDA_INCLUDE}" ${SHERD_CUDA_FLAGS})
 endif()
