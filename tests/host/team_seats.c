@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Seated teams: who may do which chunks, what happens when a seat cannot be had, and that children of fork() finish alone.
+ * Seated teams: who may do which chunks, what happens when a seat cannot be had, and that children of fork() finish
+ * alone.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -29,7 +30,8 @@ static sherd__team *make_team(int32_t threads, const sherd__seat *seats, int64_t
     return team;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ by node */
+/* ------------------------------------------------------------------------------------------------------------ by node
+ */
 
 static const sherd__seat on_three_nodes[] = {{-1, 4}, {-1, 4}, {-1, 7}, {-1, 2}, {-1, 2}, {-1, 2}};
 static const int32_t group_of[] = {0, 0, 1, 2, 2, 2};
@@ -65,7 +67,8 @@ static void check_split(sherd__team *team, const int64_t ends[3], sherd__team_ho
 
 static void chunks_stay_on_their_node(void **state)
 {
-    static const int64_t splits[][3] = {{50, 120, 200}, {0, 0, 1}, {0, 1, 1}, {1, 1, 1}, {0, 0, 0}, {0, 60, 60}, {3, 3, 90}};
+    static const int64_t splits[][3] = {{50, 120, 200}, {0, 0, 1},   {0, 1, 1}, {1, 1, 1},
+                                        {0, 0, 0},      {0, 60, 60}, {3, 3, 90}};
     (void)state;
     sherd__team *team = make_team(6, on_three_nodes, 0);
     assert_int_equal(sherd__team_nodes(team), 3);
@@ -101,7 +104,8 @@ static void unsorted_seats_are_refused(void **state)
     assert_null(team);
 }
 
-/* The only worker of node 1 is held in its first chunk, so nobody claims the second: the caller must do that one in the end. */
+/* The only worker of node 1 is held in its first chunk, so nobody claims the second: the caller must do that one in the
+ * end. */
 typedef struct stuck_ctx {
     _Atomic int32_t rest_done, gave_up;
 } stuck_ctx;
@@ -132,7 +136,8 @@ static void a_stuck_node_is_helped(void **state)
     sherd__team_destroy(team);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- pinning */
+/* ------------------------------------------------------------------------------------------------------------- pinning
+ */
 
 typedef struct where_ctx {
     int32_t cpu[8];
@@ -232,7 +237,8 @@ static void a_missing_processor_is_reported(void **state)
     sherd__team_destroy(team);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ sleeping */
+/* ------------------------------------------------------------------------------------------------------------ sleeping
+ */
 
 static void busy_workers_need_no_wake_up(void **state)
 {
@@ -252,7 +258,8 @@ static void busy_workers_need_no_wake_up(void **state)
     sherd__team_destroy(lazy);
 }
 
-/* --------------------------------------------------------------------------------------------------------------- forks */
+/* --------------------------------------------------------------------------------------------------------------- forks
+ */
 
 /* 0: the child ended with this status by itself, within its alarm. */
 static int child_status(pid_t pid)
@@ -331,10 +338,10 @@ static void fork_in_the_middle(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(chunks_stay_on_their_node),     cmocka_unit_test(unsorted_seats_are_refused),
-        cmocka_unit_test(a_stuck_node_is_helped),        cmocka_unit_test(workers_sit_where_they_should),
-        cmocka_unit_test(the_caller_can_be_pinned),      cmocka_unit_test(a_missing_processor_is_reported),
-        cmocka_unit_test(busy_workers_need_no_wake_up),  cmocka_unit_test(a_child_works_alone),
+        cmocka_unit_test(chunks_stay_on_their_node),    cmocka_unit_test(unsorted_seats_are_refused),
+        cmocka_unit_test(a_stuck_node_is_helped),       cmocka_unit_test(workers_sit_where_they_should),
+        cmocka_unit_test(the_caller_can_be_pinned),     cmocka_unit_test(a_missing_processor_is_reported),
+        cmocka_unit_test(busy_workers_need_no_wake_up), cmocka_unit_test(a_child_works_alone),
         cmocka_unit_test(fork_in_the_middle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
