@@ -18,6 +18,7 @@ typedef struct sherd__aio_stripe {
     size_t path_bytes;
     int fd;
     int32_t direct;
+    int32_t named; /* the file has its name, and it is ours */
     uint64_t bytes;
 } sherd__aio_stripe;
 
@@ -95,6 +96,12 @@ struct sherd__aio {
 int sherd__aio_claim(sherd__aio *aio, sherd__aio_block *block);
 /* Sleeps until there may be a block to claim; 0: the queue ends. */
 int sherd__aio_idle(sherd__aio *aio);
+/* Asks the test's hook about a block. Returns how many bytes to ask the system for; *verdict is 0, the −errno to
+ * pretend (0 bytes), or the most that may be said to have been moved: O_DIRECT is never asked for part of a page, but
+ * may say so. */
+uint64_t sherd__aio_ask(sherd__aio *aio, const sherd__aio_block *block, int64_t *verdict);
+/* What the verdict makes of the system's result. */
+int64_t sherd__aio_judge(int64_t verdict, int64_t result);
 /* Takes what the system said of a block (bytes, or −errno). 1: the block has changed and is to be moved again. 0: it is
  * over; the operation may now be done, and the slot is empty. */
 int sherd__aio_end(sherd__aio *aio, sherd__aio_block *block, int64_t result);

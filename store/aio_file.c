@@ -143,9 +143,11 @@ static sherd_status open_stripe(sherd__aio *aio, const sherd__aio_file_options *
     sherd_status status = claim_stripe(stripe, err);
     if (status != SHERD_OK)
         return status;
+    stripe->named = 1;
     int code = options->keep ? 0 : sherd__io_unlink(io, stripe->path);
     if (code < 0)
         return fail_file("removing the name", stripe->path, -code, err);
+    stripe->named = options->keep;
     if (ftruncate(stripe->fd, 0) != 0)
         return fail_file("emptying", stripe->path, errno, err);
     status = reserve(io, stripe, reserved, err);
@@ -162,11 +164,13 @@ static sherd_status open_stripe(sherd__aio *aio, const sherd__aio_file_options *
 /* ----------------------------------------------------------------------------------------------------------- the file
  */
 
-static void free_file(sherd__aio_file *file)
+static void free_file(sherd__aio_file *file, int remove_names)
 {
     sherd__aio *aio = file->aio;
     sherd_allocator memory = aio->options.allocator;
     for (uint32_t i = 0; i < file->n_stripes; i++) {
+        if (file->stripes[i].named && remove_names)
+            (void)unlink(file->stripes[i].path); /* the first error is told already */
         if (file->stripes[i].fd >= 0)
             (void)sherd__io_close(aio->options.io, file->stripes[i].fd); /* scratch: nothing is lost */
         sherd__free(&memory, file->stripes[i].path, 1, file->stripes[i].path_bytes);
@@ -197,7 +201,7 @@ sherd_status sherd__aio_file_create(sherd__aio *aio, const sherd__aio_file_optio
             status = open_stripe(aio, options, stripe, &file->reserved, err);
     }
     if (status != SHERD_OK) {
-        free_file(file);
+        free_file(file, 1);
         return status;
     }
     *out = file;
@@ -222,7 +226,7 @@ void sherd__aio_file_destroy(sherd__aio_file *file)
                    "disk tier: '%.250s' did not answer within %g s: its file is left open", file->stripes[0].path,
                    aio->options.fail_after_s);
     else
-        free_file(file);
+        free_file(file, 0);
 }
 
 uint64_t sherd__aio_file_bytes(const sherd__aio_file *file)

@@ -195,6 +195,26 @@ int sherd__aio_claim(sherd__aio *aio, sherd__aio_block *block)
     return 1;
 }
 
+uint64_t sherd__aio_ask(sherd__aio *aio, const sherd__aio_block *block, int64_t *verdict)
+{
+    *verdict = sherd__io_ask(aio->options.io, block->write ? SHERD__IO_WRITE : SHERD__IO_READ, block->bytes);
+    if (*verdict < 0)
+        return 0;
+    if (*verdict == 0 || (uint64_t)*verdict >= block->bytes) {
+        *verdict = 0;
+        return block->bytes;
+    }
+    uint64_t unit = block->stripe->direct ? SHERD__AIO_ALIGN : 1;
+    return ((uint64_t)*verdict + unit - 1) / unit * unit;
+}
+
+int64_t sherd__aio_judge(int64_t verdict, int64_t result)
+{
+    if (verdict < 0)
+        return verdict;
+    return verdict > 0 && result > verdict ? verdict : result;
+}
+
 int sherd__aio_idle(sherd__aio *aio)
 {
     pthread_mutex_lock(&aio->lock);

@@ -30,18 +30,25 @@ static int threads_bind(sherd__aio_worker *worker)
     return -EOPNOTSUPP;
 }
 
+static int64_t move(sherd__aio *aio, const sherd__aio_block *block)
+{
+    int64_t verdict;
+    uint64_t bytes = sherd__aio_ask(aio, block, &verdict);
+    if (verdict < 0)
+        return verdict;
+    int fd = block->stripe->fd;
+    return sherd__aio_judge(verdict, block->write ? sherd__io_pwrite(NULL, fd, block->data, bytes, block->offset)
+                                                  : sherd__io_pread(NULL, fd, block->data, bytes, block->offset));
+}
+
 static void threads_run(sherd__aio_worker *worker)
 {
     sherd__aio *aio = worker->aio;
-    const sherd__io *io = aio->options.io;
     sherd__aio_block block;
     while (sherd__aio_idle(aio)) {
         while (sherd__aio_claim(aio, &block)) {
-            int64_t result;
-            do {
-                result = block.write ? sherd__io_pwrite(io, block.stripe->fd, block.data, block.bytes, block.offset)
-                                     : sherd__io_pread(io, block.stripe->fd, block.data, block.bytes, block.offset);
-            } while (sherd__aio_end(aio, &block, result));
+            while (sherd__aio_end(aio, &block, move(aio, &block)))
+                ; /* the rest of it */
         }
     }
 }

@@ -30,7 +30,7 @@ typedef struct uring {
     uint32_t n_free, in_flight;
     uint32_t *free_slots; /* depth */
     sherd__aio_block *slots;
-    int64_t *forced;                              /* what a test's hook says the block's result is; 0: ask the kernel */
+    int64_t *verdicts;                            /* what a test's hook says of the slot's block */
     uint32_t first_piece[SHERD__AIO_MAX_BUFFERS]; /* of the registered pieces of a buffer */
 } uring;
 
@@ -44,7 +44,7 @@ static void uring_close(sherd__aio_worker *worker)
         io_uring_queue_exit(&self->ring);
     if (self->event >= 0)
         close(self->event);
-    sherd__free(memory, self->forced, self->depth, sizeof *self->forced);
+    sherd__free(memory, self->verdicts, self->depth, sizeof *self->verdicts);
     sherd__free(memory, self->slots, self->depth, sizeof *self->slots);
     sherd__free(memory, self->free_slots, self->depth, sizeof *self->free_slots);
     sherd__free(memory, self, 1, sizeof *self);
@@ -92,9 +92,9 @@ static sherd_status uring_open(sherd__aio_worker *worker, sherd_error *err)
         self->depth = aio->options.queue_depth;
         self->free_slots = sherd__alloc(memory, self->depth, sizeof *self->free_slots);
         self->slots = sherd__alloc(memory, self->depth, sizeof *self->slots);
-        self->forced = sherd__alloc(memory, self->depth, sizeof *self->forced);
+        self->verdicts = sherd__alloc(memory, self->depth, sizeof *self->verdicts);
     }
-    if (!self || !self->free_slots || !self->slots || !self->forced)
+    if (!self || !self->free_slots || !self->slots || !self->verdicts)
         return sherd__fail(err, SHERD_ENOMEM, "no memory for a queue of %" PRIu32 " disk blocks",
                            aio->options.queue_depth);
     for (uint32_t i = 0; i < self->depth; i++)
@@ -170,13 +170,11 @@ static void push(sherd__aio *aio, uring *self, uint32_t slot)
 {
     sherd__aio_block *block = &self->slots[slot];
     struct io_uring_sqe *sqe = io_uring_get_sqe(&self->ring);
-    int64_t verdict = sherd__io_ask(aio->options.io, block->write ? SHERD__IO_WRITE : SHERD__IO_READ, block->bytes);
-    self->forced[slot] = verdict < 0 ? verdict : 0;
-    if (verdict < 0)
+    uint64_t bytes = sherd__aio_ask(aio, block, &self->verdicts[slot]);
+    if (bytes == 0)
         io_uring_prep_nop(sqe);
     else
-        prepare(sqe, block, verdict > 0 && (uint64_t)verdict < block->bytes ? (uint64_t)verdict : block->bytes,
-                piece_of(aio, self, block));
+        prepare(sqe, block, bytes, piece_of(aio, self, block));
     sqe->user_data = slot;
     if (aio->options.single_submit)
         io_uring_submit(&self->ring);
@@ -220,8 +218,7 @@ static void reap(sherd__aio *aio, uring *self)
             continue;
         }
         uint32_t slot = (uint32_t)tag;
-        result = self->forced[slot] < 0 ? self->forced[slot] : result;
-        if (sherd__aio_end(aio, &self->slots[slot], result)) {
+        if (sherd__aio_end(aio, &self->slots[slot], sherd__aio_judge(self->verdicts[slot], result))) {
             push(aio, self, slot);
         } else {
             self->free_slots[self->n_free++] = slot;
