@@ -102,15 +102,16 @@ static void merge_norm(sherd__norm *shared, const sherd__norm *own)
     }
 }
 
-static void fetch(const void *from, int64_t bytes)
+/* Inlined by force: gcc takes a function that only prefetches for one without effect, and drops its calls. */
+static inline __attribute__((always_inline)) void fetch(const void *from, int64_t bytes)
 {
     for (int64_t i = 0; i < bytes; i += 64) {
-        __builtin_prefetch((const char *)from + i, 0, 2);
+        __builtin_prefetch((const char *)from + i, 0, 3);
     }
 }
 
 /* Asks for the next strip's elements while the caches work on this one; at the end, for what nobody needs. */
-static void fetch_strip(const sherd__tree_sum *sum, int64_t at, int64_t n)
+static inline __attribute__((always_inline)) void fetch_strip(const sherd__tree_sum *sum, int64_t at, int64_t n)
 {
     int64_t size = sum->src_dtype == SHERD_BF16 ? 2 : 4;
     for (uint32_t s = 0; s < sum->n_src; ++s) {
@@ -169,150 +170,10 @@ static void simd_tree_sum(sherd__team *team, const sherd__tree_sum *sum)
     sherd__team_run(team, chunks_of(sum->elems, CHUNK), sum_chunk, &job);
 }
 
-/* ---------------------------------------------------------------------------------------------------------------
- * update */
+/* ------------------------------------------------------------------------------------------------------------ update
+ * */
 
-typedef void (*update_strip_fn)(const float *scalars, uint32_t first, const float *restrict gradient,
-                                float *restrict master, float *restrict moment0, float *restrict moment1, int64_t n);
-
-/* The element's arithmetic over a strip; `moments` is a constant, so the unused moment costs nothing. */
-#define X(KIND, name, moments)                                                                                         \
-    static void update_strip_##name(const float *scalars, uint32_t first, const float *restrict gradient,              \
-                                    float *restrict master, float *restrict moment0, float *restrict moment1,          \
-                                    int64_t n)                                                                         \
-    {                                                                                                                  \
-        float own[SHERD__GROUP_SCALARS];                                                                               \
-        memcpy(own, scalars, sizeof own);                                                                              \
-        for (int64_t i = 0; i < n; ++i) {                                                                              \
-            float p = master[i], m[SHERD__MAX_MOMENTS] = {moment0[i], (moments) > 1 ? moment1[i] : 0.0f};              \
-            sherd__##name##_element(own, first, gradient[i], &p, m);                                                   \
-            master[i] = sherd__one_nan(p);                                                                             \
-            moment0[i] = sherd__one_nan(m[0]);                                                                         \
-            if ((moments) > 1) {                                                                                       \
-                moment1[i] = sherd__one_nan(m[1]);                                                                     \
-            }                                                                                                          \
-        }                                                                                                              \
-    }
-SHERD__OPTIM_MAP(X)
-#undef X
-
-static const update_strip_fn update_strips[] = {
-#define X(KIND, name, moments) [SHERD_##KIND] = update_strip_##name,
-    SHERD__OPTIM_MAP(X)
-#undef X
-};
-
-typedef struct update_job {
-    const sherd__update *update;
-    update_strip_fn strip;
-    int64_t begin, end; /* elements from origin that the spans reach over */
-    int past, elsewhere; /* elsewhere: some new value does not go where the old one was */
-} update_job;
-
-static void gradient_strip(float *restrict out, const sherd__update *update, int64_t at, int64_t n)
-{
-    float factor = update->scalars->factor;
-    if (update->sum_dtype == SHERD_BF16) {
-        const uint16_t *sum = (const uint16_t *)update->sum + at;
-        for (int64_t i = 0; i < n; ++i) {
-            out[i] = sherd__f32_of_bf16(sum[i]) * factor;
-        }
-    } else {
-        const float *sum = (const float *)update->sum + at;
-        for (int64_t i = 0; i < n; ++i) {
-            out[i] = sum[i] * factor;
-        }
-    }
-}
-
-/* Old values into the first cache, updated there, new values out. `hot` then holds the new master. */
-static void update_elsewhere(const update_job *job, const float *scalars, const float *gradient, float *hot,
-                             int64_t at, int64_t n)
-{
-    const sherd__update *update = job->update;
-    float moment[SHERD__MAX_MOMENTS][SHERD__STRIP];
-    memcpy(hot, update->master + at, (size_t)n * 4);
-    for (uint32_t k = 0; k < SHERD__MAX_MOMENTS && update->moment[k]; ++k) {
-        memcpy(moment[k], update->moment[k] + at, (size_t)n * 4);
-    }
-    job->strip(scalars, update->scalars->first, gradient, hot, moment[0], moment[1], n);
-    store_strip(update->master_out ? update->master_out + at : update->master + at, hot, (size_t)n * 4,
-                job->past && update->master_out);
-    for (uint32_t k = 0; k < SHERD__MAX_MOMENTS && update->moment[k]; ++k) {
-        store_strip(update->moment_out[k] ? update->moment_out[k] + at : update->moment[k] + at, moment[k],
-                    (size_t)n * 4, job->past && update->moment_out[k]);
-    }
-}
-
-/* Elements [begin, end), all of one group. */
-static void update_run(const update_job *job, uint32_t group, int64_t begin, int64_t end)
-{
-    const sherd__update *update = job->update;
-    const sherd__step_scalars *scalars = update->scalars;
-    float gradient[SHERD__STRIP], hot[SHERD__STRIP];
-    uint16_t emit[SHERD__STRIP];
-    for (int64_t at = begin; at < end; at += SHERD__STRIP) {
-        int64_t n = least(SHERD__STRIP, end - at);
-        gradient_strip(gradient, update, at, n);
-        if (job->elsewhere) {
-            update_elsewhere(job, scalars->group[group], gradient, hot, at, n);
-        } else {
-            job->strip(scalars->group[group], scalars->first, gradient, update->master + at, update->moment[0] + at,
-                       update->moment[1] ? update->moment[1] + at : NULL, n);
-        }
-        if (update->emit) {
-            narrow_strip(emit, job->elsewhere ? hot : update->master + at, n);
-            store_strip(update->emit + at, emit, (size_t)n * 2, job->past);
-        }
-    }
-}
-
-/* First span that ends after `at`: spans rise and do not overlap. */
-static uint32_t span_at(const sherd__update *update, int64_t at)
-{
-    uint32_t low = 0, high = update->n_spans;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (update->spans[middle].end - update->origin > at) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    return low;
-}
-
-static void update_chunk(void *arg, int64_t chunk, int32_t worker)
-{
-    const update_job *job = arg;
-    const sherd__update *update = job->update;
-    int64_t from = job->begin + chunk * CHUNK, to = least(from + CHUNK, job->end);
-    (void)worker;
-    for (uint32_t s = span_at(update, from); s < update->n_spans; ++s) {
-        int64_t begin = update->spans[s].begin - update->origin, end = update->spans[s].end - update->origin;
-        if (begin >= to) {
-            break;
-        }
-        update_run(job, update->spans[s].group, begin > from ? begin : from, least(end, to));
-    }
-    store_fence(job->past);
-}
-
-static void simd_update(sherd__team *team, const sherd__update *update)
-{
-    update_job job = {.update = update, .strip = update_strips[update->kind]};
-    if (update->scalars->skip || update->n_spans == 0) {
-        return;
-    }
-    job.begin = update->spans[0].begin - update->origin;
-    job.end = update->spans[update->n_spans - 1].end - update->origin;
-    job.past = (job.end - job.begin) * 2 >= PAST_CACHES;
-    job.elsewhere = update->master_out != NULL;
-    for (int k = 0; k < SHERD__MAX_MOMENTS; ++k) {
-        job.elsewhere = job.elsewhere || update->moment_out[k];
-    }
-    sherd__team_run(team, chunks_of(job.end - job.begin, CHUNK), update_chunk, &job);
-}
+#include "device/host_math_update.h"
 
 /* ----------------------------------------------------------------------------------------------------- convert and
  * copy */

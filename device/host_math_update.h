@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The fused update, a part of host_math_simd.h: one pass that widens the sum, unscales and clips it (one factor),
+ * updates master and moments and emits bf16.
+ *
+ * The pass is bound by memory, and a processor reads fast only while many lines are under way at once. Divisions and
+ * roots keep it from running ahead by itself, so the block after the next is asked for explicitly; and blocks are so
+ * short that all streams move together, which is what the best pure streaming pattern does too (bench/offload).
+ * What is only written (the bf16 copy, second buffers) goes past the caches where it is large; master and moments in
+ * place do not: their lines are already owned, and a store past the caches would throw them out to memory one by one.
+ */
+#ifndef SHERD_DEVICE_HOST_MATH_UPDATE_H
+#define SHERD_DEVICE_HOST_MATH_UPDATE_H
+
+/* Elements that go through the steps of the pass together: a whole number of lines of every stream, bf16 included. */
+#define UPDATE_BLOCK 64
+/* How far ahead is asked for, in elements. */
+#define UPDATE_AHEAD 256
+
+/* Iterations of the loop that follows are independent, although what it reads and what it writes may be one array. */
+#if defined(__clang__)
+#define UPDATE_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define UPDATE_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
+typedef struct update_job update_job;
+typedef void (*update_run_fn)(const update_job *job, uint32_t group, int64_t begin, int64_t end);
+
+struct update_job {
+    const sherd__update *update;
+    update_run_fn run;
+    int64_t begin, end; /* elements from origin that the spans reach over */
+    int past;           /* what is only written goes past the caches */
+};
+
+/* A block's new values, where they do not go over the old ones, and its bf16 copy: first in the first cache. */
+typedef struct update_block {
+    _Alignas(64) float gradient[UPDATE_BLOCK];
+    _Alignas(64) float state[1 + SHERD__MAX_MOMENTS][UPDATE_BLOCK]; /* master, then moments */
+    _Alignas(64) uint16_t emit[UPDATE_BLOCK];
+} update_block;
+
+static inline void gradient_block(float *restrict out, const sherd__update *update, float factor, int64_t at, int64_t n)
+{
+    if (update->sum_dtype == SHERD_BF16) {
+        const uint16_t *sum = (const uint16_t *)update->sum + at;
+        for (int64_t i = 0; i < n; ++i) {
+            out[i] = sherd__f32_of_bf16(sum[i]) * factor;
+        }
+    } else {
+        const float *sum = (const float *)update->sum + at;
+        for (int64_t i = 0; i < n; ++i) {
+            out[i] = sum[i] * factor;
+        }
+    }
+}
+
+/* Beyond the end this asks for what nobody needs, at no other cost. */
+static inline __attribute__((always_inline)) void fetch_block(const sherd__update *update, int64_t at)
+{
+    int64_t size = update->sum_dtype == SHERD_BF16 ? 2 : 4;
+    fetch((const char *)update->sum + at * size, UPDATE_BLOCK * size);
+    fetch(update->master + at, UPDATE_BLOCK * 4);
+    fetch(update->moment[0] + at, UPDATE_BLOCK * 4);
+    if (update->moment[1]) {
+        fetch(update->moment[1] + at, UPDATE_BLOCK * 4);
+    }
+}
+
+static inline void store_block(const update_job *job, const update_block *block, const float *master, int64_t at,
+                               int64_t n)
+{
+    const sherd__update *update = job->update;
+    size_t bytes = (size_t)n * 4;
+    if (update->master_out) {
+        store_strip(update->master_out + at, block->state[0], bytes, job->past);
+    }
+    for (int k = 0; k < SHERD__MAX_MOMENTS; ++k) {
+        if (update->moment_out[k]) {
+            store_strip(update->moment_out[k] + at, block->state[1 + k], bytes, job->past);
+        }
+    }
+    if (update->emit) {
+        uint16_t emit[UPDATE_BLOCK];
+        narrow_strip(emit, master, n);
+        store_strip(update->emit + at, emit, (size_t)n * 2, job->past);
+    }
+}
+
+/* Elements [begin, end), all of one group. A whole block has a constant length: vector code without a tail. `moments`
+ * is a constant too, so the unused moment costs nothing. */
+#define X(KIND, name, moments)                                                                                         \
+    static inline void update_block_##name(const update_job *job, const float *scalars, update_block *block,           \
+                                           int64_t at, int64_t n)                                                      \
+    {                                                                                                                  \
+        const sherd__update *update = job->update;                                                                     \
+        const float *master = update->master + at, *moment0 = update->moment[0] + at;                                  \
+        const float *moment1 = (moments) > 1 ? update->moment[1] + at : NULL;                                          \
+        float *new_master = update->master_out ? block->state[0] : update->master + at;                                \
+        float *new_moment0 = update->moment_out[0] ? block->state[1] : update->moment[0] + at;                         \
+        float *new_moment1 = (moments) < 2 || update->moment_out[1] ? block->state[2] : update->moment[1] + at;        \
+        uint32_t first = update->scalars->first;                                                                       \
+        gradient_block(block->gradient, update, update->scalars->factor, at, n);                                       \
+        UPDATE_INDEPENDENT                                                                                             \
+        for (int64_t i = 0; i < n; ++i) {                                                                              \
+            float p = master[i], m[SHERD__MAX_MOMENTS] = {moment0[i], (moments) > 1 ? moment1[i] : 0.0f};              \
+            sherd__##name##_element(scalars, first, block->gradient[i], &p, m);                                        \
+            new_master[i] = sherd__one_nan(p);                                                                         \
+            new_moment0[i] = sherd__one_nan(m[0]);                                                                     \
+            if ((moments) > 1) {                                                                                       \
+                new_moment1[i] = sherd__one_nan(m[1]);                                                                 \
+            }                                                                                                          \
+        }                                                                                                              \
+        store_block(job, block, new_master, at, n);                                                                    \
+    }                                                                                                                  \
+    static void update_run_##name(const update_job *job, uint32_t group, int64_t begin, int64_t end)                   \
+    {                                                                                                                  \
+        float scalars[SHERD__GROUP_SCALARS];                                                                           \
+        update_block block;                                                                                            \
+        int64_t at = begin;                                                                                            \
+        memcpy(scalars, job->update->scalars->group[group], sizeof scalars);                                           \
+        for (; at + UPDATE_BLOCK <= end; at += UPDATE_BLOCK) {                                                         \
+            fetch_block(job->update, at + UPDATE_AHEAD);                                                               \
+            update_block_##name(job, scalars, &block, at, UPDATE_BLOCK);                                               \
+        }                                                                                                              \
+        if (at < end) {                                                                                                \
+            update_block_##name(job, scalars, &block, at, end - at);                                                   \
+        }                                                                                                              \
+    }
+SHERD__OPTIM_MAP(X)
+#undef X
+
+static const update_run_fn update_runs[] = {
+#define X(KIND, name, moments) [SHERD_##KIND] = update_run_##name,
+    SHERD__OPTIM_MAP(X)
+#undef X
+};
+
+/* First span that ends after `at`: spans rise and do not overlap. */
+static uint32_t span_at(const sherd__update *update, int64_t at)
+{
+    uint32_t low = 0, high = update->n_spans;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (update->spans[middle].end - update->origin > at) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return low;
+}
+
+static void update_chunk(void *arg, int64_t chunk, int32_t worker)
+{
+    const update_job *job = arg;
+    const sherd__update *update = job->update;
+    int64_t from = job->begin + chunk * CHUNK, to = least(from + CHUNK, job->end);
+    (void)worker;
+    for (uint32_t s = span_at(update, from); s < update->n_spans; ++s) {
+        int64_t begin = update->spans[s].begin - update->origin, end = update->spans[s].end - update->origin;
+        if (begin >= to) {
+            break;
+        }
+        job->run(job, update->spans[s].group, begin > from ? begin : from, least(end, to));
+    }
+    store_fence(job->past);
+}
+
+static void simd_update(sherd__team *team, const sherd__update *update)
+{
+    update_job job = {.update = update, .run = update_runs[update->kind]};
+    if (update->scalars->skip || update->n_spans == 0) {
+        return;
+    }
+    job.begin = update->spans[0].begin - update->origin;
+    job.end = update->spans[update->n_spans - 1].end - update->origin;
+    job.past = (job.end - job.begin) * 2 >= PAST_CACHES;
+    sherd__team_run(team, chunks_of(job.end - job.begin, CHUNK), update_chunk, &job);
+}
+
+#endif
