@@ -17,7 +17,8 @@
 
 #define SHERD__CONTROL_SIZE 4096u
 #define SHERD__CONTROL_MAGIC 0x53485244u /* "SHRD" */
-#define SHERD__CONTROL_VERSION 1u
+#define SHERD__CONTROL_VERSION 2u
+#define SHERD__CLOSED_WORDS 64
 #define SHERD__LINE 64
 
 /* A host-synchronous message to all ranks: what this rank has made, or why it could not. */
@@ -26,9 +27,13 @@ typedef struct sherd__offer {
     int32_t fd;       /* the memory's file in the offering process; -1: none */
     uint64_t address; /* the memory's object in this process (threads) */
     uint64_t bytes;
-    int32_t rank; /* of the error: who broke */
-    int32_t reserved;
-    char text[480];
+    int32_t rank;   /* of the error: who broke */
+    int16_t place;  /* sherd__place of a window */
+    int16_t number; /* the device's (sherd__share_ops), −1: it has no memory of its own */
+    union {
+        char text[480];           /* of the error */
+        unsigned char handle[64]; /* memory lent to other processes */
+    };
 } sherd__offer;
 
 typedef struct sherd__abort_record {
@@ -47,11 +52,15 @@ typedef struct sherd__control {
     _Alignas(SHERD__LINE) _Atomic uint32_t exchange; /* the last host-synchronous exchange entered */
     /* Which collective was entered: kind and bucket; a digest of its sizes. */
     _Alignas(SHERD__LINE) _Atomic uint32_t what[2][2];
+    /* Threads: posts beside arrive and depart, addresses in this process; 0: none. */
+    _Alignas(SHERD__LINE) _Atomic uint64_t post[2];
+    /* Windows, by their numbers' remainder, that this rank no longer looks into: lent memory goes only then. */
+    _Alignas(SHERD__LINE) _Atomic uint32_t closed[SHERD__CLOSED_WORDS];
     _Alignas(SHERD__LINE) uint64_t vote[2][SHERD__VOTE_MAX];
     _Alignas(SHERD__LINE) sherd__offer offer[2];
     _Alignas(SHERD__LINE) sherd__abort_record abort;
-    _Alignas(SHERD__LINE) unsigned char reserved[SHERD__CONTROL_SIZE - 5 * SHERD__LINE - 2 * 8 * SHERD__VOTE_MAX -
-                                                 2 * 512 - 512];
+    _Alignas(SHERD__LINE) unsigned char reserved[SHERD__CONTROL_SIZE - 6 * SHERD__LINE - 4 * SHERD__CLOSED_WORDS -
+                                                 2 * 8 * SHERD__VOTE_MAX - 2 * 512 - 512];
 } sherd__control;
 
 _Static_assert(sizeof(sherd__offer) == 512, "the offer is shared between processes");

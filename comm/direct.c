@@ -5,10 +5,14 @@
  *
  *     what = kind, bucket, sizes          so that peers can tell a mismatch
  *     arrive = n                          my input is written
- *     wait until every peer's arrive ≥ n  their input is written (and nobody still reads what the two slots held
- * before) compare what                        a mismatch poisons the device before any data moves read every peer's
- * part once         tree sum, copies, or sums of the vote depart = n                          I have read your input;
- * `released` waits for this
+ *     wait until every peer's arrive ≥ n  their input is written, and nobody still reads what the two slots held before
+ *     compare what                        a mismatch poisons the device before any data moves
+ *     read every peer's part once         tree sum, copies, or sums of the vote
+ *     depart = n                          I have read your input; `released` waits for this
+ *
+ * The first four are one operation (sherd__meet). Where ranks are threads on devices with posts, a flag is set when the
+ * work is given to the device: then all of the above holds of what devices were given, and each device's streams keep
+ * it true of what they do (device.h: sherd__post).
  *
  * World 1 is the same with an empty wait. All collectives of a communicator must be enqueued in one order by one thread
  * at a time; the sequence number is taken when they are enqueued. Flags compare by signed difference, so they may wrap.
@@ -18,6 +22,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+
+#define PATIENCE_NS (INT64_C(5) * 1000000000)
 
 static const char *const arrive_site[SHERD__KINDS] = {
     [SHERD__KIND_REDUCE_SCATTER] = "reduce-scatter: peers' gradients",
@@ -98,37 +104,30 @@ static sherd_status enter(sherd__direct *direct, sherd__stream *stream, sherd__t
                           uint32_t sizes)
 {
     sherd_comm *comm = &direct->base;
-    const sherd__device_ops *device = comm->device->ops;
     sherd__control *own = direct->control[comm->rank];
     uint32_t call = (uint32_t)kind << 28 | ((uint32_t)(tag.bucket + 1) & 0x0FFFFFFFu);
-    sherd_status status = device->signal(stream, tag, &own->what[direct->slot][0], call);
-    if (status == SHERD_OK) {
-        status = device->signal(stream, tag, &own->what[direct->slot][1], sizes);
-    }
-    if (status == SHERD_OK) {
-        status = device->signal(stream, tag, &own->arrive, direct->sequence);
-    }
-    if (status != SHERD_OK) {
-        return status;
-    }
-    sherd__await await = {.flags = (_Atomic uint32_t *const *)direct->arrive,
-                          .count = (uint32_t)comm->world,
-                          .value = direct->sequence,
-                          .site = arrive_site[kind],
-                          .poll = sherd__direct_poll,
-                          .ctx = &direct->wait[kind]};
-    status = device->await(stream, tag, &await);
-    if (status == SHERD_OK) {
-        status = device->host_call(stream, tag, compare_calls, &direct->compare[direct->slot], NULL, 0);
-    }
-    return status;
+    sherd__meet meet = {.word = {&own->what[direct->slot][0], &own->what[direct->slot][1]},
+                        .says = {call, sizes},
+                        .flag = &own->arrive,
+                        .value = direct->sequence,
+                        .post = direct->post[0],
+                        .await = {.flags = (_Atomic uint32_t *const *)direct->arrive,
+                                  .count = (uint32_t)comm->world,
+                                  .value = direct->sequence,
+                                  .site = arrive_site[kind],
+                                  .poll = sherd__direct_poll,
+                                  .ctx = &direct->wait[kind],
+                                  .posts = (_Atomic uint64_t *const *)direct->post_at[0]},
+                        .look = compare_calls,
+                        .arg = &direct->compare[direct->slot]};
+    return comm->device->ops->meet(stream, tag, &meet);
 }
 
 static sherd_status leave(sherd__direct *direct, sherd__stream *stream, sherd__tag tag, sherd__ticket *ticket)
 {
     sherd_comm *comm = &direct->base;
-    sherd_status status =
-        comm->device->ops->signal(stream, tag, &direct->control[comm->rank]->depart, direct->sequence);
+    sherd_status status = comm->device->ops->announce(stream, tag, &direct->control[comm->rank]->depart,
+                                                      direct->sequence, direct->post[1]);
     if (status == SHERD_OK && ticket != NULL) {
         *ticket = direct->sequence;
     }
@@ -270,7 +269,8 @@ static sherd_status released(sherd_comm *comm, sherd__stream *stream, sherd__tag
                           .value = ticket,
                           .site = site,
                           .poll = sherd__direct_poll,
-                          .ctx = wait};
+                          .ctx = wait,
+                          .posts = (_Atomic uint64_t *const *)direct->post_at[1]};
     return comm->device->ops->await(stream, tag, &await);
 }
 
@@ -278,7 +278,7 @@ static sherd_status released(sherd_comm *comm, sherd__stream *stream, sherd__tag
 
 static sherd_status bind_device(sherd_comm *comm, sherd_device *device, sherd_error *err)
 {
-    sherd__control *own = ((sherd__direct *)comm)->control[comm->rank];
+    sherd__direct *direct = (sherd__direct *)comm;
     if (comm->device != NULL) {
         return sherd__fail(err, SHERD_ESTATE, "the communicator serves an engine already: destroy that one first");
     }
@@ -287,19 +287,23 @@ static sherd_status bind_device(sherd_comm *comm, sherd_device *device, sherd_er
     if (status != SHERD_OK) {
         return status;
     }
-    status = sherd__device_watch(device, own, SHERD__CONTROL_SIZE, err);
+    status = direct->peers->bind(direct, device, err);
     if (status != SHERD_OK) {
         sherd__ledger_sub(&device->ledger, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__CONTROL_SIZE, 0);
         return status;
     }
     comm->device = device;
+    direct->place = device->ops->share != NULL ? SHERD__PLACE_DEVICE : SHERD__PLACE_MAIN;
+    direct->patience_ns = PATIENCE_NS;
     return SHERD_OK;
 }
 
 static void unbind_device(sherd_comm *comm)
 {
+    sherd__direct *direct = (sherd__direct *)comm;
     if (comm->device != NULL) {
-        sherd__device_unwatch(comm->device, ((sherd__direct *)comm)->control[comm->rank], SHERD__CONTROL_SIZE);
+        sherd__direct_unpost(direct);
+        direct->peers->unbind(direct, comm->device);
         sherd__ledger_sub(&comm->device->ledger, SHERD_TIER_DEVICE, SHERD_CAT_COMMUNICATION, SHERD__CONTROL_SIZE, 0);
         comm->device = NULL;
     }
@@ -392,9 +396,12 @@ sherd_status sherd__direct_new(const sherd_comm_options *options, int32_t rank, 
     direct->votes = sherd__alloc(allocator, n, sizeof *direct->votes);
     direct->arrive = sherd__alloc(allocator, n, sizeof *direct->arrive);
     direct->depart = sherd__alloc(allocator, n, sizeof *direct->depart);
+    direct->post_at[0] = sherd__alloc(allocator, n, sizeof **direct->post_at);
+    direct->post_at[1] = sherd__alloc(allocator, n, sizeof **direct->post_at);
     direct->release_wait = sherd__alloc(allocator, SHERD__RELEASE_WAITS, sizeof *direct->release_wait);
     if (direct->pid == NULL || direct->control == NULL || direct->votes == NULL || direct->arrive == NULL ||
-        direct->depart == NULL || direct->release_wait == NULL) {
+        direct->depart == NULL || direct->release_wait == NULL || direct->post_at[0] == NULL ||
+        direct->post_at[1] == NULL) {
         sherd__direct_free(direct);
         return sherd__fail(err, SHERD_ENOMEM, "no memory for a communicator of %" PRId32 " ranks", world);
     }
@@ -409,6 +416,8 @@ void sherd__direct_connect(sherd__direct *direct)
         sherd__control *control = direct->control[peer];
         int own = peer == direct->base.rank;
         direct->votes[peer] = control;
+        direct->post_at[0][peer] = &control->post[0];
+        direct->post_at[1][peer] = &control->post[1];
         direct->arrive[peer] = own ? NULL : &control->arrive;
         direct->depart[peer] =
             &control->depart; /* the own one too: `released` may run on another stream than the collective */
@@ -420,6 +429,8 @@ void sherd__direct_free(sherd__direct *direct)
     sherd_allocator allocator = direct->base.allocator;
     size_t n = (size_t)direct->base.world;
     sherd__free(&allocator, direct->release_wait, SHERD__RELEASE_WAITS, sizeof *direct->release_wait);
+    sherd__free(&allocator, direct->post_at[1], n, sizeof **direct->post_at);
+    sherd__free(&allocator, direct->post_at[0], n, sizeof **direct->post_at);
     sherd__free(&allocator, direct->depart, n, sizeof *direct->depart);
     sherd__free(&allocator, direct->arrive, n, sizeof *direct->arrive);
     sherd__free(&allocator, direct->votes, n, sizeof *direct->votes);

@@ -36,12 +36,20 @@ typedef struct sherd__wait {
 
 #define SHERD__RELEASE_WAITS 1024
 
+/* Where windows are: the same for all ranks. */
+typedef enum sherd__place {
+    SHERD__PLACE_MAIN = 0, /* main memory; a device with memory of its own has it pinned */
+    SHERD__PLACE_DEVICE    /* the devices' own (sherd__share_ops) */
+} sherd__place;
+
 /* A window as this rank sees it. */
 typedef struct sherd__view {
     void **base;   /* [world] addresses in this process: the table tree sums read through */
     void **object; /* [world] the implementation's */
     uint64_t bytes, mapped;
     sherd_category category;
+    sherd__place place;
+    uint32_t number; /* attempts at windows, this one included: the same on all ranks */
 } sherd__view;
 
 /* How memory becomes addressable by peers: two implementations, threads and shared memory. */
@@ -50,11 +58,17 @@ typedef struct sherd__peers_ops {
     sherd_status (*make)(sherd__direct *direct, sherd__view *view, sherd__offer *offer, sherd_error *err);
     sherd_status (*attach)(sherd__direct *direct, sherd__view *view, int32_t peer, const sherd__offer *offer,
                            sherd_error *err);
-    /* All ranks have attached (`agreed`) or somebody failed: what only attaching needed goes. */
-    void (*settle)(sherd__direct *direct, sherd__view *view, sherd__offer *offer, int agreed);
+    /* What only attaching needed goes. `known`: all ranks know whether there is a window; else a late peer may still
+     * look at the offer. */
+    void (*settle)(sherd__direct *direct, sherd__view *view, sherd__offer *offer, int known);
     void (*release)(sherd__direct *direct, sherd__view *view);
     /* 1: the process of `peer` is gone. */
     int (*dead)(sherd__direct *direct, int32_t peer);
+    /* The device reaches the control blocks; unbinding ends that. */
+    sherd_status (*bind)(sherd__direct *direct, sherd_device *device, sherd_error *err);
+    void (*unbind)(sherd__direct *direct, sherd_device *device);
+    /* Ranks of one process only, else NULL: keeps a post for as long as a peer may come across it. 0: it cannot. */
+    int (*keep)(sherd__direct *direct, sherd__post *post, void (*destroy)(sherd__post *post));
     void (*fini)(sherd__direct *direct);
 } sherd__peers_ops;
 
@@ -75,7 +89,15 @@ struct sherd__direct {
     uint32_t sequence;         /* collectives enqueued */
     uint32_t slot;             /* of the last one; apart from `sequence`, which skips 0 when it wraps */
     uint32_t exchanges;
-    _Atomic uint32_t releases; /* streams of several threads may wait for releases */
+    uint32_t windows;     /* attempts */
+    sherd__place place;   /* of the next window */
+    int32_t posts_of;     /* number of the device that the posts are of */
+    sherd__post *post[2]; /* this rank's, beside arrive and depart; NULL: flags are set when the work is done */
+    sherd__post *kept[2]; /* made once per device; `post` while it is in use */
+    _Atomic uint64_t **post_at[2]; /* [2][world] everybody's words about them */
+    int64_t patience_ns;           /* left for peers that look into lent memory */
+    char title[96];                /* the description without what is said of windows */
+    _Atomic uint32_t releases;     /* streams of several threads may wait for releases */
     sherd__compare compare[2];
     sherd__wait wait[SHERD__KINDS];
     sherd__wait *release_wait; /* [SHERD__RELEASE_WAITS] */
@@ -96,6 +118,10 @@ void sherd__control_init(sherd__control *control, int32_t rank, int32_t world);
 /* watch.c: sherd__await's poll; ctx is a sherd__wait. */
 sherd_status sherd__direct_poll(void *ctx, uint32_t which, int64_t waited_ns, const sherd__tag *tag, sherd_error *err);
 void sherd__direct_abort(sherd_comm *comm, const sherd_error *why);
+/* A device's guard; ctx is the sherd__direct: a peer that gave up. */
+sherd_status sherd__direct_guard(void *ctx, sherd_error *err);
+/* 1: the peer neither looks nor ever will: it died or left. */
+int sherd__direct_gone(sherd__direct *direct, int32_t peer);
 void sherd__flag_wake(_Atomic uint32_t *flag);
 
 /* exchange.c */
@@ -105,6 +131,9 @@ sherd_status sherd__direct_exchange(sherd__direct *direct, const char *what, con
 sherd_status sherd__direct_window_create(sherd_comm *comm, uint64_t bytes, sherd_category category, sherd__window *out,
                                          sherd_error *err);
 void sherd__direct_window_destroy(sherd_comm *comm, sherd__window *window);
+/* Once all ranks are known to be of this process and on devices with posts. */
+void sherd__direct_post(sherd__direct *direct);
+void sherd__direct_unpost(sherd__direct *direct);
 
 /* memory.c */
 uint64_t sherd__map_bytes(uint64_t bytes); /* whole pages, at least one; 0: too large */

@@ -5,12 +5,15 @@
  * the same eye on dead and aborting peers as the collectives on streams.
  *
  * A window takes two exchanges: "this is my memory" and "I have attached to everybody's". So either all ranks have it
- * or none.
+ * or none. Devices with memory of their own try that first; where one rank cannot lend or reach it, all see why and
+ * make the window again in main memory.
  */
+#include "base/log.h"
 #include "comm/direct.h"
 
 #include <inttypes.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -98,22 +101,51 @@ static sherd__view *view_new(sherd__direct *direct, uint64_t bytes, sherd_catego
         return NULL;
     }
     view->bytes = bytes;
-    view->mapped = sherd__map_bytes(bytes);
     view->category = category;
     return view;
 }
 
+static sherd__offer new_offer(const sherd__direct *direct, uint64_t bytes)
+{
+    const sherd_device *device = direct->base.device;
+    const sherd__share_ops *share = device->ops->share;
+    return (sherd__offer){.fd = -1,
+                          .bytes = bytes,
+                          .place = (int16_t)direct->place,
+                          .number = (int16_t)(share != NULL ? share->number(device) : -1)};
+}
+
+/* A rank that could not, first those whose reason is final: the same one for all who look. */
+static int32_t find_refusal(const sherd__direct *direct, const sherd__offer *all)
+{
+    int32_t found = -1;
+    for (int32_t peer = 0; peer < direct->base.world; peer++) {
+        if (all[peer].status != SHERD_OK && all[peer].status != SHERD_EUNSUPPORTED) {
+            return peer;
+        }
+        if (all[peer].status != SHERD_OK && found < 0) {
+            found = peer;
+        }
+    }
+    return found;
+}
+
+/* The same verdict on all ranks, for all look at the same offers. EUNSUPPORTED: not in this place. */
 static sherd_status judge(const sherd__direct *direct, const sherd__offer *all, sherd_error *err)
 {
-    int32_t self = direct->base.rank;
-    for (int32_t peer = 0; peer < direct->base.world; peer++) {
+    int32_t self = direct->base.rank, peer = find_refusal(direct, all);
+    if (peer >= 0 && (all[peer].status == SHERD_ERANKDEAD || all[peer].status == SHERD_EABORTED)) {
         /* What broke a third rank is passed on as it stands. */
-        if (all[peer].status == SHERD_ERANKDEAD || all[peer].status == SHERD_EABORTED) {
-            return sherd__fail_rank(err, (sherd_status)all[peer].status, all[peer].rank, "%.479s", all[peer].text);
-        }
-        if (all[peer].status != SHERD_OK) {
-            return sherd__fail_rank(err, (sherd_status)all[peer].status, peer,
-                                    "rank %" PRId32 " could not make a window: %.440s", peer, all[peer].text);
+        return sherd__fail_rank(err, (sherd_status)all[peer].status, all[peer].rank, "%.479s", all[peer].text);
+    }
+    if (peer >= 0) {
+        return sherd__fail_rank(err, (sherd_status)all[peer].status, peer,
+                                "rank %" PRId32 " could not make a window: %.440s", peer, all[peer].text);
+    }
+    for (peer = 0; peer < direct->base.world; peer++) {
+        if (all[peer].place != all[0].place) {
+            return sherd__fail_rank(err, SHERD_EUNSUPPORTED, peer,
+                                    "the devices of rank 0 and rank %" PRId32 " have no memory in common", peer);
         }
         if (all[peer].bytes != all[self].bytes) {
             return sherd__fail(err, SHERD_EMISMATCH,
@@ -148,27 +180,28 @@ static sherd_status attach_all(sherd__direct *direct, sherd__view *view, const s
 static sherd_status agree(sherd__direct *direct, sherd__view *view, sherd__offer *all, sherd_error *err)
 {
     sherd_error error = {0};
-    sherd__offer mine = {.fd = -1, .bytes = view->bytes};
+    sherd__offer mine = new_offer(direct, view->bytes), done = mine;
     sherd_status status = direct->peers->make(direct, view, &mine, &error);
     if (status != SHERD_OK) {
         put_error(&mine, status, &error);
     }
     status = sherd__direct_exchange(direct, window_exchange, &mine, all, err);
+    int known = status == SHERD_OK;
     if (status == SHERD_OK) {
         status = judge(direct, all, err);
     }
     if (status == SHERD_OK) {
-        sherd__offer done = {.fd = -1, .bytes = view->bytes};
         status = attach_all(direct, view, all, &error);
         if (status != SHERD_OK) {
             put_error(&done, status, &error);
         }
         status = sherd__direct_exchange(direct, window_exchange, &done, all, err);
+        known = status == SHERD_OK;
+        if (known) {
+            status = judge(direct, all, err);
+        }
     }
-    if (status == SHERD_OK) {
-        status = judge(direct, all, err);
-    }
-    direct->peers->settle(direct, view, &mine, status == SHERD_OK);
+    direct->peers->settle(direct, view, &mine, known);
     return status;
 }
 
@@ -177,13 +210,80 @@ static sherd_status agree(sherd__direct *direct, sherd__view *view, sherd__offer
 static sherd_status refuse_window(sherd__direct *direct, uint64_t bytes, sherd__offer *all, sherd_status status,
                                   sherd_error *error, sherd_error *err)
 {
-    sherd__offer mine = {.fd = -1, .bytes = bytes};
+    sherd__offer mine = new_offer(direct, bytes);
     put_error(&mine, status, error);
     sherd_error other;
     if (all == NULL || sherd__direct_exchange(direct, window_exchange, &mine, all, &other) != SHERD_OK) {
         sherd__direct_abort(&direct->base, error);
     }
     return sherd__pass(err, error);
+}
+
+/* In direct->place. */
+static sherd_status try_window(sherd__direct *direct, sherd__view *view, sherd__offer *all, sherd_error *err)
+{
+    sherd_device *device = direct->base.device;
+    sherd_error error = {0};
+    sherd_status status = SHERD_OK;
+    view->place = direct->place;
+    view->number = ++direct->windows;
+    view->mapped =
+        view->place == SHERD__PLACE_DEVICE ? device->ops->share->whole(view->bytes) : sherd__map_bytes(view->bytes);
+    if (view->mapped == 0) {
+        status = sherd__fail(&error, SHERD_ENOMEM, "no memory for a window of %" PRIu64 " bytes", view->bytes);
+    } else {
+        status = sherd__ledger_add(&device->ledger, SHERD_TIER_DEVICE, view->category, view->bytes,
+                                   view->mapped - view->bytes, &error);
+    }
+    if (status != SHERD_OK) {
+        return refuse_window(direct, view->bytes, all, status, &error, err);
+    }
+    status = agree(direct, view, all, err);
+    if (status != SHERD_OK) {
+        direct->peers->release(direct, view);
+        sherd__ledger_sub(&device->ledger, SHERD_TIER_DEVICE, view->category, view->bytes, view->mapped - view->bytes);
+    }
+    return status;
+}
+
+static void describe_windows(sherd__direct *direct)
+{
+    static const char *const where[] = {"", "; windows in GPU memory", "; windows in pinned main memory"};
+    const sherd_device *device = direct->base.device;
+    int which = device->ops->share == NULL ? 0 : direct->place == SHERD__PLACE_DEVICE ? 1 : 2;
+    if (direct->title[0] == '\0') {
+        snprintf(direct->title, sizeof direct->title, "%.95s", direct->base.description);
+    }
+    snprintf(direct->base.description, sizeof direct->base.description, "%s%s", direct->title, where[which]);
+}
+
+/* 1: all ranks try again, in main memory. They decide alike: each failed attempt has the same verdict everywhere. */
+static int fall_back(sherd__direct *direct, const sherd__offer *all, const sherd_error *why)
+{
+    int possible = 0;
+    for (int32_t peer = 0; peer < direct->base.world; peer++) {
+        possible = possible || all[peer].place == SHERD__PLACE_DEVICE;
+    }
+    if (!possible) {
+        return 0;
+    }
+    if (direct->place == SHERD__PLACE_DEVICE) {
+        sherd__log(&direct->base.log, SHERD_LOG_WARNING,
+                   "rank %" PRId32 ": windows are in pinned main memory, not in the GPUs': %s", direct->base.rank,
+                   why->text);
+    }
+    direct->place = SHERD__PLACE_MAIN;
+    return 1;
+}
+
+static int all_post(const sherd__direct *direct, const sherd__offer *all)
+{
+    for (int32_t peer = 0; peer < direct->base.world; peer++) {
+        if (all[peer].number < 0) {
+            return 0;
+        }
+    }
+    return direct->peers->keep != NULL;
 }
 
 sherd_status sherd__direct_window_create(sherd_comm *comm, uint64_t bytes, sherd_category category, sherd__window *out,
@@ -198,34 +298,29 @@ sherd_status sherd__direct_window_create(sherd_comm *comm, uint64_t bytes, sherd
     sherd__offer *all = sherd__alloc(&comm->allocator, n, sizeof *all);
     sherd__view *view = all != NULL ? view_new(direct, bytes, category) : NULL;
     sherd_status status;
-    if (view == NULL || view->mapped == 0) {
+    if (view == NULL) {
         status = sherd__fail(&error, SHERD_ENOMEM, "no memory for a window of %" PRIu64 " bytes", bytes);
         status = refuse_window(direct, bytes, all, status, &error, err);
+        goto free_all;
+    }
+    do {
+        status = try_window(direct, view, all, &error);
+    } while (status == SHERD_EUNSUPPORTED && fall_back(direct, all, &error));
+    if (status != SHERD_OK) {
+        status = sherd__pass(err, &error);
         goto free_view;
     }
-    status = sherd__ledger_add(&comm->device->ledger, SHERD_TIER_DEVICE, category, bytes, view->mapped - bytes, &error);
-    if (status != SHERD_OK) {
-        status = refuse_window(direct, bytes, all, status, &error, err);
-        goto free_view;
+    if (all_post(direct, all)) {
+        sherd__direct_post(direct);
     }
-    status = agree(direct, view, all, err);
-    if (status == SHERD_OK) {
-        status = sherd__device_watch(comm->device, view->base[comm->rank], view->mapped, err);
-    }
-    if (status != SHERD_OK) {
-        goto unbook;
-    }
+    describe_windows(direct);
     sherd__free(&comm->allocator, all, n, sizeof *all);
     *out = (sherd__window){.local = view->base[comm->rank], .bytes = bytes, .handle = view};
     return SHERD_OK;
 
-unbook:
-    direct->peers->release(direct, view);
-    sherd__ledger_sub(&comm->device->ledger, SHERD_TIER_DEVICE, category, bytes, view->mapped - bytes);
 free_view:
-    if (view != NULL) {
-        view_free(direct, view);
-    }
+    view_free(direct, view);
+free_all:
     sherd__free(&comm->allocator, all, n, sizeof *all);
     return status;
 }
@@ -237,9 +332,6 @@ void sherd__direct_window_destroy(sherd_comm *comm, sherd__window *window)
     if (view == NULL) {
         return;
     }
-    if (comm->device != NULL) {
-        sherd__device_unwatch(comm->device, view->base[comm->rank], view->mapped);
-    }
     direct->peers->release(direct, view);
     if (comm->device != NULL) {
         sherd__ledger_sub(&comm->device->ledger, SHERD_TIER_DEVICE, view->category, view->bytes,
@@ -247,4 +339,52 @@ void sherd__direct_window_destroy(sherd_comm *comm, sherd__window *window)
     }
     view_free(direct, view);
     memset(window, 0, sizeof *window);
+}
+
+/* ------------------------------------------------------------------------------------------------------------ posts */
+
+/* A rank without posts says so, and its flags are set when its work is done: nobody else need care. */
+void sherd__direct_post(sherd__direct *direct)
+{
+    sherd_device *device = direct->base.device;
+    const sherd__share_ops *share = device->ops->share;
+    if (direct->post[0] != NULL) {
+        return;
+    }
+    for (int i = 0; i < 2; i++) {
+        if (direct->kept[i] != NULL && direct->posts_of == share->number(device)) {
+            continue;
+        }
+        sherd__post *made = NULL;
+        if (share->post_create(device, &made, NULL) != SHERD_OK) {
+            return;
+        }
+        if (!direct->peers->keep(direct, made, share->post_destroy)) {
+            share->post_destroy(made);
+            return;
+        }
+        direct->kept[i] = made;
+    }
+    direct->posts_of = share->number(device);
+    device->guard_ctx = direct;
+    atomic_store(&device->guard, sherd__direct_guard);
+    for (int i = 0; i < 2; i++) {
+        direct->post[i] = direct->kept[i];
+        atomic_store(&direct->control[direct->base.rank]->post[i], (uint64_t)(uintptr_t)direct->post[i]);
+    }
+}
+
+/* Peers that ask later find the flag alone: it must mean that the work is done. */
+void sherd__direct_unpost(sherd__direct *direct)
+{
+    sherd_device *device = direct->base.device;
+    if (direct->post[0] == NULL) {
+        return;
+    }
+    if (device->ops->share->quiet(device)) {
+        atomic_store(&direct->control[direct->base.rank]->post[0], 0);
+        atomic_store(&direct->control[direct->base.rank]->post[1], 0);
+    }
+    direct->post[0] = direct->post[1] = NULL;
+    atomic_store(&device->guard, NULL);
 }

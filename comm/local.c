@@ -6,9 +6,13 @@
  * It asks for what death detection asks for anyway: one pid namespace and one user. Nothing outlives the processes: a
  * memfd goes with its last mapping.
  *
+ * On GPUs, windows are in GPU memory where every rank can lend its own and borrow the others' (CUDA's handles), else in
+ * these files, of which each rank pins its own mapping of every peer's.
+ *
  * Bootstrap: one all-gather of a hello (who and where I am, which file my control block is). All later agreement, the
  * end of creation included, goes through the control blocks, where a dead peer is noticed.
  */
+#include "base/log.h"
 #include "comm/direct.h"
 
 #include <errno.h>
@@ -86,14 +90,55 @@ static sherd_status open_and_map(sherd__direct *direct, int32_t peer, int peer_f
 
 /* ------------------------------------------------------------------------------------------------------------ peers */
 
+/* GPU memory, lent by CUDA's handles. */
+static sherd_status make_lent(sherd__direct *direct, sherd__view *view, sherd__offer *offer, sherd_error *err)
+{
+    sherd_device *device = direct->base.device;
+    const sherd__share_ops *share = device->ops->share;
+    void *base = NULL;
+    const _Atomic uint32_t *word = &direct->control[direct->base.rank]->closed[view->number % SHERD__CLOSED_WORDS];
+    if (view->number > SHERD__CLOSED_WORDS && (int32_t)(atomic_load(word) - (view->number - SHERD__CLOSED_WORDS)) < 0) {
+        return sherd__fail(err, SHERD_EUNSUPPORTED, "more than %d windows of lent memory at a time",
+                           SHERD__CLOSED_WORDS);
+    }
+    sherd_status status = share->get(device, view->mapped, &base, err);
+    if (status != SHERD_OK) {
+        return status;
+    }
+    status = share->lend(device, base, offer->handle, err);
+    if (status != SHERD_OK) {
+        share->put(device, share->number(device), base);
+        return status;
+    }
+    view->base[direct->base.rank] = base;
+    return SHERD_OK;
+}
+
+static sherd_status map_watched(sherd__direct *direct, int fd, uint64_t bytes, void **out, sherd_error *err)
+{
+    sherd_status status = sherd__map(fd, bytes, 1, out, err);
+    if (status != SHERD_OK) {
+        return status;
+    }
+    status = sherd__device_watch(direct->base.device, *out, bytes, err);
+    if (status != SHERD_OK) {
+        sherd__unmap(*out, bytes);
+        *out = NULL;
+    }
+    return status;
+}
+
 static sherd_status local_make(sherd__direct *direct, sherd__view *view, sherd__offer *offer, sherd_error *err)
 {
     int fd;
+    if (view->place == SHERD__PLACE_DEVICE) {
+        return make_lent(direct, view, offer, err);
+    }
     sherd_status status = sherd__memfd("sherd-window", view->mapped, &fd, err);
     if (status != SHERD_OK) {
         return status;
     }
-    status = sherd__map(fd, view->mapped, 1, &view->base[direct->base.rank], err);
+    status = map_watched(direct, fd, view->mapped, &view->base[direct->base.rank], err);
     if (status != SHERD_OK) {
         close(fd);
         return status;
@@ -105,23 +150,108 @@ static sherd_status local_make(sherd__direct *direct, sherd__view *view, sherd__
 static sherd_status local_attach(sherd__direct *direct, sherd__view *view, int32_t peer, const sherd__offer *offer,
                                  sherd_error *err)
 {
-    return open_and_map(direct, peer, offer->fd, view->mapped, &view->base[peer], err);
+    sherd_device *device = direct->base.device;
+    if (view->place == SHERD__PLACE_DEVICE) {
+        return device->ops->share->borrow(device, offer->handle, &view->base[peer], err);
+    }
+    sherd_status status = open_and_map(direct, peer, offer->fd, view->mapped, &view->base[peer], err);
+    if (status != SHERD_OK) {
+        return status;
+    }
+    status = sherd__device_watch(device, view->base[peer], view->mapped, err);
+    if (status != SHERD_OK) {
+        sherd__unmap(view->base[peer], view->mapped);
+        view->base[peer] = NULL;
+    }
+    return status;
 }
 
-static void local_settle(sherd__direct *direct, sherd__view *view, sherd__offer *offer, int agreed)
+static void local_settle(sherd__direct *direct, sherd__view *view, sherd__offer *offer, int known)
 {
-    (void)direct, (void)view, (void)agreed;
+    (void)direct, (void)view, (void)known;
     if (offer->fd >= 0) {
         close(offer->fd);
         offer->fd = -1;
     }
 }
 
+/* CUDA wants lent memory to stay until all borrowers have given it back. Ranks destroy their windows at about the same
+ * time; who is dead or gone has given back; a rank that is neither is waited for a little, then its memory stays. */
+static int given_back(sherd__direct *direct, uint32_t number)
+{
+    int64_t begin = sherd__now_ns();
+    for (int32_t peer = 0; peer < direct->base.world; peer++) {
+        const _Atomic uint32_t *word = &direct->control[peer]->closed[number % SHERD__CLOSED_WORDS];
+        while ((int32_t)(atomic_load_explicit(word, memory_order_acquire) - number) < 0 &&
+               !sherd__direct_gone(direct, peer)) {
+            const struct timespec pause = {0, 200000};
+            if (sherd__now_ns() - begin > direct->patience_ns) {
+                direct->patience_ns = 0;
+                sherd__log(&direct->base.log, SHERD_LOG_WARNING,
+                           "rank %" PRId32 " still holds memory that rank %" PRId32
+                           " lent it: that memory is not freed before this process ends",
+                           peer, direct->base.rank);
+                return 0;
+            }
+            nanosleep(&pause, NULL);
+        }
+    }
+    direct->patience_ns -= sherd__now_ns() - begin;
+    return 1;
+}
+
+static void release_lent(sherd__direct *direct, sherd__view *view)
+{
+    sherd_device *device = direct->base.device;
+    int32_t self = direct->base.rank;
+    if (device == NULL || !device->ops->share->quiet(device)) {
+        return; /* it hangs: what it may still use stays */
+    }
+    for (int32_t peer = 0; peer < direct->base.world; peer++) {
+        if (peer != self && view->base[peer] != NULL) {
+            device->ops->share->give_back(device, view->base[peer]);
+        }
+    }
+    atomic_store_explicit(&direct->control[self]->closed[view->number % SHERD__CLOSED_WORDS], view->number,
+                          memory_order_release);
+    if (view->base[self] != NULL && given_back(direct, view->number)) {
+        device->ops->share->put(device, device->ops->share->number(device), view->base[self]);
+    }
+}
+
 static void local_release(sherd__direct *direct, sherd__view *view)
 {
+    if (view->place == SHERD__PLACE_DEVICE) {
+        release_lent(direct, view);
+        return;
+    }
     for (int32_t peer = 0; peer < direct->base.world; peer++) {
+        if (view->base[peer] != NULL && direct->base.device != NULL) {
+            sherd__device_unwatch(direct->base.device, view->base[peer], view->mapped);
+        }
         sherd__unmap(view->base[peer], view->mapped);
         view->base[peer] = NULL;
+    }
+}
+
+/* Every rank's mapping of every control block is its own: kernels read the peers' votes there. */
+static sherd_status local_bind(sherd__direct *direct, sherd_device *device, sherd_error *err)
+{
+    int32_t peer = 0;
+    sherd_status status = SHERD_OK;
+    for (; peer < direct->base.world && status == SHERD_OK; peer++) {
+        status = sherd__device_watch(device, direct->control[peer], SHERD__CONTROL_SIZE, err);
+    }
+    for (peer -= 2; status != SHERD_OK && peer >= 0; peer--) {
+        sherd__device_unwatch(device, direct->control[peer], SHERD__CONTROL_SIZE);
+    }
+    return status;
+}
+
+static void local_unbind(sherd__direct *direct, sherd_device *device)
+{
+    for (int32_t peer = 0; peer < direct->base.world; peer++) {
+        sherd__device_unwatch(device, direct->control[peer], SHERD__CONTROL_SIZE);
     }
 }
 
@@ -154,6 +284,8 @@ static const sherd__peers_ops process_peers = {.make = local_make,
                                                .settle = local_settle,
                                                .release = local_release,
                                                .dead = local_dead,
+                                               .bind = local_bind,
+                                               .unbind = local_unbind,
                                                .fini = local_fini};
 
 static sherd_status peers_new(sherd__direct *direct, sherd_error *err)

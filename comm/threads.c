@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Ranks that are threads of one process, world 1 among them. Peers read each other's memory where it is. A window's
- * memory goes when its last rank lets go of it, so that a rank may destroy its own while peers still read.
+ * Ranks that are threads of one process, world 1 among them. Peers read each other's memory where it is: main memory,
+ * or that of their GPUs. A window's memory goes when its last rank lets go of it, so that a rank may destroy its own
+ * while peers still read; a rank whose device hangs never lets go. Control blocks are pinned once for all ranks: a
+ * rank's may be read by a peer's kernel after that rank has left.
  */
 #include "comm/direct.h"
 
@@ -12,9 +14,17 @@
 typedef struct sherd__shared_memory {
     void *base;
     uint64_t bytes;
+    const sherd__share_ops *share; /* of device memory; NULL: main memory */
+    int32_t number;
     _Atomic int32_t holders;
     struct sherd__shared_memory *next; /* among the abandoned */
 } sherd__shared_memory;
+
+typedef struct held_post {
+    sherd__post *post;
+    void (*destroy)(sherd__post *post);
+    struct held_post *next;
+} held_post;
 
 /* What the ranks of a world share; the last to leave frees it. */
 typedef struct thread_group {
@@ -23,25 +33,52 @@ typedef struct thread_group {
     sherd_allocator allocator;
     void *controls;
     uint64_t control_bytes;
-    pthread_mutex_t lock;            /* of `abandoned` */
+    pthread_mutex_t lock; /* of what follows */
+    struct held_post *posts;
+    int32_t pinned;                  /* ranks that are bound to devices which need the control blocks pinned */
     sherd__shared_memory *abandoned; /* offered when making a window failed: a late peer may still look at it */
 } thread_group;
 
-static void memory_free(const sherd_allocator *allocator, sherd__shared_memory *memory)
+static void memory_free(const sherd_allocator *allocator, sherd_device *device, sherd__shared_memory *memory)
 {
-    sherd__unmap(memory->base, memory->bytes);
+    if (memory->share != NULL) {
+        memory->share->put(device, memory->number, memory->base);
+    } else {
+        if (device != NULL) {
+            sherd__device_unwatch(device, memory->base, memory->bytes);
+        }
+        sherd__unmap(memory->base, memory->bytes);
+    }
     sherd__free(allocator, memory, 1, sizeof *memory);
 }
 
 static void let_go(const sherd_allocator *allocator, sherd_device *device, sherd__shared_memory *memory)
 {
-    if (memory == NULL || atomic_fetch_sub(&memory->holders, 1) != 1) {
-        return;
+    if (memory != NULL && atomic_fetch_sub(&memory->holders, 1) == 1) {
+        memory_free(allocator, device, memory);
     }
-    if (device != NULL) {
-        sherd__device_unwatch(device, memory->base, memory->bytes);
+}
+
+/* Memory of the view's place, zeroed. */
+static sherd_status memory_make(sherd_device *device, const sherd__view *view, sherd__shared_memory *memory,
+                                sherd_error *err)
+{
+    sherd_status status;
+    memory->bytes = view->mapped;
+    if (view->place == SHERD__PLACE_DEVICE) {
+        memory->share = device->ops->share;
+        memory->number = memory->share->number(device);
+        return memory->share->get(device, view->mapped, &memory->base, err);
     }
-    memory_free(allocator, memory);
+    status = sherd__map(-1, view->mapped, 1, &memory->base, err);
+    if (status != SHERD_OK) {
+        return status;
+    }
+    status = sherd__device_watch(device, memory->base, memory->bytes, err);
+    if (status != SHERD_OK) {
+        sherd__unmap(memory->base, memory->bytes);
+    }
+    return status;
 }
 
 static sherd_status threads_make(sherd__direct *direct, sherd__view *view, sherd__offer *offer, sherd_error *err)
@@ -51,15 +88,9 @@ static sherd_status threads_make(sherd__direct *direct, sherd__view *view, sherd
     if (memory == NULL) {
         return sherd__fail(err, SHERD_ENOMEM, "no memory for a window of %" PRIu64 " bytes", view->bytes);
     }
-    sherd_status status = sherd__map(-1, view->mapped, 1, &memory->base, err);
+    sherd_status status = memory_make(direct->base.device, view, memory, err);
     if (status != SHERD_OK) {
         sherd__free(&group->allocator, memory, 1, sizeof *memory);
-        return status;
-    }
-    memory->bytes = view->mapped;
-    status = sherd__device_watch(direct->base.device, memory->base, memory->bytes, err);
-    if (status != SHERD_OK) {
-        memory_free(&group->allocator, memory);
         return status;
     }
     atomic_store(&memory->holders, 1);
@@ -72,20 +103,25 @@ static sherd_status threads_make(sherd__direct *direct, sherd__view *view, sherd
 static sherd_status threads_attach(sherd__direct *direct, sherd__view *view, int32_t peer, const sherd__offer *offer,
                                    sherd_error *err)
 {
-    (void)direct, (void)err;
     sherd__shared_memory *memory = (sherd__shared_memory *)(uintptr_t)offer->address;
+    if (view->place == SHERD__PLACE_DEVICE) {
+        sherd_status status = memory->share->reach(direct->base.device, memory->number, err);
+        if (status != SHERD_OK) {
+            return status;
+        }
+    }
     atomic_fetch_add(&memory->holders, 1);
     view->object[peer] = memory;
     view->base[peer] = memory->base;
     return SHERD_OK;
 }
 
-static void threads_settle(sherd__direct *direct, sherd__view *view, sherd__offer *offer, int agreed)
+static void threads_settle(sherd__direct *direct, sherd__view *view, sherd__offer *offer, int known)
 {
     thread_group *group = direct->peers_state;
     sherd__shared_memory *own = view->object[direct->base.rank];
     (void)offer;
-    if (agreed || own == NULL) {
+    if (known || own == NULL) {
         return;
     }
     pthread_mutex_lock(&group->lock);
@@ -98,7 +134,9 @@ static void threads_settle(sherd__direct *direct, sherd__view *view, sherd__offe
 static void threads_release(sherd__direct *direct, sherd__view *view)
 {
     const thread_group *group = direct->peers_state;
-    for (int32_t peer = 0; peer < direct->base.world; peer++) {
+    sherd_device *device = direct->base.device;
+    int letting_go = device == NULL || device->ops->share == NULL || device->ops->share->quiet(device);
+    for (int32_t peer = 0; letting_go && peer < direct->base.world; peer++) {
         let_go(&group->allocator, direct->base.device, view->object[peer]);
         view->object[peer] = NULL;
     }
@@ -111,6 +149,55 @@ static int threads_dead(sherd__direct *direct, int32_t peer)
     return 0;
 }
 
+/* Devices with memory of their own have all control blocks pinned, from the first rank to the last. */
+static sherd_status threads_bind(sherd__direct *direct, sherd_device *device, sherd_error *err)
+{
+    thread_group *group = direct->peers_state;
+    sherd_status status = SHERD_OK;
+    if (device->ops->share == NULL) {
+        return sherd__device_watch(device, direct->control[direct->base.rank], SHERD__CONTROL_SIZE, err);
+    }
+    pthread_mutex_lock(&group->lock);
+    if (group->pinned == 0) {
+        status = sherd__device_watch(device, group->controls, group->control_bytes, err);
+    }
+    group->pinned += status == SHERD_OK;
+    pthread_mutex_unlock(&group->lock);
+    return status;
+}
+
+static void threads_unbind(sherd__direct *direct, sherd_device *device)
+{
+    thread_group *group = direct->peers_state;
+    if (device->ops->share == NULL) {
+        sherd__device_unwatch(device, direct->control[direct->base.rank], SHERD__CONTROL_SIZE);
+        return;
+    }
+    if (!device->ops->share->quiet(device)) {
+        return;
+    }
+    pthread_mutex_lock(&group->lock);
+    if (--group->pinned == 0) {
+        sherd__device_unwatch(device, group->controls, group->control_bytes);
+    }
+    pthread_mutex_unlock(&group->lock);
+}
+
+static int threads_keep(sherd__direct *direct, sherd__post *post, void (*destroy)(sherd__post *post))
+{
+    thread_group *group = direct->peers_state;
+    held_post *held = sherd__alloc(&group->allocator, 1, sizeof *held);
+    if (held == NULL) {
+        return 0;
+    }
+    *held = (held_post){.post = post, .destroy = destroy};
+    pthread_mutex_lock(&group->lock);
+    held->next = group->posts;
+    group->posts = held;
+    pthread_mutex_unlock(&group->lock);
+    return 1;
+}
+
 static void group_free(thread_group *group)
 {
     sherd_allocator allocator = group->allocator;
@@ -118,6 +205,12 @@ static void group_free(thread_group *group)
         sherd__shared_memory *memory = group->abandoned;
         group->abandoned = memory->next;
         let_go(&allocator, NULL, memory);
+    }
+    while (group->posts != NULL) {
+        held_post *held = group->posts;
+        group->posts = held->next;
+        held->destroy(held->post);
+        sherd__free(&allocator, held, 1, sizeof *held);
     }
     sherd__unmap(group->controls, group->control_bytes);
     pthread_mutex_destroy(&group->lock);
@@ -137,6 +230,9 @@ static const sherd__peers_ops thread_peers = {.make = threads_make,
                                               .settle = threads_settle,
                                               .release = threads_release,
                                               .dead = threads_dead,
+                                              .bind = threads_bind,
+                                              .unbind = threads_unbind,
+                                              .keep = threads_keep,
                                               .fini = threads_fini};
 
 static sherd_status group_new(const sherd_allocator *allocator, int32_t world, thread_group **out, sherd_error *err)

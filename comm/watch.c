@@ -197,6 +197,22 @@ sherd_status sherd__direct_poll(void *ctx, uint32_t which, int64_t waited_ns, co
     return status == SHERD_OK ? check_limits(wait, (int32_t)which, waited_ns, place, err) : status;
 }
 
+sherd_status sherd__direct_guard(void *ctx, sherd_error *err)
+{
+    const sherd__direct *direct = ctx;
+    for (int32_t peer = 0; peer < direct->base.world; peer++) {
+        if (peer != direct->base.rank && aborted(direct, peer)) {
+            return report_abort(direct, peer, "work that this rank's device waits for", err);
+        }
+    }
+    return SHERD_OK;
+}
+
+int sherd__direct_gone(sherd__direct *direct, int32_t peer)
+{
+    return atomic_load(&direct->control[peer]->left) != 0 || direct->peers->dead(direct, peer);
+}
+
 /* The flags' values stay as they are: a woken peer finds the record when it looks why its flag is still missing. */
 void sherd__direct_abort(sherd_comm *comm, const sherd_error *why)
 {

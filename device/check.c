@@ -344,7 +344,10 @@ static const sherd__device_ops check_ops = {
     .signal = sherd__op_signal,
     .await = sherd__op_await,
     .host_call = sherd__op_host_call,
+    .host_work = sherd__op_host_work,
     .touch = touch,
+    .meet = sherd__op_meet,
+    .announce = sherd__op_announce,
 };
 
 static sherd_status join_checker(sherd__check_device *device, sherd_error *err)

@@ -91,10 +91,15 @@ void sherd__op_accesses(const sherd__op *op, sherd__access_fn fn, void *ctx)
         for (uint32_t i = 0; i < op->u.call.n; i++)
             fn(ctx, op->u.call.access[i].address, op->u.call.access[i].bytes, op->u.call.access[i].write);
         break;
+    case SHERD__OP_HOST_WORK:
+        for (uint32_t i = 0; i < op->u.work.n; i++)
+            fn(ctx, op->u.work.access[i].address, op->u.work.access[i].bytes, op->u.work.access[i].write);
+        break;
     case SHERD__OP_RECORD:
     case SHERD__OP_WAIT:
     case SHERD__OP_SIGNAL:
     case SHERD__OP_AWAIT:
+    case SHERD__OP_MEET:
     case SHERD__OP_HOOK:
         break;
     }

@@ -130,7 +130,10 @@ static void run_kernel(sherd__check_device *device, sherd__check_stream *stream,
     int64_t begin = sherd__now_ns();
     uint64_t former = sherd__float_mode_enter();
     check_accesses(device->checker, stream, op);
-    sherd__op_run(op, device->math, NULL);
+    if (op->kind == SHERD__OP_HOST_WORK)
+        (void)sherd__op_do_work(&device->base, op);
+    else
+        sherd__op_run(op, device->math, NULL);
     sherd__float_mode_leave(former);
     if (op->kind != SHERD__OP_TOUCH)
         sherd__trace_add(&device->base, stream->base.name, op->tag, begin, sherd__now_ns());

@@ -102,7 +102,11 @@ static const sherd__device_ops cuda_ops = {
     .signal = sherd__op_signal,
     .await = sherd__op_await,
     .host_call = sherd__op_host_call,
+    .host_work = sherd__op_host_work,
     .touch = touch,
+    .meet = sherd__cuda_meet,
+    .announce = sherd__cuda_announce,
+    .share = &sherd__cuda_share,
 };
 
 /* ---------------------------------------------------------------------------------------------------------- creation */

@@ -61,6 +61,7 @@ typedef struct sherd__cuda_device {
 
 typedef enum sherd__cuda_callback_kind {
     SHERD__CUDA_SIGNAL,
+    SHERD__CUDA_ARRIVE,
     SHERD__CUDA_CALL,
     SHERD__CUDA_PREPARE,
     SHERD__CUDA_STAMP_BEGIN,
@@ -79,6 +80,10 @@ typedef struct sherd__cuda_callback {
             _Atomic uint32_t *flag;
             uint32_t value;
         } signal;
+        struct {
+            _Atomic uint32_t *word[3]; /* in this order; the last is slept on */
+            uint32_t says[3];
+        } arrive;
         struct {
             sherd__host_fn fn;
             void *arg;
@@ -103,12 +108,15 @@ typedef struct sherd__cuda_stream {
     pthread_mutex_t lock; /* of what follows: the compute stream may be used by several threads */
     uint32_t since_mark, mark;
     cudaEvent_t marks[SHERD__CUDA_MARKS];
+    cudaEvent_t probe; /* of sherd__cuda_gpu_runs */
+    int32_t probing;
     uint8_t marked[SHERD__CUDA_MARKS];
     uint32_t callback;
     sherd__cuda_callback *callbacks;
     int64_t stamp_ns;
     sherd__cuda_pinned *pinned;
     struct sherd__cuda_stream *next; /* of the device's, under its stream_lock */
+    struct sherd__cuda_stream *next_of_all;
 } sherd__cuda_stream;
 
 /* cuda_stream.c */
@@ -119,8 +127,17 @@ sherd_status sherd__cuda_compute_create(sherd_device *device, void *adopt, int32
                                         sherd_error *err);
 void sherd__cuda_stream_destroy(sherd__stream *stream);
 
+/* 1: every stream of this process on that GPU, but those of `except`, has come at least to where it was at the call, so
+ * that a call which waits for the whole GPU ends. Where a device was found stuck, or this one is not through within its
+ * limit: 0, from then on for good. */
+int sherd__cuda_gpu_runs(int ordinal, const sherd_device *except);
+void sherd__cuda_gpu_hangs(int ordinal); /* no call that waits for this GPU is made in this process any more */
+
 /* cuda_issue.c: one operation to CUDA. */
 sherd_status sherd__cuda_issue(sherd__stream *stream, const sherd__op *op);
+sherd_status sherd__cuda_meet(sherd__stream *stream, sherd__tag tag, const sherd__meet *meet);
+sherd_status sherd__cuda_announce(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value,
+                                  sherd__post *post);
 
 /* cuda_event.c */
 sherd_status sherd__cuda_event_create(sherd_device *device, sherd__event **out, sherd_error *err);
@@ -135,6 +152,7 @@ void sherd__cuda_event_issued(sherd__cuda_event *event, uint64_t number);
 /* cuda_wait.c: the calling thread waits, within the device's limit; what fails has poisoned the device. */
 sherd_status sherd__cuda_await_issued(sherd__cuda_event *event, uint64_t number, const char *stream, const char *site);
 sherd_status sherd__cuda_await_reached(sherd_device *device, cudaEvent_t event, const char *stream, const char *site);
+sherd_status sherd__cuda_await_handle(sherd_device *device, cudaStream_t handle, const char *stream, const char *site);
 sherd_status sherd__cuda_await_idle(sherd__cuda_stream *stream, const char *site);
 sherd_status sherd__cuda_await_flags(sherd_device *device, const char *stream, sherd__tag tag,
                                      const sherd__await *await);
@@ -152,6 +170,16 @@ void sherd__cuda_unwatch(sherd_device *device, const void *address, uint64_t byt
 /* 1 when the device's streams are idle (or broken: then they run nothing); 0 where they did not become so within the
  * limit and the device is `stuck` from now on. */
 int sherd__cuda_settle(sherd_device *device);
+
+/* cuda_share.c: windows */
+extern const sherd__share_ops sherd__cuda_share;
+
+/* cuda_post.c; record and wait return a cudaError_t. `reached` is a value that the post's flag was seen to have, at or
+ * past `value`. */
+sherd_status sherd__cuda_post_create(sherd_device *device, sherd__post **out, sherd_error *err);
+void sherd__cuda_post_destroy(sherd__post *post);
+int sherd__cuda_post_record(sherd__post *post, uint32_t value, cudaStream_t stream);
+int sherd__cuda_post_wait(const sherd__post *post, uint32_t value, uint32_t reached, cudaStream_t stream);
 
 /* cuda.c: SHERD_OK for cudaSuccess; else the device is poisoned with a sentence that names the call, the stream and the
  * operation. stream and tag may be NULL. */

@@ -3,9 +3,11 @@
  * One operation to CUDA: waits that hold the issuing thread, then launches, copies and callbacks. Tables of sources and
  * spans are read here and travel with the launch.
  *
- * Flags of other ranks are words in host memory. A signal is a callback in stream order that stores and wakes; an await
- * holds the issuing thread until the flags are there. What a peer wrote before it signalled is visible to kernels
- * issued after: its kernels had ended before its callback ran.
+ * Flags of other ranks are words in host memory. An await holds the issuing thread until the flags are there. Where
+ * ranks are threads of one process, a flag has a post (cuda_post.c): it is set here and now, and the await lets the
+ * stream wait for the post's event. Elsewhere a signal is a callback in stream order that stores and wakes: what a peer
+ * wrote before it signalled is visible to kernels issued after, because its kernels had ended before its callback ran.
+ * Both ends of a collective are one operation each: one callback, or none.
  *
  * The scalars of a step are computed on the host, by the same code as on every device, in a callback between two
  * copies: a few microseconds once a step, and nobody waits.
@@ -47,6 +49,13 @@ static void run_prepare(const sherd__cuda_callback *self)
     sherd__step_prepare(self->u.rules, pinned->vote, &pinned->state, &pinned->scalars);
 }
 
+static void store_arrival(_Atomic uint32_t *const word[3], const uint32_t says[3])
+{
+    for (int i = 0; i < 3; i++)
+        atomic_store_explicit(word[i], says[i], memory_order_release);
+    sherd__futex_wake_all(word[2], SHERD__FUTEX_SHARED);
+}
+
 /* On CUDA's thread. In a poisoned device nothing is carried out, as on the host. */
 static void CUDART_CB callback_main(void *arg)
 {
@@ -58,6 +67,9 @@ static void CUDART_CB callback_main(void *arg)
     case SHERD__CUDA_SIGNAL:
         atomic_store_explicit(self->u.signal.flag, self->u.signal.value, memory_order_release);
         sherd__futex_wake_all(self->u.signal.flag, SHERD__FUTEX_SHARED);
+        break;
+    case SHERD__CUDA_ARRIVE:
+        store_arrival(self->u.arrive.word, self->u.arrive.says);
         break;
     case SHERD__CUDA_CALL:
         self->u.call.fn(self->u.call.arg);
@@ -94,12 +106,79 @@ static sherd_status stamp(sherd__cuda_stream *stream, const sherd__op *op, sherd
     return stream->base.device->trace ? call_back(stream, &what) : SHERD_OK;
 }
 
+/* Behind the work given so far, before the flag says so. */
+static sherd_status post(sherd__cuda_stream *stream, const sherd__tag *tag, sherd__post *to, uint32_t value)
+{
+    sherd_status status = pace(stream);
+    if (status != SHERD_OK)
+        return status;
+    return check(stream, tag, sherd__cuda_post_record(to, value, stream->handle), "cudaEventRecord");
+}
+
 static sherd_status issue_signal(sherd__cuda_stream *stream, const sherd__op *op)
 {
+    if (op->u.signal.post) {
+        sherd_status status = post(stream, &op->tag, op->u.signal.post, op->u.signal.value);
+        if (status == SHERD_OK) {
+            atomic_store_explicit(op->u.signal.flag, op->u.signal.value, memory_order_release);
+            sherd__futex_wake_all(op->u.signal.flag, SHERD__FUTEX_SHARED);
+        }
+        return status;
+    }
     sherd__cuda_callback what = {.kind = SHERD__CUDA_SIGNAL, .tag = op->tag};
     what.u.signal.flag = op->u.signal.flag;
     what.u.signal.value = op->u.signal.value;
     return call_back(stream, &what);
+}
+
+static sherd_status issue_arrival(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    const sherd__meet *meet = &op->u.meet;
+    sherd__cuda_callback what = {.kind = SHERD__CUDA_ARRIVE, .tag = op->tag};
+    for (int i = 0; i < 2; i++) {
+        what.u.arrive.word[i] = meet->word[i];
+        what.u.arrive.says[i] = meet->says[i];
+    }
+    what.u.arrive.word[2] = meet->flag;
+    what.u.arrive.says[2] = meet->value;
+    if (!meet->post)
+        return call_back(stream, &what);
+    sherd_status status = post(stream, &op->tag, meet->post, meet->value);
+    if (status == SHERD_OK)
+        store_arrival(what.u.arrive.word, what.u.arrive.says);
+    return status;
+}
+
+/* All flags are there: what their posts stand for has been issued, and the stream waits for it. */
+static sherd_status join_posts(sherd__cuda_stream *stream, const sherd__op *op, const sherd__await *await)
+{
+    sherd_status status = SHERD_OK;
+    for (uint32_t i = 0; await->posts && i < await->count && status == SHERD_OK; i++) {
+        _Atomic uint32_t *flag = await->flags[i];
+        uint32_t reached = flag ? atomic_load_explicit(flag, memory_order_acquire) : 0;
+        const sherd__post *at = flag ? (const sherd__post *)(uintptr_t)atomic_load(await->posts[i]) : NULL;
+        if (!at)
+            continue;
+        status = pace(stream);
+        if (status == SHERD_OK)
+            status = check(stream, &op->tag, sherd__cuda_post_wait(at, await->value, reached, stream->handle),
+                           "cudaStreamWaitEvent");
+    }
+    return status;
+}
+
+static sherd_status issue_await(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    return join_posts(stream, op, &op->u.await);
+}
+
+/* The second half of a meeting; the look is the issuing thread's: everything it looks at has been said. */
+static sherd_status issue_meet(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    sherd_status status = join_posts(stream, op, &op->u.meet.await);
+    if (status == SHERD_OK)
+        op->u.meet.look(op->u.meet.arg);
+    return status == SHERD_OK ? sherd__device_error(stream->base.device, NULL) : status;
 }
 
 static sherd_status issue_host_call(sherd__cuda_stream *stream, const sherd__op *op)
@@ -385,12 +464,13 @@ static const struct {
 } issues[] = {
     [SHERD__OP_HOOK] = {NULL, 0},
     [SHERD__OP_RECORD] = {issue_record, 0},       [SHERD__OP_WAIT] = {issue_wait, 0},
-    [SHERD__OP_SIGNAL] = {issue_signal, 0},       [SHERD__OP_AWAIT] = {NULL, 0},
+    [SHERD__OP_SIGNAL] = {issue_signal, 0},       [SHERD__OP_AWAIT] = {issue_await, 0},
     [SHERD__OP_COPY] = {issue_copy, 1},           [SHERD__OP_ZERO] = {issue_zero, 1},
     [SHERD__OP_CONVERT] = {issue_convert, 1},     [SHERD__OP_TREE_SUM] = {issue_tree_sum, 1},
     [SHERD__OP_REDUCE_U64] = {issue_reduce, 1},   [SHERD__OP_PREPARE] = {issue_prepare, 1},
     [SHERD__OP_UPDATE] = {issue_update, 1},       [SHERD__OP_HOST_CALL] = {issue_host_call, 0},
-    [SHERD__OP_TOUCH] = {NULL, 0},
+    [SHERD__OP_MEET] = {issue_meet, 0},
+    [SHERD__OP_TOUCH] = {NULL, 0},                [SHERD__OP_HOST_WORK] = {NULL, 0},
 };
 
 static sherd_status issue_locked(sherd__cuda_stream *stream, const sherd__op *op)
@@ -426,6 +506,20 @@ static sherd_status issue_hook(sherd__cuda_stream *stream, const sherd__op *op)
     return status;
 }
 
+static sherd_status arrive(sherd__stream *base, const sherd__op *op)
+{
+    sherd__cuda_stream *stream = (sherd__cuda_stream *)base;
+    sherd_status status = sherd__device_error(base->device, NULL);
+    if (status != SHERD_OK)
+        return status;
+    int former = sherd__cuda_enter(base->device);
+    pthread_mutex_lock(&stream->lock);
+    status = issue_arrival(stream, op);
+    pthread_mutex_unlock(&stream->lock);
+    sherd__cuda_leave(base->device, former);
+    return status;
+}
+
 /* What must be there before the operation may be issued; the stream's lock is not held. */
 static sherd_status hold_back(sherd__stream *stream, const sherd__op *op)
 {
@@ -434,6 +528,12 @@ static sherd_status hold_back(sherd__stream *stream, const sherd__op *op)
                                         op->u.event.site);
     if (op->kind == SHERD__OP_AWAIT)
         return sherd__cuda_await_flags(stream->device, stream->name, op->tag, &op->u.await);
+    if (op->kind == SHERD__OP_MEET) {
+        sherd_status status = arrive(stream, op);
+        if (status == SHERD_OK)
+            status = sherd__cuda_await_flags(stream->device, stream->name, op->tag, &op->u.meet.await);
+        return status;
+    }
     return sherd__device_error(stream->device, NULL);
 }
 
@@ -449,4 +549,20 @@ sherd_status sherd__cuda_issue(sherd__stream *stream, const sherd__op *op)
     if (op->kind == SHERD__OP_RECORD) /* whatever became of it: who waits for it finds the error */
         sherd__cuda_event_issued((sherd__cuda_event *)op->u.event.event, op->u.event.number);
     return status;
+}
+
+sherd_status sherd__cuda_meet(sherd__stream *stream, sherd__tag tag, const sherd__meet *meet)
+{
+    sherd__op op = {.kind = SHERD__OP_MEET, .tag = tag, .u.meet = *meet};
+    return stream->submit(stream, &op);
+}
+
+sherd_status sherd__cuda_announce(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value,
+                                  sherd__post *post)
+{
+    sherd__op op = {.kind = SHERD__OP_SIGNAL, .tag = tag};
+    op.u.signal.flag = flag;
+    op.u.signal.value = value;
+    op.u.signal.post = post;
+    return stream->submit(stream, &op);
 }

@@ -81,13 +81,19 @@ static int busy(sherd__cuda_device *device)
     return found;
 }
 
+static void give_up(sherd__cuda_device *device)
+{
+    atomic_store(&device->stuck, 1);
+    sherd__cuda_gpu_hangs(device->ordinal);
+}
+
 int sherd__cuda_settle(sherd_device *base)
 {
     sherd__cuda_device *device = (sherd__cuda_device *)base;
     int64_t begin = sherd__now_ns();
     while (!atomic_load(&device->stuck) && busy(device)) {
         if (sherd__now_ns() - begin > atomic_load(&base->wait_limit_ns))
-            atomic_store(&device->stuck, 1);
+            give_up(device);
         else
             usleep(NAP_US);
     }
@@ -110,21 +116,25 @@ sherd_status sherd__cuda_watch(sherd_device *device, const void *address, uint64
                        (unsigned long long)bytes, cudaGetErrorString((cudaError_t)code));
 }
 
+/* cudaFree and its like wait for all of the GPU without a limit, so they are called only when that ends. */
+static int may_free(sherd_device *device)
+{
+    return sherd__cuda_settle(device) && sherd__cuda_gpu_runs(((sherd__cuda_device *)device)->ordinal, device);
+}
+
 void sherd__cuda_unwatch(sherd_device *device, const void *address, uint64_t bytes)
 {
     int former = sherd__cuda_enter(device);
-    if (bytes > 0 && sherd__cuda_settle(device) &&
-        cudaHostUnregister((void *)(uintptr_t)address) != cudaSuccess)
+    if (bytes > 0 && may_free(device) && cudaHostUnregister((void *)(uintptr_t)address) != cudaSuccess)
         (void)cudaGetLastError(); /* another's memory, which was reachable as it was */
     sherd__cuda_leave(device, former);
 }
 
-/* cudaFree waits for the GPU without a limit, so it is called only when there is nothing to wait for. */
 void sherd__cuda_memory_put(sherd_device *device, sherd_tier tier, void *block, uint64_t bytes)
 {
     (void)bytes;
     int former = sherd__cuda_enter(device);
-    if (sherd__cuda_settle(device))
+    if (may_free(device))
         (void)(tier == SHERD_TIER_DEVICE ? cudaFree(block) : cudaFreeHost(block));
     sherd__cuda_leave(device, former);
 }

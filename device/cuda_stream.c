@@ -5,6 +5,11 @@
  */
 #include "device/cuda.h"
 
+#include <unistd.h>
+
+#define NAP_US 200
+#define ORPHAN_LIMIT_NS (INT64_C(10) * 1000000000) /* for memory whose device is gone */
+
 static sherd__cuda_stream *stream_new(sherd_device *device, const char *name)
 {
     sherd__cuda_stream *stream = sherd__device_metadata_alloc(device, 1, sizeof *stream);
@@ -20,20 +25,28 @@ static void destroy_marks(sherd__cuda_stream *stream)
     for (int i = 0; i < SHERD__CUDA_MARKS; i++)
         if (stream->marks[i])
             (void)cudaEventDestroy(stream->marks[i]);
+    if (stream->probe)
+        (void)cudaEventDestroy(stream->probe);
 }
 
 static sherd_status make_marks(sherd__cuda_stream *stream, sherd_error *err)
 {
-    for (int i = 0; i < SHERD__CUDA_MARKS; i++) {
-        int code = (int)cudaEventCreateWithFlags(&stream->marks[i], cudaEventDisableTiming);
+    for (int i = 0; i <= SHERD__CUDA_MARKS; i++) {
+        cudaEvent_t *mark = i < SHERD__CUDA_MARKS ? &stream->marks[i] : &stream->probe;
+        int code = (int)cudaEventCreateWithFlags(mark, cudaEventDisableTiming);
         if (code != (int)cudaSuccess) {
-            stream->marks[i] = NULL;
+            *mark = NULL;
             destroy_marks(stream);
             return sherd__cuda_refused(err, code, "cudaEventCreateWithFlags");
         }
     }
     return SHERD_OK;
 }
+
+/* All streams of this process, for sherd__cuda_gpu_runs. */
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+static sherd__cuda_stream *all;
+static _Atomic uint64_t hung_gpus; /* a bit each; those past 63 share the last */
 
 /* Everything but the cudaStream and the queue. */
 static sherd_status make_parts(sherd__cuda_stream *stream, sherd_error *err)
@@ -77,6 +90,10 @@ static void enlist(sherd__cuda_stream *stream)
     stream->next = device->streams;
     device->streams = stream;
     pthread_mutex_unlock(&device->stream_lock);
+    pthread_mutex_lock(&all_lock);
+    stream->next_of_all = all;
+    all = stream;
+    pthread_mutex_unlock(&all_lock);
 }
 
 static void delist(sherd__cuda_stream *stream)
@@ -90,6 +107,79 @@ static void delist(sherd__cuda_stream *stream)
         }
     }
     pthread_mutex_unlock(&device->stream_lock);
+    pthread_mutex_lock(&all_lock);
+    for (sherd__cuda_stream **link = &all; *link; link = &(*link)->next_of_all) {
+        if (*link == stream) {
+            *link = stream->next_of_all;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&all_lock);
+}
+
+static int is_other(const sherd__cuda_stream *stream, int ordinal, const sherd_device *except)
+{
+    const sherd_device *device = stream->base.device;
+    return device != except && ((const sherd__cuda_device *)device)->ordinal == ordinal;
+}
+
+/* Where the others are now. */
+static void probe_others(int ordinal, const sherd_device *except)
+{
+    pthread_mutex_lock(&all_lock);
+    for (sherd__cuda_stream *stream = all; stream; stream = stream->next_of_all)
+        if (is_other(stream, ordinal, except) && cudaStreamQuery(stream->handle) == cudaErrorNotReady)
+            stream->probing = cudaEventRecord(stream->probe, stream->handle) == cudaSuccess;
+    pthread_mutex_unlock(&all_lock);
+}
+
+static int others_behind(int ordinal, const sherd_device *except)
+{
+    int behind = 0;
+    pthread_mutex_lock(&all_lock);
+    for (sherd__cuda_stream *stream = all; stream; stream = stream->next_of_all) {
+        if (stream->probing && is_other(stream, ordinal, except)) {
+            stream->probing = cudaEventQuery(stream->probe) == cudaErrorNotReady;
+            behind |= stream->probing;
+        }
+    }
+    pthread_mutex_unlock(&all_lock);
+    return behind;
+}
+
+static uint64_t bit_of(int ordinal)
+{
+    return UINT64_C(1) << (ordinal < 63 ? ordinal : 63);
+}
+
+void sherd__cuda_gpu_hangs(int ordinal)
+{
+    atomic_fetch_or(&hung_gpus, bit_of(ordinal));
+}
+
+static int hangs(int ordinal)
+{
+    return (atomic_load(&hung_gpus) & bit_of(ordinal)) != 0;
+}
+
+int sherd__cuda_gpu_runs(int ordinal, const sherd_device *except)
+{
+    int64_t begin = sherd__now_ns(), limit = except ? atomic_load(&except->wait_limit_ns) : ORPHAN_LIMIT_NS;
+    int former = ordinal;
+    (void)cudaGetDevice(&former);
+    if (former != ordinal)
+        (void)cudaSetDevice(ordinal);
+    if (!hangs(ordinal))
+        probe_others(ordinal, except);
+    while (!hangs(ordinal) && others_behind(ordinal, except)) {
+        if (sherd__now_ns() - begin > limit)
+            sherd__cuda_gpu_hangs(ordinal);
+        else
+            usleep(NAP_US);
+    }
+    if (former != ordinal)
+        (void)cudaSetDevice(former);
+    return !hangs(ordinal);
 }
 
 static sherd_status queue_submit(sherd__stream *stream, const sherd__op *op)

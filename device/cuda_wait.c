@@ -32,16 +32,32 @@ static sherd_status gpu_timeout(sherd_device *device, const char *stream, const 
     return sherd__device_poison(device, &error);
 }
 
+/* Peers that gave up take with them what this rank's streams wait for. */
+static sherd_status ask_guard(sherd_device *device)
+{
+    sherd_error error = {.status = SHERD_OK, .rank = -1};
+    sherd_status (*guard)(void *, sherd_error *) = atomic_load(&device->guard);
+    sherd_status status = guard ? guard(device->guard_ctx, &error) : SHERD_OK;
+    if (status == SHERD_OK)
+        return SHERD_OK;
+    error.status = status;
+    return sherd__device_poison(device, &error);
+}
+
 /* Until `query` says something else than "not ready". */
 static sherd_status poll_gpu(sherd_device *device, int (*query)(void *handle), void *handle, const char *call,
                              const char *stream, const char *site)
 {
-    int64_t begin = sherd__now_ns(), ns = FIRST_NAP_NS;
+    int64_t begin = sherd__now_ns(), asked = begin, ns = FIRST_NAP_NS;
     sherd_status status = SHERD_OK;
     int code;
     while ((code = query(handle)) == (int)cudaErrorNotReady && status == SHERD_OK) {
-        int64_t waited = sherd__now_ns() - begin;
+        int64_t now = sherd__now_ns(), waited = now - begin;
         status = sherd__device_error(device, NULL);
+        if (status == SHERD_OK && now - asked >= SHERD__CUDA_SLICE_NS) {
+            status = ask_guard(device);
+            asked = now;
+        }
         if (status == SHERD_OK && waited > wait_limit(device))
             status = gpu_timeout(device, stream, site, waited);
         else if (status == SHERD_OK)
@@ -51,22 +67,33 @@ static sherd_status poll_gpu(sherd_device *device, int (*query)(void *handle), v
     return status != SHERD_OK ? status : sherd__cuda_check(device, code, call, stream, NULL);
 }
 
-static int query_event(void *handle) { return (int)cudaEventQuery((cudaEvent_t)handle); }
+static int query_event(void *handle)
+{
+    return (int)cudaEventQuery((cudaEvent_t)handle);
+}
 
-static int query_stream(void *handle) { return (int)cudaStreamQuery((cudaStream_t)handle); }
+static int query_stream(void *handle)
+{
+    return (int)cudaStreamQuery((cudaStream_t)handle);
+}
 
 sherd_status sherd__cuda_await_reached(sherd_device *device, cudaEvent_t event, const char *stream, const char *site)
 {
     return poll_gpu(device, query_event, event, "cudaEventQuery", stream, site);
 }
 
-sherd_status sherd__cuda_await_idle(sherd__cuda_stream *stream, const char *site)
+sherd_status sherd__cuda_await_handle(sherd_device *device, cudaStream_t handle, const char *stream, const char *site)
 {
-    return poll_gpu(stream->base.device, query_stream, stream->handle, "cudaStreamQuery", stream->base.name, site);
+    return poll_gpu(device, query_stream, handle, "cudaStreamQuery", stream, site);
 }
 
-/* A thread that waits for another thread or rank would learn of a broken context from nobody: what it waits for may be a
- * callback that CUDA will never make. */
+sherd_status sherd__cuda_await_idle(sherd__cuda_stream *stream, const char *site)
+{
+    return sherd__cuda_await_handle(stream->base.device, stream->handle, stream->base.name, site);
+}
+
+/* A thread that waits for another thread or rank would learn of a broken context from nobody: what it waits for may be
+ * a callback that CUDA will never make. */
 static sherd_status gpu_health(sherd_device *device)
 {
     int former = sherd__cuda_enter(device);

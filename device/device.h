@@ -28,6 +28,9 @@
 
 typedef struct sherd__stream sherd__stream;
 typedef struct sherd__event sherd__event;
+/* A device's marks beside one of its rank's flags: what the device had been given when the flag took a value. Ranks of
+ * one process wait for them on their own devices, so that a flag may be set before the work is done. */
+typedef struct sherd__post sherd__post;
 
 /* Who an operation belongs to: for traces, failure sentences and race reports. `name` is static. */
 typedef struct sherd__tag {
@@ -87,9 +90,47 @@ typedef struct sherd__await {
      * the wait. May be NULL. */
     sherd_status (*poll)(void *ctx, uint32_t which, int64_t waited_ns, const sherd__tag *tag, sherd_error *err);
     void *ctx;
+    /* [count] or NULL: where the owner of a flag says (before the flag) that it has a post beside it: a sherd__post's
+     * address in this process, 0: none. Only devices that make posts look here. */
+    _Atomic uint64_t *const *posts;
 } sherd__await;
 
 typedef void (*sherd__host_fn)(void *arg);
+/* May take long and may fail: an error poisons the device. */
+typedef sherd_status (*sherd__work_fn)(void *arg, sherd_error *err);
+
+/* Meeting the other ranks, as one operation: say two words, arrive, wait for the others' arrival, look at theirs. */
+typedef struct sherd__meet {
+    _Atomic uint32_t *word[2]; /* stored before the flag */
+    uint32_t says[2];
+    _Atomic uint32_t *flag;
+    uint32_t value;
+    sherd__post *post;   /* beside `flag`, or NULL */
+    sherd__await await;  /* the others */
+    sherd__host_fn look; /* before anything enqueued later moves; it must not call the device, but may poison it */
+    void *arg;
+} sherd__meet;
+
+/* Memory that the devices of several ranks reach. For devices with a memory of their own; elsewhere the communicator
+ * makes windows itself, of main memory, and sherd__device_watch brings those within a device's reach. EUNSUPPORTED from
+ * `reach`, `lend` and `borrow` means: another way must be taken; the device is as good as before. */
+typedef struct sherd__share_ops {
+    int32_t (*number)(const sherd_device *device); /* of its memory, within this process */
+    uint64_t (*whole)(uint64_t bytes);             /* what `bytes` take; 0: too many */
+    sherd_status (*get)(sherd_device *device, uint64_t whole, void **out, sherd_error *err); /* zeroed */
+    /* Never blocks on a device that hangs: then the memory stays. device NULL: it is gone. */
+    void (*put)(sherd_device *device, int32_t number, void *block);
+    /* This device's kernels can read the memory of that number from now on. */
+    sherd_status (*reach)(sherd_device *device, int32_t number, sherd_error *err);
+    /* To and from other processes. `block` is put only when nobody borrows it. */
+    sherd_status (*lend)(sherd_device *device, void *block, unsigned char handle[64], sherd_error *err);
+    sherd_status (*borrow)(sherd_device *device, const unsigned char handle[64], void **out, sherd_error *err);
+    void (*give_back)(sherd_device *device, void *block);
+    /* 1: nothing that this device was given is under way; 0: it hangs. Within the device's limit. */
+    int (*quiet)(sherd_device *device);
+    sherd_status (*post_create)(sherd_device *device, sherd__post **out, sherd_error *err);
+    void (*post_destroy)(sherd__post *post); /* also after its device */
+} sherd__share_ops;
 
 typedef struct sherd__device_ops {
     void (*destroy)(sherd_device *device);
@@ -134,8 +175,19 @@ typedef struct sherd__device_ops {
     /* fn(arg) in stream order; it must not call the device. accesses are copied (at most 4). */
     sherd_status (*host_call)(sherd__stream *stream, sherd__tag tag, sherd__host_fn fn, void *arg,
                               const sherd__access *accesses, uint32_t n);
+    /* The CPU's own work in stream order: fn(arg) on the stream's thread once everything before it has been carried out.
+     * Unlike host_call it may block (with a limit) and fail. It must not call the device. Not on the compute stream. `accesses`
+     * (any number) stay valid. */
+    sherd_status (*host_work)(sherd__stream *stream, sherd__tag tag, sherd__work_fn fn, void *arg,
+                              const sherd__access *accesses, uint32_t n);
     /* The client reads or writes this range now, on the compute stream. Only the checking device does anything here. */
     sherd_status (*touch)(sherd_device *device, sherd__tag tag, sherd__access access);
+    /* One operation for what stands at both ends of a collective. Where `post` is not NULL the flag may take its value
+     * before the work enqueued so far is done: who waits for it waits for the post too. */
+    sherd_status (*meet)(sherd__stream *stream, sherd__tag tag, const sherd__meet *meet);
+    sherd_status (*announce)(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value,
+                             sherd__post *post);
+    const sherd__share_ops *share; /* NULL: memory is main memory */
 } sherd__device_ops;
 
 /* Implementations put this first in their own struct and fill it with sherd__device_base_init. */
@@ -152,7 +204,12 @@ struct sherd_device {
     sherd_error first_error;
     struct sherd__block *blocks; /* allocated tensors, so that free finds size, tier and category */
     struct sherd__trace *trace;  /* NULL: off */
+    /* Work that waits for other ranks' devices (posts) does not end when they break: where that may be, whoever binds a
+     * communicator sets this, and it is asked from time to time while a thread waits for the device. */
+    sherd_status (*_Atomic guard)(void *ctx, sherd_error *err);
+    void *guard_ctx;
     char description[128];
+    char pci[16]; /* bus id of a GPU, "0000:3b:00.0"; "" where there is none */
 };
 
 sherd_status sherd__device_base_init(sherd_device *device, const sherd__device_ops *ops,

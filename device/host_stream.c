@@ -13,7 +13,9 @@ static void mark_record(const sherd__op *op)
 static void run_kernel(sherd__host_device *device, sherd__stream *stream, const sherd__op *op)
 {
     int64_t begin = device->base.trace ? sherd__now_ns() : 0;
-    if (stream == device->base.compute) {
+    if (op->kind == SHERD__OP_HOST_WORK) {
+        (void)sherd__op_do_work(&device->base, op);
+    } else if (stream == device->base.compute) {
         uint64_t former = sherd__float_mode_enter();
         sherd__op_run(op, device->math, device->team);
         sherd__float_mode_leave(former);

@@ -47,6 +47,8 @@ void sherd__op_run(const sherd__op *op, const sherd__host_math *math, sherd__tea
     case SHERD__OP_SIGNAL:
     case SHERD__OP_AWAIT:
     case SHERD__OP_TOUCH:
+    case SHERD__OP_MEET:
+    case SHERD__OP_HOST_WORK: /* see sherd__op_do_work */
         break;
     }
 }
@@ -146,6 +148,25 @@ sherd_status sherd__op_await(sherd__stream *stream, sherd__tag tag, const sherd_
     return stream->submit(stream, &op);
 }
 
+sherd_status sherd__op_announce(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value,
+                                sherd__post *post)
+{
+    (void)post;
+    return sherd__op_signal(stream, tag, flag, value);
+}
+
+sherd_status sherd__op_meet(sherd__stream *stream, sherd__tag tag, const sherd__meet *meet)
+{
+    sherd_status status = SHERD_OK;
+    for (int i = 0; i < 2 && status == SHERD_OK; i++)
+        status = sherd__op_signal(stream, tag, meet->word[i], meet->says[i]);
+    if (status == SHERD_OK)
+        status = sherd__op_signal(stream, tag, meet->flag, meet->value);
+    if (status == SHERD_OK)
+        status = sherd__op_await(stream, tag, &meet->await);
+    return status == SHERD_OK ? sherd__op_host_call(stream, tag, meet->look, meet->arg, NULL, 0) : status;
+}
+
 sherd_status sherd__op_host_call(sherd__stream *stream, sherd__tag tag, sherd__host_fn fn, void *arg,
                                  const sherd__access *accesses, uint32_t n)
 {
@@ -162,4 +183,18 @@ sherd_status sherd__op_host_call(sherd__stream *stream, sherd__tag tag, sherd__h
     for (uint32_t i = 0; i < n; i++)
         op.u.call.access[i] = accesses[i];
     return stream->submit(stream, &op);
+}
+
+sherd_status sherd__op_host_work(sherd__stream *stream, sherd__tag tag, sherd__work_fn fn, void *arg,
+                                 const sherd__access *accesses, uint32_t n)
+{
+    sherd__op op = {.kind = SHERD__OP_HOST_WORK, .tag = tag, .u.work = {.fn = fn, .arg = arg, .access = accesses, .n = n}};
+    return stream->submit(stream, &op);
+}
+
+sherd_status sherd__op_do_work(sherd_device *device, const sherd__op *op)
+{
+    sherd_error error = {SHERD_OK, -1, ""};
+    sherd_status status = op->u.work.fn(op->u.work.arg, &error);
+    return status == SHERD_OK ? SHERD_OK : sherd__device_poison(device, &error);
 }

@@ -27,7 +27,9 @@ typedef enum sherd__op_kind {
     SHERD__OP_PREPARE,
     SHERD__OP_UPDATE,
     SHERD__OP_HOST_CALL,
-    SHERD__OP_TOUCH
+    SHERD__OP_HOST_WORK,
+    SHERD__OP_TOUCH,
+    SHERD__OP_MEET /* where a device takes it as one; else its parts */
 } sherd__op_kind;
 
 typedef struct sherd__op {
@@ -46,8 +48,10 @@ typedef struct sherd__op {
         struct {
             _Atomic uint32_t *flag;
             uint32_t value;
+            sherd__post *post;
         } signal;
         sherd__await await;
+        sherd__meet meet;
         struct {
             void *dst;
             const void *src;
@@ -85,6 +89,12 @@ typedef struct sherd__op {
             sherd__access access[SHERD__OP_ACCESSES]; /* touch: access[0] */
             uint32_t n;
         } call;
+        struct {
+            sherd__work_fn fn;
+            void *arg;
+            const sherd__access *access;
+            uint32_t n;
+        } work;
     } u;
 } sherd__op;
 
@@ -114,6 +124,11 @@ sherd_status sherd__op_prepare(sherd__stream *stream, sherd__tag tag, const sher
 sherd_status sherd__op_update(sherd__stream *stream, sherd__tag tag, const sherd__update *update);
 sherd_status sherd__op_signal(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value);
 sherd_status sherd__op_await(sherd__stream *stream, sherd__tag tag, const sherd__await *await);
+/* As a signal; the post goes unused: for devices whose signals are set when their work is done. */
+sherd_status sherd__op_announce(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value,
+                                sherd__post *post);
+/* As signals, await and host call, one after the other. */
+sherd_status sherd__op_meet(sherd__stream *stream, sherd__tag tag, const sherd__meet *meet);
 sherd_status sherd__op_host_call(sherd__stream *stream, sherd__tag tag, sherd__host_fn fn, void *arg,
                                  const sherd__access *accesses, uint32_t n);
 /* The CUDA device only: fn gets a copy of `args` (at most SHERD__OP_HOOK_BYTES) on the thread that issues to the stream, in
@@ -122,6 +137,11 @@ sherd_status sherd__op_host_call(sherd__stream *stream, sherd__tag tag, sherd__h
 sherd_status sherd__op_hook(sherd__stream *stream, sherd__tag tag,
                             sherd_status (*fn)(const void *args, sherd__stream *stream, const sherd__tag *tag),
                             const void *args, size_t bytes);
+
+sherd_status sherd__op_host_work(sherd__stream *stream, sherd__tag tag, sherd__work_fn fn, void *arg,
+                                 const sherd__access *accesses, uint32_t n);
+/* Calls it on this thread; its error poisons the device. */
+sherd_status sherd__op_do_work(sherd_device *device, const sherd__op *op);
 
 /* Memory of the device and host tiers: main memory (device/host_memory.c). */
 sherd_status sherd__host_memory_get(sherd_device *device, sherd_tier tier, uint64_t bytes, void **out,

@@ -44,8 +44,8 @@ static uint32_t combinations;
  * there. (A client on the GPU launches into that stream instead.) */
 static sherd_status touch_by_cpu(sherd_device *device, sherd__tag tag, sherd__access access)
 {
-    if (strcmp(tag.name, "client gradient") == 0)
-        cuda_stub_show_memory(access.address); /* gradients outside the ring are device memory, which it writes */
+    if (strncmp(tag.name, "client ", 7) == 0)
+        cuda_stub_show_memory(access.address); /* parameters and gradients are device memory, which it reads and writes */
     return sherd__cuda_await_idle((sherd__cuda_stream *)device->compute, "client on the CPU");
 }
 

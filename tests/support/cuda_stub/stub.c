@@ -1,17 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/support/cuda_stub/stub.h"
 
+#include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #define TOTAL_DEFAULT ((uint64_t)64 << 30)
-#define FUNCTIONS 48
+#define FUNCTIONS 96
 #define BLOCKS 65536
+#define GPUS 8
+#define LENT_FROM_BYTES ((size_t)2 << 20) /* memory of files, which other processes can map */
 
-typedef enum item_kind { ITEM_RUN, ITEM_COPY, ITEM_CALLBACK, ITEM_REACH, ITEM_WAIT } item_kind;
+typedef enum item_kind { ITEM_RUN, ITEM_COPY, ITEM_SET, ITEM_CALLBACK, ITEM_REACH, ITEM_WAIT } item_kind;
 
 typedef struct item {
     struct item *next;
@@ -54,6 +59,9 @@ typedef struct block {
     int registered; /* the client's memory */
     int hidden;     /* mapped for itself; the CPU's only while the GPU works */
     int shown;      /* hidden no longer */
+    int mapped;     /* not malloc's */
+    int fd;         /* > 0: what can be lent */
+    int borrowed;
 } block;
 
 /* One lock for all: this is not about speed. */
@@ -67,6 +75,9 @@ static size_t n_blocks;
 static int device_count = 1, hung, hide, working;
 static uint64_t total_bytes = TOTAL_DEFAULT, used_bytes, alive, items, break_at, hang_at;
 static cudaError_t broken, break_code;
+static int apart, unlent, delay_us; /* GPUs that do not reach each other; memory that cannot be lent */
+static char reaches[GPUS][GPUS];
+static uint32_t chance = 1;
 static _Thread_local int current;
 static _Thread_local cudaError_t last_error;
 
@@ -146,6 +157,14 @@ static void run_item(item *it)
         while (hung)
             pthread_cond_wait(&changed, &lock);
     }
+    if (delay_us) {
+        chance = chance * 1664525u + 1013904223u;
+        unsigned us = (chance >> 8) % (unsigned)delay_us;
+        pthread_mutex_unlock(&lock);
+        if (chance >> 30 == 3)
+            usleep(us);
+        pthread_mutex_lock(&lock);
+    }
     if (it->kind == ITEM_REACH && it->number > it->event->reached && broken == cudaSuccess) {
         it->event->reached = it->number;
         it->event->time_ns = now_ns();
@@ -166,6 +185,8 @@ static void run_item(item *it)
         it->fn(it->args);
     else if (it->kind == ITEM_COPY)
         memmove(it->dst, it->src, it->bytes);
+    else if (it->kind == ITEM_SET)
+        memset(it->dst, (int)it->number, it->bytes);
     else
         it->callback((void *)(uintptr_t)it->src);
     pthread_mutex_lock(&lock);
@@ -242,6 +263,25 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
     return leave(code);
 }
 
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *out, unsigned flags, int priority)
+{
+    (void)flags;
+    pthread_mutex_lock(&lock);
+    cudaError_t code = enter(priority < 0 ? "cudaStreamCreateWithPriority" : "cudaStreamCreateWithFlags");
+    if (code == cudaSuccess)
+        *out = new_stream();
+    return leave(code);
+}
+
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
+{
+    pthread_mutex_lock(&lock);
+    cudaError_t code = enter("cudaDeviceGetStreamPriorityRange");
+    *least = 0;
+    *greatest = -5;
+    return leave(code);
+}
+
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
     pthread_mutex_lock(&lock);
@@ -293,6 +333,16 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
         push(stream, &it, NULL, 0);
     while (it.done && !done)
         pthread_cond_wait(&changed, &lock);
+    return leave(code);
+}
+
+cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t stream)
+{
+    item it = {.kind = ITEM_SET, .dst = dst, .number = (uint64_t)value, .bytes = bytes};
+    pthread_mutex_lock(&lock);
+    cudaError_t code = enter("cudaMemsetAsync");
+    if (code == cudaSuccess)
+        push(stream, &it, NULL, 0);
     return leave(code);
 }
 
@@ -381,6 +431,14 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end)
 
 /* ------------------------------------------------------------------------------------------------------------ memory */
 
+static int memory_file(size_t bytes)
+{
+    int fd = memfd_create("cuda-stub", MFD_CLOEXEC);
+    if (fd <= 0 || ftruncate(fd, (off_t)bytes))
+        abort();
+    return fd;
+}
+
 static cudaError_t get_block(const char *function, void **out, size_t bytes, cudaMemoryType type)
 {
     pthread_mutex_lock(&lock);
@@ -389,14 +447,17 @@ static cudaError_t get_block(const char *function, void **out, size_t bytes, cud
         code = cudaErrorMemoryAllocation;
     if (code == cudaSuccess) {
         int hidden = hide && type == cudaMemoryTypeDevice;
-        void *address = hidden ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-                               : aligned_alloc(512, (bytes + 511) / 512 * 512);
+        int fd = type == cudaMemoryTypeDevice && bytes >= LENT_FROM_BYTES ? memory_file(bytes) : 0;
+        void *address = fd       ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+                        : hidden ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                                 : aligned_alloc(512, (bytes + 511) / 512 * 512);
         if (!address || address == MAP_FAILED || n_blocks == BLOCKS)
             abort();
         memset(address, 0xA5, bytes); /* contents are undefined: nobody may rely on zeros */
         if (hidden && !working && mprotect(address, bytes, PROT_NONE))
             abort();
-        blocks[n_blocks++] = (block){address, bytes, type, 0, hidden, 0};
+        blocks[n_blocks++] = (block){.address = address, .bytes = bytes, .type = type, .hidden = hidden,
+                                     .mapped = hidden || fd, .fd = fd};
         used_bytes += type == cudaMemoryTypeDevice ? bytes : 0;
         alive++;
         *out = address;
@@ -404,22 +465,24 @@ static cudaError_t get_block(const char *function, void **out, size_t bytes, cud
     return leave(code);
 }
 
-static cudaError_t put_block(const char *function, void *address, cudaMemoryType type, int registered)
+static cudaError_t put_block(const char *function, void *address, cudaMemoryType type, int registered, int borrowed)
 {
     pthread_mutex_lock(&lock);
     cudaError_t code = enter(function);
     size_t i = 0;
     while (i < n_blocks && (blocks[i].address != address || blocks[i].type != type ||
-                            blocks[i].registered != registered))
+                            blocks[i].registered != registered || blocks[i].borrowed != borrowed))
         i++;
     if (i == n_blocks)
         return leave(code == cudaSuccess && address ? cudaErrorInvalidValue : code);
-    used_bytes -= type == cudaMemoryTypeDevice ? blocks[i].bytes : 0;
-    int hidden = blocks[i].hidden;
+    used_bytes -= type == cudaMemoryTypeDevice && !borrowed ? blocks[i].bytes : 0;
+    int mapped = blocks[i].mapped;
+    if (blocks[i].fd > 0)
+        close(blocks[i].fd);
     size_t bytes = blocks[i].bytes;
     blocks[i] = blocks[--n_blocks];
     alive--;
-    if (hidden)
+    if (mapped)
         munmap(address, bytes);
     else if (!registered)
         free(address);
@@ -427,11 +490,11 @@ static cudaError_t put_block(const char *function, void *address, cudaMemoryType
 }
 
 cudaError_t cudaMalloc(void **out, size_t bytes) { return get_block("cudaMalloc", out, bytes, cudaMemoryTypeDevice); }
-cudaError_t cudaFree(void *address) { return put_block("cudaFree", address, cudaMemoryTypeDevice, 0); }
-cudaError_t cudaFreeHost(void *address) { return put_block("cudaFreeHost", address, cudaMemoryTypeHost, 0); }
+cudaError_t cudaFree(void *address) { return put_block("cudaFree", address, cudaMemoryTypeDevice, 0, 0); }
+cudaError_t cudaFreeHost(void *address) { return put_block("cudaFreeHost", address, cudaMemoryTypeHost, 0, 0); }
 cudaError_t cudaHostUnregister(void *address)
 {
-    return put_block("cudaHostUnregister", address, cudaMemoryTypeHost, 1);
+    return put_block("cudaHostUnregister", address, cudaMemoryTypeHost, 1, 0);
 }
 
 cudaError_t cudaHostRegister(void *address, size_t bytes, unsigned flags)
@@ -440,7 +503,7 @@ cudaError_t cudaHostRegister(void *address, size_t bytes, unsigned flags)
     pthread_mutex_lock(&lock);
     cudaError_t code = enter("cudaHostRegister");
     if (code == cudaSuccess) {
-        blocks[n_blocks++] = (block){address, bytes, cudaMemoryTypeHost, 1, 0, 0};
+        blocks[n_blocks++] = (block){.address = address, .bytes = bytes, .type = cudaMemoryTypeHost, .registered = 1};
         alive++;
     }
     return leave(code);
@@ -450,6 +513,82 @@ cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned flags)
 {
     (void)flags;
     return get_block("cudaHostAlloc", out, bytes, cudaMemoryTypeHost);
+}
+
+/* ---------------------------------------------------------------------------------------------------- other processes */
+
+typedef struct lent {
+    int pid, fd;
+    size_t bytes;
+} lent;
+
+cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *out, void *address)
+{
+    pthread_mutex_lock(&lock);
+    cudaError_t code = enter("cudaIpcGetMemHandle");
+    size_t i = 0;
+    while (i < n_blocks && (blocks[i].address != address || blocks[i].fd <= 0))
+        i++;
+    if (code == cudaSuccess && (i == n_blocks || unlent))
+        code = cudaErrorInvalidValue;
+    if (code == cudaSuccess) {
+        lent handle = {(int)getpid(), blocks[i].fd, blocks[i].bytes};
+        memset(out, 0, sizeof *out);
+        memcpy(out, &handle, sizeof handle);
+    }
+    return leave(code);
+}
+
+cudaError_t cudaIpcOpenMemHandle(void **out, cudaIpcMemHandle_t from, unsigned flags)
+{
+    lent handle;
+    char path[64];
+    (void)flags;
+    memcpy(&handle, &from, sizeof handle);
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", handle.pid, handle.fd);
+    pthread_mutex_lock(&lock);
+    cudaError_t code = enter("cudaIpcOpenMemHandle");
+    int fd = code == cudaSuccess ? open(path, O_RDWR | O_CLOEXEC) : -1;
+    void *address = fd >= 0 ? mmap(NULL, handle.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+    if (fd >= 0)
+        close(fd);
+    if (code == cudaSuccess && address == MAP_FAILED)
+        code = cudaErrorMapBufferObjectFailed;
+    if (code == cudaSuccess) {
+        int hidden = hide;
+        if (hidden && !working && mprotect(address, handle.bytes, PROT_NONE))
+            abort();
+        blocks[n_blocks++] = (block){.address = address, .bytes = handle.bytes, .type = cudaMemoryTypeDevice,
+                                     .hidden = hidden, .mapped = 1, .borrowed = 1};
+        alive++;
+        *out = address;
+    }
+    return leave(code);
+}
+
+cudaError_t cudaIpcCloseMemHandle(void *address)
+{
+    return put_block("cudaIpcCloseMemHandle", address, cudaMemoryTypeDevice, 0, 1);
+}
+
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer)
+{
+    pthread_mutex_lock(&lock);
+    cudaError_t code = enter("cudaDeviceCanAccessPeer");
+    *can = device != peer && !apart;
+    return leave(code);
+}
+
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags)
+{
+    (void)flags;
+    pthread_mutex_lock(&lock);
+    cudaError_t code = enter("cudaDeviceEnablePeerAccess");
+    if (code == cudaSuccess && (apart || peer < 0 || peer >= device_count || peer == current))
+        code = cudaErrorPeerAccessUnsupported;
+    else if (code == cudaSuccess && reaches[current][peer]++)
+        code = cudaErrorPeerAccessAlreadyEnabled;
+    return leave(code);
 }
 
 cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *out, const void *address)
@@ -527,6 +666,9 @@ const char *cudaGetErrorName(cudaError_t code)
     case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
     case cudaErrorNoDevice: return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
+    case cudaErrorPeerAccessUnsupported: return "cudaErrorPeerAccessUnsupported";
+    case cudaErrorMapBufferObjectFailed: return "cudaErrorMapBufferObjectFailed";
+    case cudaErrorPeerAccessAlreadyEnabled: return "cudaErrorPeerAccessAlreadyEnabled";
     case cudaErrorNotReady: return "cudaErrorNotReady";
     case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
     case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
@@ -548,6 +690,8 @@ void cuda_stub_reset(int devices, uint64_t total)
     device_count = devices;
     total_bytes = total ? total : TOTAL_DEFAULT;
     items = break_at = hang_at = 0;
+    apart = unlent = delay_us = 0;
+    memset(reaches, 0, sizeof reaches);
     broken = break_code = last_error = cudaSuccess;
     hung = 0;
     pthread_cond_broadcast(&changed);
@@ -572,6 +716,35 @@ void cuda_stub_show_memory(const void *address)
             abort();
     }
     pthread_mutex_unlock(&lock);
+}
+
+void cuda_stub_part_gpus(int on)
+{
+    pthread_mutex_lock(&lock);
+    apart = on;
+    pthread_mutex_unlock(&lock);
+}
+
+void cuda_stub_refuse_lending(int on)
+{
+    pthread_mutex_lock(&lock);
+    unlent = on;
+    pthread_mutex_unlock(&lock);
+}
+
+void cuda_stub_delay(int us)
+{
+    pthread_mutex_lock(&lock);
+    delay_us = us;
+    pthread_mutex_unlock(&lock);
+}
+
+int cuda_stub_reaches(int gpu, int other)
+{
+    pthread_mutex_lock(&lock);
+    int on = reaches[gpu][other];
+    pthread_mutex_unlock(&lock);
+    return on;
 }
 
 void cuda_stub_fail_call(const char *function, uint64_t nth, cudaError_t code)

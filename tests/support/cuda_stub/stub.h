@@ -17,6 +17,13 @@ void cuda_stub_reset(int devices, uint64_t total);
 void cuda_stub_hide_memory(int on);
 /* The block that holds this address is the CPU's too from now on. */
 void cuda_stub_show_memory(const void *address);
+/* GPUs do not reach each other's memory; memory cannot be lent to other processes. */
+void cuda_stub_part_gpus(int on);
+void cuda_stub_refuse_lending(int on);
+/* Did GPU `gpu` get access to the other's memory? */
+int cuda_stub_reaches(int gpu, int other);
+/* Every fourth item comes up to so much later, by chance. */
+void cuda_stub_delay(int us);
 /* The `nth` call (from 1, counted from now) of the named function returns `code`. */
 void cuda_stub_fail_call(const char *function, uint64_t nth, cudaError_t code);
 /* The `nth` item that streams execute from now breaks the context: it and all later ones are not executed, callbacks
