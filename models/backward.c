@@ -117,18 +117,7 @@ static void head_gradient(sherd_pass *p, const sherd_grad *grad, int64_t row, in
     }
 }
 
-static double mean_loss(sherd_pass *p)
-{
-    sherd_model *m = p->m;
-    double sum = 0.0;
-    m->ops->download(m->ops, m->losses, m->w.losses, (size_t)p->rows * sizeof *m->losses);
-    for (int64_t i = 0; i < p->rows; i++) {
-        sum += m->losses[i];
-    }
-    return sum / (double)p->rows;
-}
-
-double sherd__head_loss(sherd_pass *p, int train)
+void sherd__head_loss(sherd_pass *p, int train)
 {
     sherd_model *m = p->m;
     uint32_t norm = sherd__final_norm_param(&m->shape), param = sherd__head_param(&m->shape);
@@ -137,7 +126,7 @@ double sherd__head_loss(sherd_pass *p, int train)
     sherd__pass_norm(p, norm, x, m->a.normed, m->a.rstd);
     const void *head = sherd__pass_acquire(p, param);
     if (!head) {
-        return 0.0;
+        return;
     }
     if (!train || sherd__pass_grad(p, param, &grad)) {
         for (int64_t row = 0; row < p->rows && p->status == SHERD_OK; row += m->chunk) {
@@ -153,7 +142,9 @@ double sherd__head_loss(sherd_pass *p, int train)
         sherd__pass_ready(p, param);
         norm_gradient(p, norm, x, m->a.rstd, 1);
     }
-    return p->status == SHERD_OK ? mean_loss(p) : 0.0;
+    if (p->status == SHERD_OK) {
+        m->ops->download(m->ops, m->losses, m->w.losses, (size_t)p->rows * sizeof *m->losses);
+    }
 }
 
 static void mlp_backward(sherd_pass *p, int64_t layer, sherd_layer_buffers *b)

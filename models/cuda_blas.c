@@ -4,8 +4,8 @@
  * our matrices, read by columns, are already transposed. Sums are fp32 and so is the addition of D; where the output is
  * bf16 the library rounds it once, to nearest even (docs/numerics-models.md).
  *
- * Deterministic: the algorithm is asked for once per shape (the heuristic's first answer) and kept; split sums only where
- * the parts are added by a kernel of their own in a fixed order, never in place; the workspace is ours and fixed.
+ * Deterministic: the algorithm is asked for once per shape (the heuristic's first answer) and kept; split sums only
+ * where the parts are added by a kernel of their own in a fixed order, never in place; the workspace is ours and fixed.
  */
 #include "models/cuda_blas.h"
 
@@ -131,8 +131,8 @@ static int describe_product(sherd_cuda_blas *blas, entry *e)
 static int prefer(sherd_cuda_blas *blas, const entry *e, void *pref)
 {
     uint32_t schemes = SHERD_BLAS_REDUCTION_COMPUTE_TYPE;
-    int code = blas->api.pref_set(pref, SHERD_BLAS_PREF_WORKSPACE_BYTES, &blas->workspace_bytes,
-                                  sizeof blas->workspace_bytes);
+    int code =
+        blas->api.pref_set(pref, SHERD_BLAS_PREF_WORKSPACE_BYTES, &blas->workspace_bytes, sizeof blas->workspace_bytes);
     if (code == 0) {
         code = blas->api.pref_set(pref, SHERD_BLAS_PREF_REDUCTION_SCHEMES, &schemes, sizeof schemes);
     }
@@ -263,8 +263,10 @@ sherd_status sherd__cuda_blas_create(const sherd_ops_options *options, int compu
     blas->compute = options->gemm == SHERD_MODEL_GEMM_CUBLASLT_TF32 && options->dtype == SHERD_FP32
                         ? SHERD_BLAS_COMPUTE_32F_FAST_TF32
                         : SHERD_BLAS_COMPUTE_32F;
-    blas->workspace_bytes = compute_major >= 9 ? WORKSPACE_BYTES_SM90 : WORKSPACE_BYTES;
     sherd_status status = sherd__cuda_blas_open(&blas->api, err);
+    blas->workspace_bytes = blas->api.workspace_bytes ? blas->api.workspace_bytes
+                            : compute_major >= 9      ? WORKSPACE_BYTES_SM90
+                                                      : WORKSPACE_BYTES;
     if (status == SHERD_OK) {
         int code = blas->api.create(&blas->handle);
         status = code == 0 ? SHERD_OK : failed(err, "cublasLtCreate", code);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The part of cuBLASLt's binary interface that products need: declarations of our own, so that a build needs neither its
- * header nor its library, and one program runs with and without it. The numbers are the interface's (cuBLASLt 11 to 13);
- * tests/models/cuda_blas_header.c compares them with the header where there is one.
+ * The part of cuBLASLt's binary interface that products need: declarations of our own, so that a build needs neither
+ * its header nor its library, and one program runs with and without it. The numbers are the interface's (cuBLASLt 11 to
+ * 13); tests/models/cuda_blas_header.c compares them with the header where there is one.
  */
 #ifndef SHERD_MODELS_CUDA_BLAS_API_H
 #define SHERD_MODELS_CUDA_BLAS_API_H
@@ -58,7 +58,8 @@ typedef struct sherd_blas_api {
     int (*matmul)(void *handle, void *desc, const void *alpha, const void *a, void *a_layout, const void *b,
                   void *b_layout, const void *beta, const void *c, void *c_layout, void *d, void *d_layout,
                   const sherd_blas_algo *algo, void *workspace, size_t workspace_bytes, cudaStream_t stream);
-    char path[512]; /* where it was found */
+    size_t workspace_bytes; /* 0: what the GPU's generation needs */
+    char path[512];         /* where it was found */
 } sherd_blas_api;
 
 /* Finds and opens the library: SHERD_CUBLASLT names the file, else the loader's own places, the toolkit's, and the

@@ -14,6 +14,8 @@
 #include <math.h>
 #include <stdint.h>
 
+#include <initializer_list>
+
 #if !defined(SHERD_SIMT)
 #include <cuda_runtime.h>
 /* One array for all kernels of a file, whatever the type. */
@@ -131,11 +133,26 @@ static inline unsigned sherd__cuda_row_threads(int64_t work, int64_t most)
     return (unsigned)(threads < 32 ? 32 : threads > most ? most : threads);
 }
 
+/* 1: rows of `cols` values can be moved `per` at a time: every address is a multiple of 16 bytes, and so stays every
+ * row's. */
+static inline int sherd__cuda_wide(int64_t cols, int per, std::initializer_list<const void *> addresses)
+{
+    uintptr_t bits = 0;
+    for (const void *address : addresses)
+        bits |= (uintptr_t)address;
+    return cols % per == 0 && bits % 16 == 0;
+}
+
+/* Keeps a parameter's type from being deduced from the argument. */
+template <typename T> struct sherd__cuda_as {
+    typedef T type;
+};
+
 /* Parameters are converted as in a call. Not <<<>>>, whose outcome is in cudaGetLastError, where the client's own
  * mistakes are too. Returns a cudaError_t. */
 template <typename... Params>
 static int sherd__cuda_launch(void *stream, int64_t blocks, unsigned threads, size_t shared_bytes,
-                              void (*kernel)(Params...), Params... params)
+                              void (*kernel)(Params...), typename sherd__cuda_as<Params>::type... params)
 {
     void *pointers[] = {(void *)&params...};
     if (blocks <= 0)

@@ -7,8 +7,12 @@
 
 #include "models/kernels.h"
 
-#define CHUNK_ELEMS ((int64_t)4 << 20) /* logits at one time: 16 MiB */
-#define CHUNK_ROWS 48
+/* Logits that exist at one time, and the rows that a product likes to have a multiple of. On the host they should stay
+ * in a cache; a GPU needs some thousand rows to be busy. */
+static const struct {
+    uint64_t bytes;
+    int64_t rows;
+} CHUNKS[2] = {{(uint64_t)16 << 20, 48}, {(uint64_t)256 << 20, 128}};
 
 typedef struct cursor {
     char *base;
@@ -27,10 +31,12 @@ static int64_t kv_width(const sherd_model_shape *s)
     return s->hidden / s->heads * s->kv_heads;
 }
 
-int64_t sherd__model_chunk(const sherd_model_shape *s, int64_t rows)
+int64_t sherd__model_chunk(const sherd_model_shape *s, const sherd_model_options *o)
 {
-    int64_t fit = CHUNK_ELEMS / s->vocab / CHUNK_ROWS * CHUNK_ROWS;
-    return sherd__model_min(rows, sherd__model_max(fit, CHUNK_ROWS));
+    int gpu = o->device_kind == SHERD_DEVICE_CUDA;
+    uint64_t bytes = o->logits_bytes ? o->logits_bytes : CHUNKS[gpu].bytes;
+    int64_t unit = CHUNKS[gpu].rows, fit = (int64_t)(bytes / sizeof(float)) / s->vocab / unit * unit;
+    return sherd__model_min(o->batch * o->seq, sherd__model_max(fit, unit));
 }
 
 static void layout_layer(cursor *c, const sherd_model_shape *s, const sherd_model_options *o, sherd_layer_buffers *b)
@@ -96,7 +102,7 @@ uint64_t sherd__layout_workspace(const sherd_model_shape *s, const sherd_model_o
                                  sherd_workspace *w)
 {
     cursor c = {base, 0};
-    int64_t rows = o->batch * o->seq, es = sherd__model_bytes(o->dtype), chunk = sherd__model_chunk(s, rows);
+    int64_t rows = o->batch * o->seq, es = sherd__model_bytes(o->dtype), chunk = sherd__model_chunk(s, o);
     *w = (sherd_workspace){0};
     w->tokens = take(&c, rows, sizeof(int32_t));
     w->targets = take(&c, rows, sizeof(int32_t));
@@ -119,6 +125,11 @@ sherd_ops_options sherd__layout_ops(const sherd_model_shape *s, const sherd_mode
 {
     int64_t rows = o->batch * o->seq, wide = sherd__model_max(s->hidden, s->intermediate);
     sherd_ops_options out = {.dtype = o->dtype, .threads = o->threads, .gemm = o->gemm, .device = o->device};
+    out.kind = o->device_kind;
+    out.limits.forward_only = o->forward_only;
+    out.limits.batch = o->batch;
+    out.limits.heads = s->heads;
+    out.limits.kv_heads = s->kv_heads;
     out.limits.row_elems = sherd__model_max(s->hidden, s->kv_heads * (s->hidden / s->heads));
     out.limits.seq = o->seq;
     out.limits.dim = s->hidden / s->heads;

@@ -53,6 +53,7 @@ static sherd_model_options completed(const sherd_model_options *options)
 {
     sherd_model_options o = *options;
     o.threads = o.threads ? o.threads : 1;
+    o.device_kind = o.device ? sherd_device_kind_of(o.device) : o.device_kind;
     return o;
 }
 
@@ -72,7 +73,7 @@ sherd_status sherd_model_memory(const sherd_model_shape *shape, const sherd_mode
         *activation_bytes = sherd__layout_activations(shape, &o, NULL, &a);
     }
     if (workspace_bytes) {
-        *workspace_bytes = sherd__layout_workspace(shape, &o, NULL, &w) + sherd__ops_host_bytes(&ops);
+        *workspace_bytes = sherd__layout_workspace(shape, &o, NULL, &w) + sherd__ops_bytes(&ops);
     }
     return SHERD_OK;
 }
@@ -114,7 +115,7 @@ static sherd_status upload_rope(sherd_model *m, sherd_error *err)
     fill_rope(m, table);
     m->ops->upload(m->ops, m->w.rope, table, bytes);
     free(table);
-    return SHERD_OK;
+    return m->ops->settle(m->ops, err);
 }
 
 static sherd_status allocate(sherd_model *m, sherd_error *err)
@@ -162,11 +163,11 @@ sherd_status sherd_model_create(const sherd_model_shape *shape, const sherd_mode
     m->options = completed(options);
     m->head_dim = shape->hidden / shape->heads;
     m->kv_width = m->head_dim * shape->kv_heads;
-    m->chunk = sherd__model_chunk(shape, options->batch * options->seq);
+    m->chunk = sherd__model_chunk(shape, &m->options);
     sherd_ops_options ops = sherd__layout_ops(shape, &m->options);
     status = allocate(m, err);
     if (status == SHERD_OK) {
-        status = sherd__ops_host_create(&ops, &m->ops, err);
+        status = sherd__ops_create(&ops, &m->ops, err);
     }
     if (status == SHERD_OK) {
         status = upload_rope(m, err);
@@ -237,18 +238,43 @@ static sherd_status open_pass(sherd_pass *p, const int32_t *tokens, const int32_
     return SHERD_OK;
 }
 
+/* After a failure too: nothing may be on its way to the caller's memory when the call returns. */
+static void settle(sherd_pass *p)
+{
+    sherd_error error = {.status = SHERD_OK, .rank = -1};
+    sherd_status status = p->m->ops->settle(p->m->ops, &error);
+    if (status != SHERD_OK && p->status == SHERD_OK) {
+        p->status = status;
+        if (p->err) {
+            *p->err = error;
+        }
+    }
+}
+
+static double mean_loss(const sherd_pass *p)
+{
+    double sum = 0.0;
+    for (int64_t i = 0; i < p->rows; i++) {
+        sum += p->m->losses[i];
+    }
+    return sum / (double)p->rows;
+}
+
 static sherd_status pass_loss(sherd_pass *p, const int32_t *tokens, const int32_t *targets, int train, double *loss)
 {
     p->status = open_pass(p, tokens, targets);
     if (p->status == SHERD_OK) {
         sherd__forward_layers(p);
     }
-    double mean = p->status == SHERD_OK ? sherd__head_loss(p, train) : 0.0;
+    if (p->status == SHERD_OK) {
+        sherd__head_loss(p, train);
+    }
     if (train && p->status == SHERD_OK) {
         sherd__backward_layers(p);
     }
+    settle(p); /* the loss was made before backward: here the host waits little or not at all */
     if (p->status == SHERD_OK) {
-        *loss = mean;
+        *loss = mean_loss(p);
     }
     return p->status;
 }
@@ -299,5 +325,6 @@ sherd_status sherd_model_logits(sherd_model *m, const sherd_model_store *store, 
     if (p.status == SHERD_OK) {
         m->ops->download(m->ops, logits, m->w.logits, (size_t)vocab * sizeof *logits);
     }
+    settle(&p);
     return p.status;
 }

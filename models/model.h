@@ -98,9 +98,11 @@ uint32_t sherd_model_memory_store_uses(const sherd_model_memory_store *store, ui
 typedef struct sherd_model sherd_model;
 
 typedef enum sherd_model_gemm {
-    SHERD_MODEL_GEMM_AUTO = 0,     /* the fastest that was built, see sherd_model_describe */
-    SHERD_MODEL_GEMM_PORTABLE = 1, /* plain C, no OpenMP: used under ThreadSanitizer */
-    SHERD_MODEL_GEMM_ONEDNN = 2    /* EUNSUPPORTED if not built */
+    SHERD_MODEL_GEMM_AUTO = 0,         /* the fastest that was built, see sherd_model_describe */
+    SHERD_MODEL_GEMM_PORTABLE = 1,     /* plain C, no OpenMP: used under ThreadSanitizer */
+    SHERD_MODEL_GEMM_ONEDNN = 2,       /* EUNSUPPORTED if not built */
+    SHERD_MODEL_GEMM_CUBLASLT = 3,     /* GPUs: what AUTO takes there; fp32 products in fp32 */
+    SHERD_MODEL_GEMM_CUBLASLT_TF32 = 4 /* GPUs: fp32 products with factors rounded to tf32 */
 } sherd_model_gemm;
 
 typedef struct sherd_model_options {
@@ -108,11 +110,14 @@ typedef struct sherd_model_options {
     sherd_dtype dtype;      /* of parameters and activations: fp32 or bf16 */
     sherd_dtype grad_dtype; /* of the gradients: fp32, or equal to dtype */
     int64_t batch, seq;     /* the largest micro-batch */
-    int32_t threads;        /* 0: 1. Includes the calling thread. */
+    int32_t threads;        /* 0: 1. Includes the calling thread. Of the host's ops. */
     int32_t checkpointing;  /* 1: keep each layer's input only, and compute the layer again in backward */
     int32_t forward_only;   /* 1: no room for backward; sherd_model_step is refused */
     sherd_model_gemm gemm;
     sherd_device *device;
+    sherd_device_kind device_kind; /* of sherd_model_memory where device is NULL */
+    uint64_t logits_bytes; /* the most that the logits of one piece of the head may take, at least 48 rows' (GPUs:
+                              128's); 0: 16 MiB, on GPUs 256 MiB */
 } sherd_model_options;
 
 /* fp32, batch 1, seq 256, one thread. */

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
  * The op table the decoder is written over: raw device pointers, shapes, and a context. The host's implementation is
- * ops_host.c; CUDA's will be a second one. Ops run in the order they are called. Matrices are row-major and contiguous;
- * "model type" is sherd_ops.dtype (fp32 or bf16), statistics, rotary tables, logits and scratch gradients are fp32.
- * bf16 is always made by (bits + 0x8000) >> 16, a NaN is 0x7FC0. Every op is deterministic: where a sum runs over rows,
- * its order depends on shapes only, never on threads.
+ * ops_host.c, CUDA's ops_cuda.c. Ops run in the order they are called, on CUDA some time after the call. Matrices are
+ * row-major and contiguous; "model type" is sherd_ops.dtype (fp32 or bf16), statistics, rotary tables, logits and
+ * scratch gradients are fp32. bf16 is made by (bits + 0x8000) >> 16, a NaN is 0x7FC0; only cuBLASLt's products round
+ * ties to even. Every op is deterministic: where a sum runs over rows, its order depends on shapes only, never on
+ * threads.
  */
 #ifndef SHERD_MODELS_OPS_H
 #define SHERD_MODELS_OPS_H
@@ -104,29 +105,42 @@ struct sherd_ops {
     void (*embedding_backward)(sherd_ops *ops, const sherd_embedding *args);
     void (*cross_entropy)(sherd_ops *ops, const sherd_xent *args);
     void (*narrow)(sherd_ops *ops, int64_t elems, const float *x, void *y, sherd_dtype type,
-                   int beta);                                                   /* y = x (+ y) */
-    void (*upload)(sherd_ops *ops, void *to, const void *from, size_t bytes);   /* from the caller's memory */
-    void (*download)(sherd_ops *ops, void *to, const void *from, size_t bytes); /* to the caller's memory; waits */
+                   int beta); /* y = x (+ y) */
+    void (*upload)(sherd_ops *ops, void *to, const void *from,
+                   size_t bytes); /* from the caller's memory, read at once */
+    void (*download)(sherd_ops *ops, void *to, const void *from,
+                     size_t bytes); /* to the caller's, there after settle */
+    /* Waits for the downloads, not for what was enqueued after them. Returns the first failure of any op before it. */
+    sherd_status (*settle)(sherd_ops *ops, sherd_error *err);
 };
 
 /* Largest operands, so that scratch is taken once. */
 typedef struct sherd_ops_limits {
-    int64_t row_elems; /* longest run a row op sees (hidden, vocabulary) */
-    int64_t seq, dim;  /* of attention */
-    int64_t max_k;     /* longest contraction of a product */
-    int64_t max_kn;    /* largest k × n (n rounded up to SHERD_KERNEL_PAD) */
+    int64_t row_elems;                        /* longest run a row op sees (hidden, vocabulary) */
+    int64_t batch, seq, heads, kv_heads, dim; /* of attention */
+    int64_t max_k;                            /* longest contraction of a product */
+    int64_t max_kn;                           /* largest k × n (n rounded up to SHERD_KERNEL_PAD) */
+    int forward_only;
 } sherd_ops_limits;
 
 typedef struct sherd_ops_options {
     sherd_dtype dtype;
     int32_t threads;
     sherd_model_gemm gemm;
-    sherd_device *device;
+    sherd_device_kind kind;
+    sherd_device *device; /* of that kind; NULL where only bytes are asked for */
     sherd_ops_limits limits;
 } sherd_ops_options;
+
+/* For the device's kind. */
+sherd_status sherd__ops_create(const sherd_ops_options *options, sherd_ops **out, sherd_error *err);
+/* Bytes of WORKSPACE it takes, without a matrix library's. */
+uint64_t sherd__ops_bytes(const sherd_ops_options *options);
 
 sherd_status sherd__ops_host_create(const sherd_ops_options *options, sherd_ops **out, sherd_error *err);
 /* Bytes of WORKSPACE the call above takes. */
 uint64_t sherd__ops_host_bytes(const sherd_ops_options *options);
+sherd_status sherd__ops_cuda_create(const sherd_ops_options *options, sherd_ops **out, sherd_error *err);
+uint64_t sherd__ops_cuda_bytes(const sherd_ops_options *options);
 
 #endif

@@ -319,6 +319,13 @@ static void move(sherd_ops *ops, void *to, const void *from, size_t bytes)
     memcpy(to, from, bytes);
 }
 
+static sherd_status settle(sherd_ops *ops, sherd_error *err)
+{
+    (void)ops;
+    (void)err;
+    return SHERD_OK;
+}
+
 /* ----------------------------------------------------------------------------------------------------------- lifecycle
  */
 
@@ -398,6 +405,7 @@ sherd_status sherd__ops_host_create(const sherd_ops_options *o, sherd_ops **out,
         .narrow = narrow,
         .upload = move,
         .download = move,
+        .settle = settle,
     };
     h->kernels = sherd__kernels_choose();
     h->device = o->device;

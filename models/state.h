@@ -52,7 +52,7 @@ struct sherd_model {
 };
 
 /* Rows whose logits exist at one time. */
-int64_t sherd__model_chunk(const sherd_model_shape *shape, int64_t rows);
+int64_t sherd__model_chunk(const sherd_model_shape *shape, const sherd_model_options *options);
 /* Lays the buffers out from `base` (NULL: only counts). Returns the bytes. a->inputs and a->layers must have room. */
 uint64_t sherd__layout_activations(const sherd_model_shape *s, const sherd_model_options *o, void *base,
                                    sherd_activations *a);
@@ -85,8 +85,9 @@ void sherd__pass_norm(sherd_pass *p, uint32_t param, const void *x, void *y, flo
 void sherd__forward_layers(sherd_pass *p);
 /* One layer again or for the first time: from `in` to `out` (NULL: the part behind the activation is not needed). */
 void sherd__forward_layer(sherd_pass *p, int64_t layer, const void *in, void *out);
-/* Last norm, head and loss; with gradients into dx and the parameters if `train`. */
-double sherd__head_loss(sherd_pass *p, int train);
+/* Last norm, head and the rows' losses, on their way to m->losses; with gradients into dx and the parameters if
+ * `train`. */
+void sherd__head_loss(sherd_pass *p, int train);
 void sherd__backward_layers(sherd_pass *p);
 void *sherd__model_input(const sherd_model *m, int64_t layer);
 sherd_layer_buffers *sherd__model_layer(const sherd_model *m, int64_t layer);

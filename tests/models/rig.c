@@ -17,16 +17,31 @@ int64_t rig_elems(const sherd_param *param)
     return n;
 }
 
+static void copy(rig *r, void *to, const void *from, size_t bytes)
+{
+    if (r->c.copy) {
+        r->c.copy(r->c.copy_ctx, r->device, to, from, bytes);
+    } else {
+        memcpy(to, from, bytes);
+    }
+}
+
+void rig_set_weights(rig *r, uint32_t param, int64_t at, int64_t n, const float *values)
+{
+    size_t bytes = (size_t)sherd_dtype_bytes(r->c.dtype);
+    char *data = sherd_model_memory_store_param(r->store, param);
+    uint16_t *half = malloc((size_t)n * sizeof *half);
+    for (int64_t i = 0; i < n; i++) {
+        half[i] = sherd__bf16_of_f32(values[i]);
+        r->weights[param][at + i] = r->c.dtype == SHERD_FP32 ? values[i] : sherd__f32_of_bf16(half[i]);
+    }
+    copy(r, data + (size_t)at * bytes, r->c.dtype == SHERD_FP32 ? (const void *)values : half, (size_t)n * bytes);
+    free(half);
+}
+
 void rig_set_weight(rig *r, uint32_t param, int64_t at, float value)
 {
-    void *data = sherd_model_memory_store_param(r->store, param);
-    if (r->c.dtype == SHERD_FP32) {
-        ((float *)data)[at] = value;
-    } else {
-        ((uint16_t *)data)[at] = sherd__bf16_of_f32(value);
-        value = sherd__f32_of_bf16(sherd__bf16_of_f32(value));
-    }
-    r->weights[param][at] = value;
+    rig_set_weights(r, param, at, 1, &value);
 }
 
 /* Matrices normal(0, 0.08); norms 1 + normal(0, 0.2): their gradients differ from what weights of 1 would hide. */
@@ -39,9 +54,10 @@ static void set_weights(rig *r)
         r->weights[p] = calloc((size_t)n, sizeof(float));
         float *fresh = calloc((size_t)n, sizeof *fresh);
         sherd_model_init_values(&r->shape, &matrix, SEED, 0, n, fresh);
-        for (int64_t i = 0; i < n; i++) {
-            rig_set_weight(r, p, i, r->params[p].ndim == 1 ? 1.0f + 2.5f * fresh[i] : fresh[i]);
+        for (int64_t i = 0; i < n && r->params[p].ndim == 1; i++) {
+            fresh[i] = 1.0f + 2.5f * fresh[i];
         }
+        rig_set_weights(r, p, 0, n, fresh);
         free(fresh);
     }
 }
@@ -63,6 +79,7 @@ static sherd_status create(rig *r, sherd_error *err)
     sherd_model_options options;
     sherd_device_options_init(&device, sizeof device);
     device.memory_limit = c->memory_limit;
+    device.kind = c->device;
     sherd_status status = sherd_device_create(&device, &r->device, err);
     if (status != SHERD_OK) {
         return status;
@@ -75,6 +92,7 @@ static sherd_status create(rig *r, sherd_error *err)
     options.threads = c->threads;
     options.checkpointing = c->checkpointing;
     options.gemm = c->gemm;
+    options.logits_bytes = c->logits_bytes;
     options.device = r->device;
     status = sherd_model_params(&r->shape, c->dtype, c->grad_dtype, 0, r->params, r->names, err);
     if (status == SHERD_OK) {
@@ -136,11 +154,13 @@ sherd_status rig_step(rig *r, double *loss, sherd_error *err)
 float *rig_grad(rig *r, uint32_t param)
 {
     int64_t n = rig_elems(&r->params[param]);
-    const void *data = sherd_model_memory_store_grad(r->store, param);
+    sherd_dtype dtype = r->params[param].grad_dtype;
     float *out = malloc((size_t)n * sizeof *out);
+    void *data = malloc((size_t)n * sizeof *out);
+    copy(r, data, sherd_model_memory_store_grad(r->store, param), (size_t)n * sherd_dtype_bytes(dtype));
     for (int64_t i = 0; i < n; i++) {
-        out[i] = r->params[param].grad_dtype == SHERD_FP32 ? ((const float *)data)[i]
-                                                           : sherd__f32_of_bf16(((const uint16_t *)data)[i]);
+        out[i] = dtype == SHERD_FP32 ? ((const float *)data)[i] : sherd__f32_of_bf16(((const uint16_t *)data)[i]);
     }
+    free(data);
     return out;
 }

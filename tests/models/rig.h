@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A decoder on the host device with its parameters in the plain store, weights spread so that every gradient matters,
- * and one random micro-batch.
+ * A decoder with its parameters in the plain store, on the host device or another, weights spread so that every
+ * gradient matters, and one random micro-batch.
  */
 #ifndef SHERD_TESTS_MODELS_RIG_H
 #define SHERD_TESTS_MODELS_RIG_H
@@ -17,6 +17,11 @@ typedef struct rig_case {
     sherd_model_gemm gemm;
     int threads;
     uint64_t memory_limit; /* of the device; 0: none */
+    uint64_t logits_bytes; /* 0: the default */
+    sherd_device_kind device;
+    /* Between the test's memory and the device's, done when it returns; NULL: memcpy. */
+    void (*copy)(void *ctx, sherd_device *device, void *to, const void *from, size_t bytes);
+    void *copy_ctx;
 } rig_case;
 
 typedef struct rig {
@@ -40,5 +45,7 @@ sherd_status rig_step(rig *r, double *loss, sherd_error *err);
 int64_t rig_elems(const sherd_param *param);
 float *rig_grad(rig *r, uint32_t param); /* widened; the caller frees */
 void rig_set_weight(rig *r, uint32_t param, int64_t at, float value);
+/* n of them. */
+void rig_set_weights(rig *r, uint32_t param, int64_t at, int64_t n, const float *values);
 
 #endif
