@@ -126,6 +126,7 @@ sherd_ops_options sherd__layout_ops(const sherd_model_shape *s, const sherd_mode
     int64_t rows = o->batch * o->seq, wide = sherd__model_max(s->hidden, s->intermediate);
     sherd_ops_options out = {.dtype = o->dtype, .threads = o->threads, .gemm = o->gemm, .device = o->device};
     out.kind = o->device_kind;
+    out.fail_after_s = o->fail_after_s;
     out.limits.forward_only = o->forward_only;
     out.limits.batch = o->batch;
     out.limits.heads = s->heads;

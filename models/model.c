@@ -36,6 +36,10 @@ static sherd_status check_options(const sherd_model_shape *s, const sherd_model_
                                  "and their product below 2^31",
                                  (long long)o->batch, (long long)o->seq);
     }
+    if (!(o->fail_after_s >= 0 && o->fail_after_s <= 1e6)) {
+        return sherd__model_fail(err, SHERD_EINVAL, "model: fail_after_s is %g, expected 0 to 1e6 seconds",
+                                 o->fail_after_s);
+    }
     if (o->threads < 0 || o->threads > 1024) {
         return sherd__model_fail(err, SHERD_EINVAL, "model: %d threads, expected 0 to 1024", o->threads);
     }
@@ -53,6 +57,7 @@ static sherd_model_options completed(const sherd_model_options *options)
 {
     sherd_model_options o = *options;
     o.threads = o.threads ? o.threads : 1;
+    o.fail_after_s = o.fail_after_s > 0 ? o.fail_after_s : 600;
     o.device_kind = o.device ? sherd_device_kind_of(o.device) : o.device_kind;
     return o;
 }

@@ -118,6 +118,7 @@ typedef struct sherd_model_options {
     sherd_device_kind device_kind; /* of sherd_model_memory where device is NULL */
     uint64_t logits_bytes; /* the most that the logits of one piece of the head may take, at least 48 rows' (GPUs:
                               128's); 0: 16 MiB, on GPUs 256 MiB */
+    double fail_after_s; /* GPUs: a wait that lasts longer is ETIMEOUT; 0: 600 */
 } sherd_model_options;
 
 /* fp32, batch 1, seq 256, one thread. */

@@ -129,6 +129,7 @@ typedef struct sherd_ops_options {
     sherd_model_gemm gemm;
     sherd_device_kind kind;
     sherd_device *device; /* of that kind; NULL where only bytes are asked for */
+    double fail_after_s;  /* of waits for a GPU */
     sherd_ops_limits limits;
 } sherd_ops_options;
 

@@ -30,7 +30,6 @@
 #define DOWNLOADS 4
 #define MARK_EVERY 48 /* ops; each is up to four launches */
 #define MARKS 3
-#define WAIT_LIMIT_NS (INT64_C(600) * 1000000000)
 #define FIRST_NAP_NS 2000
 #define LONGEST_NAP_NS 200000
 
@@ -45,6 +44,7 @@ typedef struct cuda_ops {
     sherd_device *device;
     cudaStream_t stream;
     int ordinal;
+    int64_t wait_limit_ns;
     sherd_cuda_blas *blas;
     float *scratch; /* of attention's backward */
     char *staging;
@@ -114,7 +114,7 @@ static int poll(const cuda_ops *c, cudaEvent_t event)
     int64_t begin = now_ns(), nap = FIRST_NAP_NS;
     int code;
     while ((code = (int)(event ? cudaEventQuery(event) : cudaStreamQuery(c->stream))) == (int)cudaErrorNotReady &&
-           now_ns() - begin < WAIT_LIMIT_NS) {
+           now_ns() - begin < c->wait_limit_ns) {
         struct timespec pause = {.tv_sec = 0, .tv_nsec = (long)nap};
         (void)nanosleep(&pause, NULL);
         nap = nap * 2 < LONGEST_NAP_NS ? nap * 2 : LONGEST_NAP_NS;
@@ -127,9 +127,9 @@ static int await(cuda_ops *c, cudaEvent_t event, const char *what)
     int code = poll(c, event);
     if (code == (int)cudaErrorNotReady && c->error.status == SHERD_OK) {
         sherd__model_fail(&c->error, SHERD_ETIMEOUT,
-                          "model: waited %d s for GPU %d at '%s': a kernel hangs, or the GPU is lost; see the driver's "
-                          "log (dmesg, Xid)",
-                          (int)(WAIT_LIMIT_NS / 1000000000), c->ordinal, what);
+                          "model: waited %.1f s for GPU %d at '%s': a kernel hangs, or the GPU is lost; see the "
+                          "driver's log (dmesg, Xid)",
+                          (double)c->wait_limit_ns * 1e-9, c->ordinal, what);
         return 0;
     }
     return check(c, code, what);
@@ -430,6 +430,7 @@ sherd_status sherd__ops_cuda_create(const sherd_ops_options *o, sherd_ops **out,
     c->base = table;
     c->base.dtype = o->dtype;
     c->device = o->device;
+    c->wait_limit_ns = (int64_t)(o->fail_after_s * 1e9);
     c->stream = (cudaStream_t)sherd_device_cuda_stream(o->device);
     c->ordinal = sherd_device_cuda_ordinal(o->device);
     int former = enter(c);

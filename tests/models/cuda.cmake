@@ -15,4 +15,6 @@ if(SHERD_SIMT)
   target_link_options(sherd_models_cuda_stub INTERFACE "LINKER:-u,sherd__ops_create")
 
   sherd_test(NAME models_cuda_ops SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_ops.c LIBS sherd_models_cuda_stub sherd_cuda_stub)
+  sherd_test(NAME models_cuda_model SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_model.c
+    LIBS sherd_models_rig sherd_models_cuda_stub sherd_cuda_stub)
 endif()

@@ -55,7 +55,7 @@ static void open_pair(pair *p, sherd_dtype dtype)
         sherd_device_options_init(&options, sizeof options);
         options.kind = s == GPU ? SHERD_DEVICE_CUDA : SHERD_DEVICE_HOST;
         good(sherd_device_create(&options, &p->device[s], &err), &err);
-        sherd_ops_options o = {.dtype = dtype, .threads = 1, .kind = options.kind, .device = p->device[s]};
+        sherd_ops_options o = {.dtype = dtype, .threads = 1, .kind = options.kind, .device = p->device[s], .fail_after_s = 60};
         o.gemm = s == GPU ? SHERD_MODEL_GEMM_AUTO : SHERD_MODEL_GEMM_PORTABLE;
         o.limits = (sherd_ops_limits){.row_elems = 4096,
                                       .batch = 3,

@@ -93,6 +93,7 @@ static sherd_status create(rig *r, sherd_error *err)
     options.checkpointing = c->checkpointing;
     options.gemm = c->gemm;
     options.logits_bytes = c->logits_bytes;
+    options.fail_after_s = c->fail_after_s;
     options.device = r->device;
     status = sherd_model_params(&r->shape, c->dtype, c->grad_dtype, 0, r->params, r->names, err);
     if (status == SHERD_OK) {

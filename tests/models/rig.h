@@ -18,6 +18,7 @@ typedef struct rig_case {
     int threads;
     uint64_t memory_limit; /* of the device; 0: none */
     uint64_t logits_bytes; /* 0: the default */
+    double fail_after_s;   /* 0: the default */
     sherd_device_kind device;
     /* Between the test's memory and the device's, done when it returns; NULL: memcpy. */
     void (*copy)(void *ctx, sherd_device *device, void *to, const void *from, size_t bytes);
