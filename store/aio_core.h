@@ -113,7 +113,5 @@ sherd__aio_op *sherd__aio_drop(sherd__aio *aio, sherd_status status);
 /* Without the lock: callbacks, then done. */
 void sherd__aio_complete(sherd__aio *aio, sherd__aio_op *over);
 void sherd__aio_deadline(double seconds, struct timespec *out);
-/* What to do about an errno: "free space in …". Static. */
-const char *sherd__io_remedy(int code);
 
 #endif

@@ -57,31 +57,6 @@ void sherd__aio_complete(sherd__aio *aio, sherd__aio_op *over)
     }
 }
 
-const char *sherd__io_remedy(int code)
-{
-    switch (code) {
-    case ENOSPC:
-    case EDQUOT:
-        return "free space there, or name another folder";
-    case EIO:
-        return "the storage fails: see the kernel's log, and name another folder";
-    case EMFILE:
-    case ENFILE:
-        return "raise the limit of open files (ulimit -n)";
-    case EACCES:
-    case EPERM:
-    case EROFS:
-        return "give this user the right to write there, or name another folder";
-    case ENOENT:
-    case ENOTDIR:
-        return "check the path, and create the folder";
-    case ENODATA:
-        return "the file is shorter than it was: leave it alone while it is in use";
-    default:
-        return "name another folder";
-    }
-}
-
 static void name_error(sherd__aio *aio, const sherd__aio_block *block, int code)
 {
     sherd__fail(&aio->error, SHERD_EIO, "%s %" PRIu64 " bytes at offset %" PRIu64 " of '%.250s' failed: %s; %s",

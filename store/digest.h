@@ -19,8 +19,8 @@ void sherd__digest_add(sherd__digest *digest, const void *data, uint64_t bytes);
 /* Of all that was added so far; more may follow. */
 void sherd__digest_get(const sherd__digest *digest, uint8_t out[SHERD__DIGEST_BYTES]);
 /* Reads the whole file. EIO names it. */
-sherd_status sherd__digest_file(const sherd__io *io, const char *path, uint64_t *bytes, uint8_t out[SHERD__DIGEST_BYTES],
-                                sherd_error *err);
+sherd_status sherd__digest_file(const sherd__io *io, const char *path, uint64_t *bytes,
+                                uint8_t out[SHERD__DIGEST_BYTES], sherd_error *err);
 
 void sherd__digest_text(const uint8_t digest[SHERD__DIGEST_BYTES], char out[SHERD__DIGEST_TEXT]);
 /* 32 digits, lower case only; 0 if it is anything else. */

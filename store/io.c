@@ -141,3 +141,28 @@ int sherd__io_size(const sherd__io *io, int fd, uint64_t *bytes)
         *bytes = (uint64_t)about.st_size;
     return code;
 }
+
+const char *sherd__io_remedy(int code)
+{
+    switch (code) {
+    case ENOSPC:
+    case EDQUOT:
+        return "free space there, or name another folder";
+    case EIO:
+        return "the storage fails: see the kernel's log, and name another folder";
+    case EMFILE:
+    case ENFILE:
+        return "raise the limit of open files (ulimit -n)";
+    case EACCES:
+    case EPERM:
+    case EROFS:
+        return "give this user the right to write there, or name another folder";
+    case ENOENT:
+    case ENOTDIR:
+        return "check the path, and create the folder";
+    case ENODATA:
+        return "the file is shorter than it was: leave it alone while it is in use";
+    default:
+        return "name another folder";
+    }
+}

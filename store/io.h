@@ -56,4 +56,7 @@ int sherd__io_unlink(const sherd__io *io, const char *path);
 int sherd__io_mkdir(const sherd__io *io, const char *path, mode_t mode);
 int sherd__io_size(const sherd__io *io, int fd, uint64_t *bytes); /* of a regular file; −EINVAL for others */
 
+/* What to do about an errno: "free space there, or name another folder". Static. */
+const char *sherd__io_remedy(int code);
+
 #endif

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * manifest.json: what a checkpoint is. A plain record, to text and back. The text holds its own checksum, so a manifest that
- * reads is the one that was written; it holds size and digest of every other file, so the checkpoint can be proved whole.
- * Numbers survive to the last bit. Keys that are not known are ignored: a later version may add some without changing `format`.
+ * manifest.json: what a checkpoint is. A plain record, to text and back. The text holds its own checksum, so a manifest
+ * that reads is the one that was written; it holds size and digest of every other file, so the checkpoint can be proved
+ * whole. Numbers survive to the last bit. Keys that are not known are ignored: a later version may add some without
+ * changing `format`.
  */
 #ifndef SHERD_STORE_MANIFEST_H
 #define SHERD_STORE_MANIFEST_H
@@ -72,16 +73,16 @@ sherd_status sherd__manifest_reserve(sherd__manifest *manifest, uint32_t params,
                                      sherd_error *err);
 /* sherd__free(allocator, *out, 1, *bytes + 1). EINVAL names what cannot be written (a name twice, a NaN). */
 sherd_status sherd__manifest_to_text(const sherd__manifest *manifest, char **out, uint64_t *bytes, sherd_error *err);
-/* Into an initialised manifest. `name` stands for the file in sentences. Every value is checked; on a fault the manifest is as after
- * init. */
+/* Into an initialised manifest. `name` stands for the file in sentences. Every value is checked; on a fault the
+ * manifest is as after init. */
 sherd_status sherd__manifest_parse(sherd__manifest *manifest, const char *text, uint64_t bytes, const char *name,
                                    sherd_error *err);
 /* FOLDER/manifest.json, durable. */
 sherd_status sherd__manifest_write(const sherd__manifest *manifest, const char *folder, const sherd__io *io,
                                    sherd_error *err);
 sherd_status sherd__manifest_read(sherd__manifest *manifest, const char *folder, const sherd__io *io, sherd_error *err);
-/* Reads every file the manifest names: EIO names the first that is missing, of another size, or changed. With `only` not NULL just
- * that one. */
+/* Reads every file the manifest names: EIO names the first that is missing, of another size, or changed. With `only`
+ * not NULL just that one. */
 sherd_status sherd__manifest_verify(const sherd__manifest *manifest, const char *folder, const char *only,
                                     const sherd__io *io, sherd_error *err);
 

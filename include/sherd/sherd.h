@@ -495,6 +495,41 @@ SHERD_API sherd_status sherd_engine_sum(sherd_engine *engine, double *value, she
 /* First error of the engine (or the last refused call's); SHERD_OK if there is none. Any thread. */
 SHERD_API sherd_status sherd_engine_error(sherd_engine *engine, sherd_error *err);
 
+/* --------------------------------------------------------------------------------------------------------- safetensors */
+
+/* Reading the safetensors format (github.com/huggingface/safetensors). Everything in the file is distrusted: lengths are checked
+ * against the file, tensors must cover it without gap or overlap, names must be unique. Local. */
+typedef struct sherd_safetensors sherd_safetensors;
+
+typedef struct sherd_tensor_info {
+    const char *name;  /* as long as the handle; so is dtype */
+    const char *dtype; /* the format's name: "F32", "BF16", "F16", "I64", … */
+    int32_t kind;      /* the sherd_dtype of that; -1: none of ours */
+    uint32_t ndim;     /* at most SHERD_MAX_DIMS: a file with more is refused */
+    int64_t shape[SHERD_MAX_DIMS];
+    int64_t elems;
+    uint64_t bytes;    /* of the data */
+    uint64_t offset;   /* of its first byte in the file */
+} sherd_tensor_info;
+
+/* Reads the header only. `allocator` may be NULL. Errors: EIO, ENOMEM, EINVAL: "FILE: tensor 'NAME': what is wrong". */
+SHERD_API sherd_status sherd_safetensors_open(const char *path, const sherd_allocator *allocator, sherd_safetensors **out,
+                                              sherd_error *err);
+SHERD_API void sherd_safetensors_close(sherd_safetensors *file);
+SHERD_API size_t sherd_safetensors_count(const sherd_safetensors *file);
+/* In the order of their bytes in the file. EINVAL: no such index. */
+SHERD_API sherd_status sherd_safetensors_info(const sherd_safetensors *file, size_t index, sherd_tensor_info *out);
+/* Index of a tensor; -1: there is none of that name. */
+SHERD_API int64_t sherd_safetensors_find(const sherd_safetensors *file, const char *name);
+/* A value of the header's __metadata__; NULL: none. As long as the handle. */
+SHERD_API const char *sherd_safetensors_metadata(const sherd_safetensors *file, const char *key);
+/* Elements [first, first + elems) of a tensor in row order, as they are in the file (little endian). Any thread, several at once. */
+SHERD_API sherd_status sherd_safetensors_read(const sherd_safetensors *file, size_t index, int64_t first, int64_t elems,
+                                              void *data, sherd_error *err);
+/* The same for F32, BF16 and F16, widened to fp32 (exact). EUNSUPPORTED for other types. Any thread. */
+SHERD_API sherd_status sherd_safetensors_read_fp32(const sherd_safetensors *file, size_t index, int64_t first, int64_t elems,
+                                                   float *data, sherd_error *err);
+
 /* ---------------------------------------------------------------------------------------------------------------- info */
 
 /* What this build and machine offer, as "key: value" lines (version, features, kernels, transports, limits). Like
