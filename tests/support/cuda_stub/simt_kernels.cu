@@ -65,8 +65,8 @@ static __global__ void mma(const int32_t *in, int32_t *out)
         rows[i] = (uint16_t)in[i];
     __syncwarp();
     uint32_t a[4], b[4];
-    sherd__ldmatrix_x4(a, rows + (lane % 16) * 16 + lane / 16 * 8);
-    sherd__ldmatrix_x4_trans(b, rows + 256 + lane % 16 * 8);
+    sherd__ldmatrix_x4(a, sherd__shared_address(rows + (lane % 16) * 16 + lane / 16 * 8));
+    sherd__ldmatrix_x4_trans(b, sherd__shared_address(rows + 256 + lane % 16 * 8));
     float c[4] = {0, 0, 0, 0};
     sherd__mma_bf16(c, a, b[0], b[1]);
     for (int e = 0; e < 4; e++)
@@ -113,7 +113,7 @@ static __global__ void odd_row(const int32_t *in, int32_t *out)
 {
     SHERD_DYNAMIC_SHARED(uint16_t, rows);
     uint32_t r[4];
-    sherd__ldmatrix_x4(r, rows + 1);
+    sherd__ldmatrix_x4(r, sherd__shared_address(rows + 1));
     out[threadIdx.x] = in[0] + (int)r[0];
 }
 

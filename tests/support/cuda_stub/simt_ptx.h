@@ -72,6 +72,13 @@ inline void load_matrices(place at, uint32_t *r, unsigned matrices, const void *
 
 } // namespace simt
 
+typedef uintptr_t sherd__shared; /* an address in shared memory */
+
+static inline sherd__shared sherd__shared_address(const void *at)
+{
+    return reinterpret_cast<uintptr_t>(at);
+}
+
 /* c += a · b */
 static inline void sherd__mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, SIMT__CALLER)
 {
@@ -80,14 +87,14 @@ static inline void sherd__mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32
     memcpy(c, static_cast<const simt::mma_lane *>(all)[simt::now->lane].c, sizeof c);
 }
 
-static inline void sherd__ldmatrix_x4(uint32_t (&r)[4], const void *row, SIMT__CALLER)
+static inline void sherd__ldmatrix_x4(uint32_t (&r)[4], sherd__shared row, SIMT__CALLER)
 {
-    simt::load_matrices(SIMT__AT("ldmatrix"), r, 4, row, false);
+    simt::load_matrices(SIMT__AT("ldmatrix"), r, 4, reinterpret_cast<const void *>(row), false);
 }
 
-static inline void sherd__ldmatrix_x4_trans(uint32_t (&r)[4], const void *row, SIMT__CALLER)
+static inline void sherd__ldmatrix_x4_trans(uint32_t (&r)[4], sherd__shared row, SIMT__CALLER)
 {
-    simt::load_matrices(SIMT__AT("ldmatrix.trans"), r, 4, row, true);
+    simt::load_matrices(SIMT__AT("ldmatrix.trans"), r, 4, reinterpret_cast<const void *>(row), true);
 }
 
 /* 16 bytes, of which `valid` are read and the rest are zeros. */
@@ -96,6 +103,13 @@ static inline void sherd__copy_async(void *to, const void *from, unsigned valid,
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0 || valid > 16)
         simt::fault("%s:%d: cp.async: addresses are aligned to 16 bytes, and at most 16 are read", file, line);
     simt::async_copy(to, from, 16, valid);
+}
+
+static inline void sherd__copy_async_word(void *to, const void *from, unsigned valid, SIMT__CALLER)
+{
+    if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 4 != 0 || valid > 4)
+        simt::fault("%s:%d: cp.async: addresses of a word are aligned to 4 bytes", file, line);
+    simt::async_copy(to, from, 4, valid);
 }
 
 static inline void sherd__copy_async_commit()
