@@ -17,4 +17,5 @@ if(SHERD_SIMT)
   sherd_test(NAME models_cuda_ops SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_ops.c LIBS sherd_models_cuda_stub sherd_cuda_stub)
   sherd_test(NAME models_cuda_model SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_model.c
     LIBS sherd_models_rig sherd_models_cuda_stub sherd_cuda_stub)
+  sherd_test(NAME models_cuda_engine SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_engine.c LIBS sherd_models_cuda_stub sherd_cuda_stub)
 endif()
