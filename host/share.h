@@ -35,9 +35,10 @@ typedef struct sherd__share {
     sherd__seat *reserved;    /* [n_reserved] left to the rank's own threads, nearest its device; may be none */
     sherd__share_node *nodes; /* [n_nodes ≥ 1]: nearest the device first, memory-only ones last */
     int32_t n_seats, n_reserved, n_nodes;
-    int32_t n_seated_nodes; /* of `nodes`, the first ones, which have seats */
-    int32_t home;           /* os number of the node nearest the device: where staging belongs */
-    int32_t crowded;        /* 1: more ranks than cores, so seats are shared with other ranks */
+    int32_t n_seated_nodes;                      /* of `nodes`, the first ones, which have seats */
+    int32_t home;                                /* os number of the node nearest the device: where staging belongs */
+    int32_t crowded;                             /* 1: more ranks than cores, so seats are shared with other ranks */
+    int32_t seat_room, reserved_room, node_room; /* of the arrays */
 } sherd__share;
 
 /* A rank's device: by its PCI bus id if the topology knows it, else by its node (os number), else (−1) unknown. */
@@ -64,8 +65,8 @@ void sherd__share_free(sherd__share *share);
 /* The share in the syntax of `text`; returns the length it wanted (as snprintf). */
 size_t sherd__share_print(const sherd__share *share, char *text, size_t bytes);
 
-/* Elements [*begin, *end) of part `part` of `parts` of `elems`: equal up to 256 elements, borders at multiples of 256,
- * so that neither the norm's blocks nor any result depends on the number of parts. */
+/* Elements [*begin, *end) of part `part` of `parts` of `elems`: equal up to one block of 256, borders at multiples of
+ * 256, so that neither the norm's blocks nor any result depends on the number of parts. */
 void sherd__even_part(int64_t elems, int32_t parts, int32_t part, int64_t *begin, int64_t *end);
 
 #endif

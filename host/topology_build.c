@@ -114,8 +114,10 @@ static void set_nodes(const sherd__raw_topology *raw, sherd__topology *out)
     for (int32_t i = 0; i < raw->n_nodes; i++)
         for (int32_t k = 0; k < raw->n_nodes; k++)
             if (raw->nodes[k].os == order[i])
-                out->nodes[i] = (sherd__topology_node){
-                    .os = order[i], .package = -1, .allowed = raw->nodes[k].allowed, .bytes = raw->nodes[k].bytes};
+                out->nodes[i] = (sherd__topology_node){.os = order[i],
+                                                       .package = raw->nodes[k].package,
+                                                       .allowed = raw->nodes[k].allowed,
+                                                       .bytes = raw->nodes[k].bytes};
 }
 
 static int32_t find_number(const int32_t *list, int32_t n, int32_t number)

@@ -301,11 +301,8 @@ static void reserved_huge_pages(void **state)
     uint64_t page = sherd__meminfo_huge_page(), free_before = sherd__meminfo_huge_free(-1);
     if (page == 0 || free_before < 3 * page)
         skip();
-    sherd__arena_options options = {.name = "huge",
-                                    .bytes = 3 * page - 5,
-                                    .node = -1,
-                                    .huge = SHERD__ARENA_MUST,
-                                    .lock = SHERD__ARENA_MUST};
+    sherd__arena_options options = {
+        .name = "huge", .bytes = 3 * page - 5, .node = -1, .huge = SHERD__ARENA_MUST, .lock = SHERD__ARENA_MUST};
     sherd__arena *arena = make_arena(&options);
     memset(sherd__arena_base(arena), 7, options.bytes);
     sherd__arena_report report = inspect(arena);

@@ -85,8 +85,10 @@ static void wakes_another_process(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(returns_at_its_limit), cmocka_unit_test(does_not_sleep_on_another_value),
-        cmocka_unit_test(wakes_a_thread), cmocka_unit_test(wakes_another_process),
+        cmocka_unit_test(returns_at_its_limit),
+        cmocka_unit_test(does_not_sleep_on_another_value),
+        cmocka_unit_test(wakes_a_thread),
+        cmocka_unit_test(wakes_another_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -260,9 +260,12 @@ static void every_allocation_may_fail(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_chunk_once), cmocka_unit_test(workers_take_part),
-        cmocka_unit_test(busy_team_leaves_the_caller_alone), cmocka_unit_test(loops_may_nest),
-        cmocka_unit_test(several_callers), cmocka_unit_test(sizes_are_checked),
+        cmocka_unit_test(every_chunk_once),
+        cmocka_unit_test(workers_take_part),
+        cmocka_unit_test(busy_team_leaves_the_caller_alone),
+        cmocka_unit_test(loops_may_nest),
+        cmocka_unit_test(several_callers),
+        cmocka_unit_test(sizes_are_checked),
         cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
