@@ -4,11 +4,12 @@
 
 usage: torch_train.py train --model 350m --batch 8 --seq 1024 [--device cuda] [--no-compile] [--pure-bf16] [--checkpointing]
        torch_train.py adamw --elems N
+       torch_train.py products --model 350m --batch 8 --seq 1024
 
 Parameters and moments are fp32 and products bf16 by autocast, which is what Sherd's fp32 master weights amount to;
 --pure-bf16 keeps everything in bf16: less memory, other numerics. `train` reads how many steps to time from standard input,
 a number a line, and answers each with a JSON object, so that it can take turns with other programs while it stays warm;
-`adamw` times the optimizer alone. Random tokens. Shapes are those of `sherd`; gpu-check compares the parameter counts.
+`adamw` times the optimizer alone, `products` the decoder's matrix products alone, forward and backward. Random tokens. Shapes are those of `sherd`; gpu-check compares the parameter counts.
 """
 import argparse
 import json
@@ -205,9 +206,32 @@ def adamw(args):
                       **memory(args.device)}))
 
 
+def products(args):
+    layers, hidden, heads, kv_heads, wide, vocab, _ = SHAPES[args.model]
+    rows, kv = args.batch * args.seq, hidden // heads * kv_heads
+    shapes = [(hidden, hidden)] * 2 + [(hidden, kv)] * 2 + [(hidden, wide)] * 2 + [(wide, hidden)]
+    seconds, flops = 0.0, 0
+    for (k, n), times in [(shape, layers) for shape in shapes] + [((hidden, vocab), 1)]:
+        # forward, and backward for inputs and for weights, as rows of m x k by k x n
+        for m, inner, out in ((rows, k, n), (rows, n, k), (k, rows, n)):
+            a = torch.randn(m, inner, device=args.device, dtype=torch.bfloat16)
+            b = torch.randn(inner, out, device=args.device, dtype=torch.bfloat16)
+            taken = []
+            for i in range(args.reps + WARM_UP):
+                settle(args.device)
+                begin = time.perf_counter()
+                for _ in range(4):
+                    torch.mm(a, b)
+                settle(args.device)
+                taken.append((time.perf_counter() - begin) / 4)
+            seconds += times * statistics.median(taken[WARM_UP:])
+            flops += times * 2 * m * inner * out
+    print(json.dumps({"model": args.model, "tflops": flops / seconds / 1e12, "ms": seconds * 1e3}))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("mode", choices=("train", "adamw"))
+    parser.add_argument("mode", choices=("train", "adamw", "products"))
     parser.add_argument("--model", choices=sorted(SHAPES), default="350m")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seq", type=int, default=1024)
@@ -219,7 +243,7 @@ def main():
     parser.add_argument("--checkpointing", action="store_true")
     args = parser.parse_args()
     torch.set_float32_matmul_precision("high")
-    {"train": train, "adamw": adamw}[args.mode](args)
+    {"train": train, "adamw": adamw, "products": products}[args.mode](args)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ static void bench_runs_and_nccl_wants_a_gpu_a_rank(void **state)
 {
     (void)state;
     command_run(&o, "",
-                "bench --model tiny --seq 16 --batch 2,100000000 --steps 2 --device cuda --ranks 2 --json 2>/dev/null");
+                "bench --model tiny --seq 16 --batch 2,16000000 --steps 2 --device cuda --ranks 2 --json 2>/dev/null");
     assert_int_equal(o.code, 0);
     assert_non_null(strstr(o.out, "\"fits\": true"));
     assert_non_null(strstr(o.out, "\"fits\": false"));
