@@ -4,7 +4,12 @@
  */
 #include "comm/comm.h"
 
+#include <stdio.h>
 #include <string.h>
+
+#if defined(SHERD_HAVE_CUDA)
+#include "comm/nccl_api.h"
+#endif
 
 void sherd_comm_options_init(sherd_comm_options *options, size_t size)
 {
@@ -15,6 +20,15 @@ void sherd_comm_options_init(sherd_comm_options *options, size_t size)
     memset(options, 0, size);
     memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
     options->size = size;
+}
+
+void sherd__comm_describe_nccl(char *text, size_t capacity)
+{
+#if defined(SHERD_HAVE_CUDA)
+    sherd__nccl_describe(text, capacity);
+#else
+    snprintf(text, capacity, "no: built without CUDA");
+#endif
 }
 
 void sherd_comm_destroy(sherd_comm *comm)

@@ -58,6 +58,9 @@ typedef struct sherd__comm_ops {
 
 #define SHERD__VOTE_MAX 64
 
+/* "yes, 2.28.9 (/usr/lib/libnccl.so.2)" or "no: …": looks for NCCL now. */
+void sherd__comm_describe_nccl(char *text, size_t capacity);
+
 /* Implementations put this first. */
 struct sherd_comm {
     const sherd__comm_ops *ops;

@@ -117,6 +117,8 @@ void sherd__control_init(sherd__control *control, int32_t rank, int32_t world);
 
 /* watch.c: sherd__await's poll; ctx is a sherd__wait. */
 sherd_status sherd__direct_poll(void *ctx, uint32_t which, int64_t waited_ns, const sherd__tag *tag, sherd_error *err);
+/* The same without limits: has a peer that `wait` needs died, given up or left? `place` names what is waited for. */
+sherd_status sherd__direct_look(const sherd__wait *wait, int64_t waited_ns, const char *place, sherd_error *err);
 void sherd__direct_abort(sherd_comm *comm, const sherd_error *why);
 /* A device's guard; ctx is the sherd__direct: a peer that gave up. */
 sherd_status sherd__direct_guard(void *ctx, sherd_error *err);

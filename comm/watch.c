@@ -180,11 +180,8 @@ static sherd_status check_limits(sherd__wait *wait, int32_t which, int64_t waite
     return SHERD_OK;
 }
 
-sherd_status sherd__direct_poll(void *ctx, uint32_t which, int64_t waited_ns, const sherd__tag *tag, sherd_error *err)
+sherd_status sherd__direct_look(const sherd__wait *wait, int64_t waited_ns, const char *place, sherd_error *err)
 {
-    sherd__wait *wait = ctx;
-    char place[96];
-    describe_place(wait->kind, tag, place, sizeof place);
     sherd_status status = time_to_look(wait->comm, waited_ns) ? look_for_dead(wait, place, err) : SHERD_OK;
     if (status == SHERD_OK) {
         status = look_for_aborts(wait, place, err);
@@ -194,6 +191,15 @@ sherd_status sherd__direct_poll(void *ctx, uint32_t which, int64_t waited_ns, co
         status = look_for_dead(wait, place, err);
         status = status == SHERD_OK ? look_for_left(wait, place, err) : status;
     }
+    return status;
+}
+
+sherd_status sherd__direct_poll(void *ctx, uint32_t which, int64_t waited_ns, const sherd__tag *tag, sherd_error *err)
+{
+    sherd__wait *wait = ctx;
+    char place[96];
+    describe_place(wait->kind, tag, place, sizeof place);
+    sherd_status status = sherd__direct_look(wait, waited_ns, place, err);
     return status == SHERD_OK ? check_limits(wait, (int32_t)which, waited_ns, place, err) : status;
 }
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/status.h"
+#include "comm/comm.h"
 #include "device/host_math.h"
 #include "device/info.h"
 
@@ -46,7 +47,6 @@ static const struct {
 #else
     {"mpi", "no: built without MPI"},
 #endif
-    {"nccl", "no: built without NCCL"},
     {"zero stages", "0, 1, 2"},
     {"types", "fp32, bf16"},
     {"optimizers", "AdamW, Adam, SGD"},
@@ -67,11 +67,13 @@ static void add_kernels(text *text)
 size_t sherd_info_text(char *buffer, size_t capacity)
 {
     text text = {buffer, buffer ? capacity : 0, 0};
-    char cuda[4096];
+    char cuda[4096], nccl[640];
 
     sherd__device_describe_cuda(cuda, sizeof cuda);
     add(&text, "sherd: %s\n", sherd_version());
     add(&text, "cuda: %s\n", cuda);
+    sherd__comm_describe_nccl(nccl, sizeof nccl);
+    add(&text, "nccl: %s\n", nccl);
     add(&text, "devices: host, check%s\n", strncmp(cuda, "yes", 3) == 0 ? ", cuda" : "");
     for (size_t i = 0; i < sizeof features / sizeof *features; i++)
         add(&text, "%s: %s\n", features[i].name, features[i].state);

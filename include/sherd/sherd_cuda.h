@@ -47,6 +47,20 @@ SHERD_API sherd_status sherd_cuda_count(int32_t *gpus, sherd_error *err);
 /* Makes the GPU's context, as any use does. */
 SHERD_API sherd_status sherd_cuda_gpu_read(int32_t ordinal, sherd_cuda_gpu *out, sherd_error *err);
 
+/* Ranks talk through NCCL, which is opened when this is called (libnccl.so.2, 2.19.3 or later: EUNSUPPORTED with what was
+ * looked for where there is none). COLLECTIVE: every rank is a process, or a thread, with a GPU of its own, which is the
+ * calling thread's current one. `allgather` as in sherd_comm_create_local; it carries NCCL's unique id, and where all ranks
+ * are on one host also what lets a rank say which peer died, gave up or did not come. World 1: it may be NULL. Takes a CUDA
+ * device on that GPU, and plans made for SHERD_TRANSPORT_NCCL. What NCCL takes of the GPU's memory is booked as `runtime`. */
+SHERD_API sherd_status sherd_comm_create_nccl(const sherd_comm_options *options, int32_t rank, int32_t world,
+                                              sherd_allgather_fn allgather, void *ctx, sherd_comm **out,
+                                              sherd_error *err);
+/* The same over the ranks of an ncclComm_t of the client's, by splitting it: COLLECTIVE, with no operation of it pending. It
+ * must outlive this call only, and is neither destroyed nor aborted. Without a bootstrap a rank learns that a peer is gone
+ * from NCCL or from its own limit. */
+SHERD_API sherd_status sherd_comm_adopt_nccl(const sherd_comm_options *options, void *nccl_comm, sherd_comm **out,
+                                             sherd_error *err);
+
 #if defined(__cplusplus)
 }
 #endif

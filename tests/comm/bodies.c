@@ -265,7 +265,7 @@ typedef struct random_state {
     sherd__window window;
     uint64_t part; /* bytes of a part: world × RANDOM_WORDS × 4 */
     uint64_t seed;
-    float sum[RANDOM_WORDS];
+    _Alignas(64) float sum[RANDOM_WORDS];
     uint64_t vote[2];
 } random_state;
 

@@ -96,6 +96,8 @@ const sherd_param *case_params(const engine_case *c, sherd_param out[16], uint32
 sherd_status case_config(const engine_case *c, sherd_config *out, sherd_error *err)
 {
     sherd_config_init(out, sizeof *out);
+    out->transport.kind = c->transport;
+    out->transport.reduction = c->reduction;
     out->train_micro_batch_size_per_gpu = 1;
     out->gradient_accumulation_steps = c->accumulation;
     out->gradient_clipping = c->clipping;

@@ -29,6 +29,8 @@ typedef struct engine_case {
     int32_t all_used;     /* every gradient comes */
     int32_t tied_large; /* the tied parameter is as large as the largest and follows it: its slot is its neighbour's */
     uint64_t seed;
+    sherd_transport transport;
+    sherd_reduction reduction;
 } engine_case;
 
 typedef struct case_result {
