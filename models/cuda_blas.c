@@ -243,12 +243,22 @@ void sherd__cuda_blas_destroy(sherd_cuda_blas *blas)
     free(blas);
 }
 
-/* Versions are major · 10000 + minor · 100 + patch; before 11.? and after, majors have had both 4 and 5 digits. */
-static void write_text(sherd_cuda_blas *blas)
+/* Versions are major · 10000 + minor · 100 + patch. */
+static void write_text(const sherd_blas_api *api, const char *note, char *text, size_t capacity)
 {
-    size_t v = blas->api.version();
-    snprintf(blas->text, sizeof blas->text, "cuBLASLt %zu.%zu.%zu%s, %s", v / 10000, v % 10000 / 100, v % 100,
-             blas->compute == SHERD_BLAS_COMPUTE_32F_FAST_TF32 ? " (tf32)" : "", blas->api.path);
+    size_t v = api->version();
+    snprintf(text, capacity, "cuBLASLt %zu.%zu.%zu%s, %s", v / 10000, v % 10000 / 100, v % 100, note, api->path);
+}
+
+void sherd__ops_cuda_text(char *text, size_t capacity)
+{
+    sherd_blas_api api;
+    sherd_error err = {.status = SHERD_OK};
+    if (sherd__cuda_blas_open(&api, &err) == SHERD_OK) {
+        write_text(&api, "", text, capacity);
+    } else {
+        snprintf(text, capacity, "no: %s", err.text);
+    }
 }
 
 sherd_status sherd__cuda_blas_create(const sherd_ops_options *options, int compute_major, sherd_cuda_blas **out,
@@ -278,7 +288,8 @@ sherd_status sherd__cuda_blas_create(const sherd_ops_options *options, int compu
         sherd__cuda_blas_destroy(blas);
         return status;
     }
-    write_text(blas);
+    write_text(&blas->api, blas->compute == SHERD_BLAS_COMPUTE_32F_FAST_TF32 ? " (tf32)" : "", blas->text,
+               sizeof blas->text);
     *out = blas;
     return SHERD_OK;
 }

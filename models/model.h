@@ -62,6 +62,9 @@ sherd_status sherd_model_params(const sherd_model_shape *shape, sherd_dtype dtyp
  * matrices, 1 for norms. Counter-based: any range, any order, any number of threads gives the same values. */
 void sherd_model_init_values(const sherd_model_shape *shape, const sherd_param *param, uint64_t seed, int64_t begin,
                              int64_t n, float *out);
+/* All values of a parameter, the same ones, made by `threads` threads. */
+sherd_status sherd_model_init_param(const sherd_model_shape *shape, const sherd_param *param, uint64_t seed,
+                                    int32_t threads, float *out, sherd_error *err);
 
 /* -------------------------------------------------------------------------------------------------------------- stores
  */
@@ -138,6 +141,10 @@ uint64_t sherd_model_activation_bytes(const sherd_model_shape *shape, sherd_dtyp
                                       int32_t checkpointing);
 /* "host ops: avx512, gemm: oneDNN 2.6 (bf16 through fp32: …), 2 threads": valid while the model lives. */
 const char *sherd_model_describe(const sherd_model *model);
+
+/* What GPUs would multiply with: "cuBLASLt 13.1.0, /usr/…/libcublasLt.so.13", or "no: " and why not. Writes at most
+ * `capacity` bytes with a final NUL. */
+void sherd_model_cuda_text(char *text, size_t capacity);
 
 /* Forward and backward of one micro-batch: tokens and targets are [batch][seq], every gradient of the store is written
  * (of the MEAN loss over the micro-batch's tokens). *loss: that mean, in nats, before the update. */

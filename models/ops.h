@@ -143,5 +143,6 @@ sherd_status sherd__ops_host_create(const sherd_ops_options *options, sherd_ops 
 uint64_t sherd__ops_host_bytes(const sherd_ops_options *options);
 sherd_status sherd__ops_cuda_create(const sherd_ops_options *options, sherd_ops **out, sherd_error *err);
 uint64_t sherd__ops_cuda_bytes(const sherd_ops_options *options);
+void sherd__ops_cuda_text(char *text, size_t capacity);
 
 #endif

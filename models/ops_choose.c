@@ -4,6 +4,8 @@
  */
 #include "models/ops.h"
 
+#include <stdio.h>
+
 static int is_cublaslt(sherd_model_gemm gemm)
 {
     return gemm == SHERD_MODEL_GEMM_CUBLASLT || gemm == SHERD_MODEL_GEMM_CUBLASLT_TF32;
@@ -48,4 +50,13 @@ uint64_t sherd__ops_bytes(const sherd_ops_options *o)
 #endif
     }
     return sherd__ops_host_bytes(o);
+}
+
+void sherd_model_cuda_text(char *text, size_t capacity)
+{
+#if defined(SHERD_HAVE_CUDA)
+    sherd__ops_cuda_text(text, capacity);
+#else
+    snprintf(text, capacity, "no: built without CUDA");
+#endif
 }

@@ -5,6 +5,7 @@
  * transform those into two normal ones.
  */
 #include "models/params.h"
+#include "models/pool.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -133,4 +134,39 @@ void sherd_model_init_values(const sherd_model_shape *s, const sherd_param *para
         }
         out[i] = (float)(pair[at % 2] * s->init_std);
     }
+}
+
+#define INIT_RUN ((int64_t)1 << 16) /* elements of one task */
+
+typedef struct init_job {
+    const sherd_model_shape *shape;
+    const sherd_param *param;
+    uint64_t seed;
+    int64_t elems;
+    float *out;
+} init_job;
+
+static void init_task(void *ctx, int64_t task, int worker)
+{
+    const init_job *j = ctx;
+    int64_t begin = task * INIT_RUN, n = sherd__model_min(INIT_RUN, j->elems - begin);
+    (void)worker;
+    sherd_model_init_values(j->shape, j->param, j->seed, begin, n, j->out + begin);
+}
+
+sherd_status sherd_model_init_param(const sherd_model_shape *shape, const sherd_param *param, uint64_t seed,
+                                    int32_t threads, float *out, sherd_error *err)
+{
+    init_job job = {shape, param, seed, 1, out};
+    sherd_pool *pool = NULL;
+    for (uint32_t i = 0; i < param->ndim; i++) {
+        job.elems *= param->shape[i];
+    }
+    int64_t tasks = sherd__model_ceil(job.elems, INIT_RUN), wanted = threads < 1 ? 1 : threads;
+    sherd_status status = sherd__pool_create((int)sherd__model_max(1, sherd__model_min(wanted, tasks)), &pool, err);
+    if (status == SHERD_OK) {
+        sherd__pool_run(pool, tasks, init_task, &job);
+    }
+    sherd__pool_destroy(pool);
+    return status;
 }

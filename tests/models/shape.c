@@ -184,6 +184,23 @@ static void initial_values_depend_on_seed_name_and_index_only(void **state)
     assert_true(other[0] == 1.0f && other[1] == 1.0f && other[2] == 1.0f);
 }
 
+static void initial_values_are_the_same_from_any_number_of_threads(void **state)
+{
+    (void)state;
+    sherd_model_shape shape;
+    sherd_param p = {.name = "lm_head.weight", .ndim = 2, .shape = {700, 331}}; /* four tasks, the last one short */
+    enum { N = 700 * 331 };
+    static float whole[N], again[N];
+    sherd_error err = {0};
+    assert_int_equal(sherd_model_shape_read("tiny", &shape, NULL), SHERD_OK);
+    sherd_model_init_values(&shape, &p, 11, 0, N, whole);
+    for (int32_t threads = 0; threads <= 9; threads += 3) {
+        memset(again, 0, sizeof again);
+        assert_int_equal(sherd_model_init_param(&shape, &p, 11, threads, again, &err), SHERD_OK);
+        assert_memory_equal(whole, again, sizeof whole);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -192,6 +209,7 @@ int main(void)
         cmocka_unit_test(hugging_face_keys_are_read),
         cmocka_unit_test(bad_shapes_are_refused_by_name),
         cmocka_unit_test(initial_values_depend_on_seed_name_and_index_only),
+        cmocka_unit_test(initial_values_are_the_same_from_any_number_of_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
