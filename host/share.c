@@ -226,15 +226,23 @@ static int32_t reach(const deal *it, int32_t rank, int32_t node)
     return nearest;
 }
 
-/* A node without cores belongs to the ranks whose cores are nearest to it. */
+/* How far the nearest cores of the machine are, whoever may use them. */
+static int32_t nearest_cores(const sherd__topology *topology, int32_t node)
+{
+    int32_t nearest = INT32_MAX;
+    for (int32_t n = 0; n < topology->n_nodes; n++)
+        if (topology->nodes[n].cores > 0)
+            nearest = smaller(nearest, distance(topology, n, node));
+    return nearest;
+}
+
+/* A node without cores belongs to the ranks that use the cores nearest to it; to nobody here if these are not ours. */
 static void add_memory_nodes(const deal *it, sherd__share *out)
 {
     for (int32_t node = 0; node < it->nodes; node++) {
         if (it->topology->nodes[node].cores > 0 || !it->topology->nodes[node].allowed)
             continue;
-        int32_t nearest = INT32_MAX, sharers = 0;
-        for (int32_t r = 0; r < it->ranks; r++)
-            nearest = smaller(nearest, reach(it, r, node));
+        int32_t nearest = nearest_cores(it->topology, node), sharers = 0;
         for (int32_t r = 0; r < it->ranks; r++)
             sharers += reach(it, r, node) == nearest;
         if (reach(it, it->options->rank, node) == nearest)
@@ -279,7 +287,7 @@ static sherd_status deal_out(const sherd__topology *topology, const sherd__share
                              sherd_error *err)
 {
     int32_t order[SHERD__MAX_NODES];
-    deal it;
+    deal it = {0};
     sherd_status status = make_deal(topology, options, &it, err);
     if (status != SHERD_OK)
         return status;

@@ -380,7 +380,7 @@ static sherd_status check_range(const sherd_safetensors *file, size_t index, int
 sherd_status sherd_safetensors_read(const sherd_safetensors *file, size_t index, int64_t first, int64_t elems,
                                     void *data, sherd_error *err)
 {
-    const sherd_tensor_info *tensor;
+    const sherd_tensor_info *tensor = NULL;
     sherd_status status = check_range(file, index, first, elems, &tensor, err);
     if (status != SHERD_OK || elems == 0)
         return status;
@@ -418,7 +418,7 @@ static void widen(float *data, int64_t elems, int32_t kind)
 sherd_status sherd_safetensors_read_fp32(const sherd_safetensors *file, size_t index, int64_t first, int64_t elems,
                                          float *data, sherd_error *err)
 {
-    const sherd_tensor_info *tensor;
+    const sherd_tensor_info *tensor = NULL;
     sherd_status status = check_range(file, index, first, elems, &tensor, err);
     if (status != SHERD_OK)
         return status;
