@@ -66,16 +66,17 @@ static void describe_call(uint32_t word, char *text, size_t bytes)
     }
 }
 
-/* Runs on the stream after the wait: every peer's words of this slot are those of this collective. */
-static void compare_calls(void *arg)
+/* After the wait: every peer's words of this slot are those of this collective. */
+static void compare_calls(void *arg, const uint32_t says[2])
 {
     const sherd__compare *compare = arg;
     sherd__direct *direct = compare->comm;
     sherd_comm *comm = &direct->base;
-    _Atomic uint32_t *own = direct->control[comm->rank]->what[compare->slot];
-    uint32_t call = atomic_load_explicit(&own[0], memory_order_relaxed);
-    uint32_t sizes = atomic_load_explicit(&own[1], memory_order_relaxed);
+    uint32_t call = says[0], sizes = says[1];
     for (int32_t peer = 0; peer < comm->world; peer++) {
+        if (peer == comm->rank) {
+            continue;
+        }
         _Atomic uint32_t *theirs = direct->control[peer]->what[compare->slot];
         uint32_t peer_call = atomic_load_explicit(&theirs[0], memory_order_relaxed);
         if (peer_call == call && atomic_load_explicit(&theirs[1], memory_order_relaxed) == sizes) {

@@ -227,8 +227,9 @@ static sherd_status try_window(sherd__direct *direct, sherd__view *view, sherd__
     sherd_status status = SHERD_OK;
     view->place = direct->place;
     view->number = ++direct->windows;
-    view->mapped =
-        view->place == SHERD__PLACE_DEVICE ? device->ops->share->whole(view->bytes) : sherd__map_bytes(view->bytes);
+    view->mapped = view->place == SHERD__PLACE_DEVICE
+                       ? device->ops->share->whole(view->bytes, direct->peers->keep == NULL)
+                       : sherd__map_bytes(view->bytes);
     if (view->mapped == 0) {
         status = sherd__fail(&error, SHERD_ENOMEM, "no memory for a window of %" PRIu64 " bytes", view->bytes);
     } else {

@@ -160,7 +160,9 @@ sherd_status sherd__cuda_await_flags(sherd_device *device, const char *stream, s
 /* cuda_memory.c */
 sherd_status sherd__cuda_memory_get(sherd_device *device, sherd_tier tier, uint64_t bytes, void **out,
                                     uint64_t *rounding, sherd_error *err);
+sherd_status sherd__cuda_memory_free(sherd_device *device, uint64_t *out, sherd_error *err);
 void sherd__cuda_memory_put(sherd_device *device, sherd_tier tier, void *block, uint64_t bytes);
+uint64_t sherd__cuda_rounded(sherd_tier tier, uint64_t bytes); /* what the driver takes; 0: too many */
 /* 1: memory that CUDA does not know. Kernels cannot reach it, and copies of it may wait for the stream. Returns a
  * cudaError_t. */
 int sherd__cuda_pageable(const void *address, int *pageable);

@@ -177,7 +177,7 @@ static sherd_status issue_meet(sherd__cuda_stream *stream, const sherd__op *op)
 {
     sherd_status status = join_posts(stream, op, &op->u.meet.await);
     if (status == SHERD_OK)
-        op->u.meet.look(op->u.meet.arg);
+        op->u.meet.look(op->u.meet.arg, op->u.meet.says);
     return status == SHERD_OK ? sherd__device_error(stream->base.device, NULL) : status;
 }
 

@@ -22,8 +22,7 @@ static uint64_t unit_of(sherd_tier tier, uint64_t bytes)
     return bytes >= PAGED_FROM_BYTES ? PAGE_BYTES : SMALL_BYTES;
 }
 
-/* 0 if it cannot be rounded. */
-static uint64_t rounded(sherd_tier tier, uint64_t bytes)
+uint64_t sherd__cuda_rounded(sherd_tier tier, uint64_t bytes)
 {
     uint64_t unit = unit_of(tier, bytes), sum;
     if (!sherd__add_u64(bytes ? bytes : 1, unit - 1, &sum) || sum > INT64_MAX)
@@ -36,7 +35,7 @@ sherd_status sherd__cuda_memory_get(sherd_device *device, sherd_tier tier, uint6
 {
     if (tier != SHERD_TIER_DEVICE && tier != SHERD_TIER_HOST)
         return sherd__fail(err, SHERD_EUNSUPPORTED, "memory on tier '%s' is not built yet", sherd_tier_name(tier));
-    uint64_t whole = rounded(tier, bytes);
+    uint64_t whole = sherd__cuda_rounded(tier, bytes);
     size_t free_bytes = 0, total_bytes = 0;
     int code = (int)cudaErrorMemoryAllocation, former = sherd__cuda_enter(device);
     if (whole > 0)
@@ -137,4 +136,22 @@ void sherd__cuda_memory_put(sherd_device *device, sherd_tier tier, void *block, 
     if (may_free(device))
         (void)(tier == SHERD_TIER_DEVICE ? cudaFree(block) : cudaFreeHost(block));
     sherd__cuda_leave(device, former);
+}
+
+sherd_status sherd__cuda_memory_free(sherd_device *base, uint64_t *out, sherd_error *err)
+{
+    uint64_t limit = base->ledger.limit[SHERD_TIER_DEVICE], held;
+    size_t free_bytes = 0, total_bytes = 0;
+    sherd_memory live;
+    int former = sherd__cuda_enter(base), code = (int)cudaMemGetInfo(&free_bytes, &total_bytes);
+
+    sherd__cuda_leave(base, former);
+    if (code != (int)cudaSuccess)
+        return sherd__cuda_refused(err, code, "cudaMemGetInfo");
+    sherd__ledger_read(&base->ledger, &live, NULL, NULL);
+    held = sherd_memory_total(&live, SHERD_TIER_DEVICE);
+    *out = free_bytes;
+    if (limit > 0 && (limit > held ? limit - held : 0) < *out)
+        *out = limit > held ? limit - held : 0;
+    return SHERD_OK;
 }

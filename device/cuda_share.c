@@ -3,23 +3,26 @@
  * Memory of the GPU that other ranks' kernels read: windows. Ranks of one process hand each other the address; where
  * they use two GPUs, both must let the other in. Ranks of several processes lend it by CUDA's handles.
  *
- * Whole pages of 2 MiB, so that a lent block shows nothing of its neighbours.
+ * What is lent is whole pages of 2 MiB, so that it shows nothing of its neighbours.
  */
 #include <string.h>
 
 #include "device/cuda.h"
 
 #define PAGE_BYTES (UINT64_C(2) << 20)
+#define SMALL_BYTES UINT64_C(4096)
 
 static int32_t number(const sherd_device *device)
 {
     return ((const sherd__cuda_device *)device)->ordinal;
 }
 
-static uint64_t whole(uint64_t bytes)
+static uint64_t whole(uint64_t bytes, int32_t lent)
 {
     if (bytes > (uint64_t)INT64_MAX - PAGE_BYTES)
         return 0;
+    if (!lent)
+        return sherd__cuda_rounded(SHERD_TIER_DEVICE, (bytes + SMALL_BYTES - 1) / SMALL_BYTES * SMALL_BYTES);
     return bytes == 0 ? PAGE_BYTES : (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
 }
 

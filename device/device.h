@@ -107,7 +107,9 @@ typedef struct sherd__meet {
     uint32_t value;
     sherd__post *post;   /* beside `flag`, or NULL */
     sherd__await await;  /* the others */
-    sherd__host_fn look; /* before anything enqueued later moves; it must not call the device, but may poison it */
+    /* When all have arrived, before anything enqueued later moves; it must not call the device, but may poison it. The
+     * own words may not be there yet, so they are passed. */
+    void (*look)(void *arg, const uint32_t says[2]);
     void *arg;
 } sherd__meet;
 
@@ -116,7 +118,7 @@ typedef struct sherd__meet {
  * `reach`, `lend` and `borrow` means: another way must be taken; the device is as good as before. */
 typedef struct sherd__share_ops {
     int32_t (*number)(const sherd_device *device); /* of its memory, within this process */
-    uint64_t (*whole)(uint64_t bytes);             /* what `bytes` take; 0: too many */
+    uint64_t (*whole)(uint64_t bytes, int32_t lent); /* what `bytes` take; 0: too many. lent: to other processes */
     sherd_status (*get)(sherd_device *device, uint64_t whole, void **out, sherd_error *err); /* zeroed */
     /* Never blocks on a device that hangs: then the memory stays. device NULL: it is gone. */
     void (*put)(sherd_device *device, int32_t number, void *block);
@@ -138,6 +140,8 @@ typedef struct sherd__device_ops {
     sherd_status (*memory_get)(sherd_device *device, sherd_tier tier, uint64_t bytes, void **out, uint64_t *rounding,
                                sherd_error *err);
     void (*memory_put)(sherd_device *device, sherd_tier tier, void *block, uint64_t bytes);
+    /* Bytes of the device tier that could still be had, within the ledger's limit. */
+    sherd_status (*memory_free)(sherd_device *device, uint64_t *out, sherd_error *err);
     /* `capacity`: operations that may be pending at once; enqueueing into a full stream waits within the limit. */
     sherd_status (*stream_create)(sherd_device *device, const char *name, uint32_t capacity, sherd__stream **out,
                                   sherd_error *err);

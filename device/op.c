@@ -41,13 +41,15 @@ void sherd__op_run(const sherd__op *op, const sherd__host_math *math, sherd__tea
     case SHERD__OP_HOST_CALL:
         op->u.call.fn(op->u.call.arg);
         break;
+    case SHERD__OP_MEET:
+        op->u.meet.look(op->u.meet.arg, op->u.meet.says);
+        break;
     case SHERD__OP_HOOK:
     case SHERD__OP_RECORD:
     case SHERD__OP_WAIT:
     case SHERD__OP_SIGNAL:
     case SHERD__OP_AWAIT:
     case SHERD__OP_TOUCH:
-    case SHERD__OP_MEET:
     case SHERD__OP_HOST_WORK: /* see sherd__op_do_work */
         break;
     }
@@ -157,6 +159,7 @@ sherd_status sherd__op_announce(sherd__stream *stream, sherd__tag tag, _Atomic u
 
 sherd_status sherd__op_meet(sherd__stream *stream, sherd__tag tag, const sherd__meet *meet)
 {
+    sherd__op look = {.kind = SHERD__OP_MEET, .tag = tag, .u.meet = *meet};
     sherd_status status = SHERD_OK;
     for (int i = 0; i < 2 && status == SHERD_OK; i++)
         status = sherd__op_signal(stream, tag, meet->word[i], meet->says[i]);
@@ -164,7 +167,7 @@ sherd_status sherd__op_meet(sherd__stream *stream, sherd__tag tag, const sherd__
         status = sherd__op_signal(stream, tag, meet->flag, meet->value);
     if (status == SHERD_OK)
         status = sherd__op_await(stream, tag, &meet->await);
-    return status == SHERD_OK ? sherd__op_host_call(stream, tag, meet->look, meet->arg, NULL, 0) : status;
+    return status == SHERD_OK ? stream->submit(stream, &look) : status;
 }
 
 sherd_status sherd__op_host_call(sherd__stream *stream, sherd__tag tag, sherd__host_fn fn, void *arg,

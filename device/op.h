@@ -29,7 +29,7 @@ typedef enum sherd__op_kind {
     SHERD__OP_HOST_CALL,
     SHERD__OP_HOST_WORK,
     SHERD__OP_TOUCH,
-    SHERD__OP_MEET /* where a device takes it as one; else its parts */
+    SHERD__OP_MEET /* where a device takes it as one; else its last part */
 } sherd__op_kind;
 
 typedef struct sherd__op {
@@ -146,6 +146,7 @@ sherd_status sherd__op_do_work(sherd_device *device, const sherd__op *op);
 /* Memory of the device and host tiers: main memory (device/host_memory.c). */
 sherd_status sherd__host_memory_get(sherd_device *device, sherd_tier tier, uint64_t bytes, void **out,
                                     uint64_t *rounding, sherd_error *err);
+sherd_status sherd__host_memory_free(sherd_device *device, uint64_t *out, sherd_error *err);
 void sherd__host_memory_put(sherd_device *device, sherd_tier tier, void *block, uint64_t bytes);
 
 #endif

@@ -13,6 +13,8 @@ if(SHERD_CUDA_STUB OR SHERD_HAVE_CUDA)
     LIBS sherd_cuda_stub)
   sherd_test(NAME device_cuda_streams SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_streams.c LIBS sherd_cuda_stub TIMEOUT 60)
   sherd_test(NAME device_cuda_faults SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_faults.c LIBS sherd_cuda_stub sherd_test_engine TIMEOUT 120)
+  sherd_test(NAME device_cuda_windows SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_windows.c "${PROJECT_SOURCE_DIR}/tests/comm/bodies.c"
+    "${PROJECT_SOURCE_DIR}/tests/comm/world.c" LIBS sherd_cuda_stub TIMEOUT 120)
   sherd_test(NAME device_cuda_engine SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_engine.c LIBS sherd_cuda_stub sherd_test_engine TIMEOUT 300)
 endif()
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * The engine's matrix with ranks on CUDA devices over the stub: control flow, order and arithmetic, equal to the
- * unsharded oracle in every bit. Memory of the device tier is hidden from the CPU while no kernel or copy runs (but
- * for gradients, which the client here writes; windows are pinned memory). It shows nothing about a GPU.
+ * unsharded oracle in every bit. Ranks are threads, and processes that lend each other their memory. Memory of the
+ * device tier is hidden from the CPU while no kernel or copy runs (but for what the client here reads and writes). It
+ * shows nothing about a GPU.
  */
 #include <pthread.h>
 #include <setjmp.h>
@@ -12,6 +13,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -45,7 +49,8 @@ static uint32_t combinations;
 static sherd_status touch_by_cpu(sherd_device *device, sherd__tag tag, sherd__access access)
 {
     if (strncmp(tag.name, "client ", 7) == 0)
-        cuda_stub_show_memory(access.address); /* parameters and gradients are device memory, which it reads and writes */
+        cuda_stub_show_memory(
+            access.address); /* parameters and gradients are device memory, which it reads and writes */
     return sherd__cuda_await_idle((sherd__cuda_stream *)device->compute, "client on the CPU");
 }
 
@@ -63,7 +68,8 @@ static void *rank_main(void *arg)
     ops.touch = touch_by_cpu;
     device->ops = &ops;
     const run *run = self->run;
-    for (uint32_t i = run->first; i < MAX_CASES && case_at(i, run->world, run->steps, run->wide, &c); i += run->stride) {
+    for (uint32_t i = run->first; i < MAX_CASES && case_at(i, run->world, run->steps, run->wide, &c);
+         i += run->stride) {
         case_result *result = &self->run->results[self->rank][i];
         case_run_rank(&c, device, self->comm, result);
         if (result->status != SHERD_OK)
@@ -95,12 +101,52 @@ static void run_ranks(run *run)
     }
 }
 
+/* A process of its own: what it leaves is in `run`, which is shared. */
+static int process_main(run *run, sherd_rendezvous *rendezvous, int32_t rank)
+{
+    rank_thread self = {.run = run, .rank = rank};
+    sherd_comm_options options;
+    sherd_comm_options_init(&options, sizeof options);
+    options.fail_after_s = 30;
+    if (sherd_rendezvous_join(rendezvous, rank, &self.err) != SHERD_OK ||
+        sherd_comm_create_local(&options, rank, run->world, sherd_rendezvous_allgather, rendezvous, &self.comm,
+                                &self.err) != SHERD_OK ||
+        (rank_main(&self), self.err.status) != SHERD_OK) {
+        fprintf(stderr, "rank %d: %s\n", rank, self.err.text);
+        return 1;
+    }
+    return cuda_stub_calls("update") == 0;
+}
+
+static void run_processes(run *run)
+{
+    sherd_rendezvous *rendezvous;
+    pid_t pids[RANKS];
+    int state;
+    sherd_error err;
+    if (sherd_rendezvous_create(run->world, &rendezvous, &err) != SHERD_OK)
+        fail_msg("%s", err.text);
+    fflush(NULL);
+    for (int32_t r = 0; r < run->world; r++) {
+        pids[r] = fork();
+        assert_true(pids[r] >= 0);
+        if (pids[r] == 0) {
+            alarm(100);
+            _exit(process_main(run, rendezvous, r));
+        }
+    }
+    for (int32_t r = 0; r < run->world; r++)
+        assert_true(waitpid(pids[r], &state, 0) == pids[r] && WIFEXITED(state) && WEXITSTATUS(state) == 0);
+    sherd_rendezvous_destroy(rendezvous);
+}
+
 static void compare(const run *run)
 {
     engine_case c;
     case_result want;
     uint32_t compared = 0;
-    for (uint32_t i = run->first; i < MAX_CASES && case_at(i, run->world, run->steps, run->wide, &c); i += run->stride) {
+    for (uint32_t i = run->first; i < MAX_CASES && case_at(i, run->world, run->steps, run->wide, &c);
+         i += run->stride) {
         case_run_oracle(&c, SHERD_ORACLE_RIGHT, &want);
         for (int32_t r = 0; r < run->world; r++) {
             const case_result *got = &run->results[r][i];
@@ -135,6 +181,25 @@ static void run_world(int32_t world, int64_t steps, int wide, uint32_t first, ui
     free(run);
 }
 
+/* In GPU memory that is lent, and in pinned files where it cannot be. */
+static void test_processes(void **state)
+{
+    (void)state;
+    for (int lend = 0; lend < 2; lend++) {
+        run *run = mmap(NULL, sizeof *run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        assert_true(run != MAP_FAILED);
+        cuda_stub_reset(1, 0);
+        cuda_stub_hide_memory(1);
+        cuda_stub_refuse_lending(!lend);
+        run->world = 2 + lend;
+        run->steps = 4;
+        run->stride = 5;
+        run_processes(run);
+        compare(run);
+        munmap(run, sizeof *run);
+    }
+}
+
 static void test_matrix(void **state)
 {
     (void)state;
@@ -153,6 +218,7 @@ static void test_wide(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_matrix), cmocka_unit_test(test_wide)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_processes), cmocka_unit_test(test_matrix),
+                                       cmocka_unit_test(test_wide)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,6 +22,8 @@ void cuda_stub_part_gpus(int on);
 void cuda_stub_refuse_lending(int on);
 /* Did GPU `gpu` get access to the other's memory? */
 int cuda_stub_reaches(int gpu, int other);
+/* Streams do not wait for events: how a test sees that its waits are needed. */
+void cuda_stub_ignore_waits(int on);
 /* Every fourth item comes up to so much later, by chance. */
 void cuda_stub_delay(int us);
 /* The `nth` call (from 1, counted from now) of the named function returns `code`. */
