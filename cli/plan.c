@@ -126,7 +126,7 @@ static void print_model(void)
 int cli_info(const cli_options *options)
 {
     size_t length = sherd_info_text(NULL, 0);
-    char *text, available[32];
+    char *text, available[32], gpu_products[640];
     int code;
 
     if (options->keys) {
@@ -140,6 +140,8 @@ int cli_info(const cli_options *options)
     code = print_text(text, "text");
     free(text);
     print_model();
+    sherd_model_cuda_text(gpu_products, sizeof gpu_products);
+    printf("decoder on GPUs: products: %s\n", gpu_products);
     printf("cores this process may use: %d\n", (int)cli_cores());
     printf("memory available: %s\n", cli_bytes_text(cli_available_bytes(), available, sizeof available));
     return code;

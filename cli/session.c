@@ -78,10 +78,13 @@ static sherd_status write_weights(cli_session *session, sherd_error *err)
         if (first && values == NULL) {
             return cli_fail(err, SHERD_ENOMEM, "no memory for the first values of %s", param->name);
         }
-        if (first) {
-            sherd_model_init_values(&session->shape, param, session->rank->options->seed, 0, elems, values);
+        if (first) { /* the other ranks wait: their cores are free */
+            status = sherd_model_init_param(&session->shape, param, session->rank->options->seed, cli_cores(), values,
+                                            err);
         }
-        status = sherd_param_write(session->engine, i, values, err);
+        if (status == SHERD_OK) {
+            status = sherd_param_write(session->engine, i, values, err);
+        }
         free(values);
     }
     return status;
