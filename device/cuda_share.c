@@ -21,9 +21,8 @@ static uint64_t whole(uint64_t bytes, int32_t lent)
 {
     if (bytes > (uint64_t)INT64_MAX - PAGE_BYTES)
         return 0;
-    if (!lent)
-        return sherd__cuda_rounded(SHERD_TIER_DEVICE, (bytes + SMALL_BYTES - 1) / SMALL_BYTES * SMALL_BYTES);
-    return bytes == 0 ? PAGE_BYTES : (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+    uint64_t unit = lent ? PAGE_BYTES : SMALL_BYTES;
+    return sherd__cuda_rounded(SHERD_TIER_DEVICE, bytes == 0 ? unit : (bytes + unit - 1) / unit * unit);
 }
 
 /* On a stream of its own: the compute stream may be the client's, and busy. */
