@@ -42,6 +42,15 @@ sherd_status cli_gpu_device(const cli_rank *rank, const sherd_device_options *op
     return sherd_device_create_cuda(&cuda, out, err);
 }
 
+sherd_status cli_gpu_nccl(const cli_rank *rank, const sherd_comm_options *options, sherd_allgather_fn allgather,
+                          void *ctx, sherd_comm **out, sherd_error *err)
+{
+    sherd_status status = sherd_cuda_use(rank->rank % rank->gpus.count, err);
+
+    return status == SHERD_OK ? sherd_comm_create_nccl(options, rank->rank, rank->world, allgather, ctx, out, err)
+                              : status;
+}
+
 void cli_gpu_print_json(FILE *out, const cli_rank *rank)
 {
     sherd_cuda_gpu gpu = {.size = sizeof gpu};
@@ -87,24 +96,6 @@ sherd_status cli_gpu_device(const cli_rank *rank, const sherd_device_options *op
     return without_cuda(err);
 }
 
-void cli_gpu_print_json(FILE *out, const cli_rank *rank)
-{
-    (void)out;
-    (void)rank;
-}
-
-#endif
-
-#if defined(SHERD_HAVE_CUDA) && defined(SHERD_HAVE_NCCL)
-
-sherd_status cli_gpu_nccl(const cli_rank *rank, const sherd_comm_options *options, sherd_allgather_fn allgather,
-                          void *ctx, sherd_comm **out, sherd_error *err)
-{
-    return sherd_comm_create_nccl(options, rank->rank, rank->world, allgather, ctx, out, err);
-}
-
-#else
-
 sherd_status cli_gpu_nccl(const cli_rank *rank, const sherd_comm_options *options, sherd_allgather_fn allgather,
                           void *ctx, sherd_comm **out, sherd_error *err)
 {
@@ -113,9 +104,13 @@ sherd_status cli_gpu_nccl(const cli_rank *rank, const sherd_comm_options *option
     (void)allgather;
     (void)ctx;
     (void)out;
-    return cli_fail(err, SHERD_EUNSUPPORTED,
-                    "--comm nccl: unsupported, this command was built without NCCL; use --comm "
-                    "direct");
+    return without_cuda(err);
+}
+
+void cli_gpu_print_json(FILE *out, const cli_rank *rank)
+{
+    (void)out;
+    (void)rank;
 }
 
 #endif

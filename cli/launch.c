@@ -211,7 +211,7 @@ static int check_ways(const cli_options *options)
                          options->ranks > 0 ? "--ranks" : "--device check");
     }
     if (options->transport == CLI_NCCL && options->device != CLI_CUDA) {
-        return cli_usage("--comm nccl is for GPUs; add --device cuda or leave it out");
+        return cli_usage("NCCL is for GPUs; add --device cuda, or leave out --comm nccl");
     }
     return CLI_OK;
 }
@@ -233,13 +233,19 @@ static int look_at_gpus(const cli_options *options, cli_gpus *gpus)
     return cli_is_first() ? cli_failure(-1, &err) : CLI_FAILED;
 }
 
-int cli_launch(const cli_options *options, const sherd_config *config, cli_body body, void *ctx)
+int cli_launch(const cli_options *given, const sherd_config *config, cli_body body, void *ctx)
 {
     static const int32_t nobody = -1;
     cli_gpus gpus = {0};
+    cli_options known = *given;
+    const cli_options *options = &known;
     sherd_comm_options comm;
-    int code = check_ways(options), threads;
+    int code, threads;
 
+    if (config->transport.kind == SHERD_TRANSPORT_NCCL) { /* sherd.transport says what --comm would */
+        known.transport = CLI_NCCL;
+    }
+    code = check_ways(options);
     if (code == CLI_OK && options->device == CLI_CUDA) {
         code = look_at_gpus(options, &gpus);
     }

@@ -90,6 +90,12 @@ sherd_status cli_config(const cli_options *options, sherd_config *out, sherd_err
     static const int32_t nobody = -1;
     sherd_log log = cli_log(&nobody);
 
+    sherd_status status;
+
     sherd_config_init(out, sizeof *out);
-    return sherd_config_read(out, options->config, options->sets, options->n_sets, &log, err);
+    status = sherd_config_read(out, options->config, options->sets, options->n_sets, &log, err);
+    if (options->transport != CLI_AUTO) { /* --comm stands above the file */
+        out->transport.kind = options->transport == CLI_NCCL ? SHERD_TRANSPORT_NCCL : SHERD_TRANSPORT_DIRECT;
+    }
+    return status;
 }

@@ -79,8 +79,8 @@ static sherd_status write_weights(cli_session *session, sherd_error *err)
             return cli_fail(err, SHERD_ENOMEM, "no memory for the first values of %s", param->name);
         }
         if (first) { /* the other ranks wait: their cores are free */
-            status = sherd_model_init_param(&session->shape, param, session->rank->options->seed, cli_cores(), values,
-                                            err);
+            status =
+                sherd_model_init_param(&session->shape, param, session->rank->options->seed, cli_cores(), values, err);
         }
         if (status == SHERD_OK) {
             status = sherd_param_write(session->engine, i, values, err);
@@ -138,8 +138,8 @@ sherd_status cli_session_open(cli_session *session, const cli_rank *rank, const 
         status = cli_model_table(shape, config, &session->params, &session->names, &session->n_params, err);
     }
     if (status == SHERD_OK) {
-        status = sherd_plan_create(&session->config, session->params, session->n_params, rank->world, &session->plan,
-                                   err);
+        status =
+            sherd_plan_create(&session->config, session->params, session->n_params, rank->world, &session->plan, err);
     }
     if (status == SHERD_OK) {
         status = open_device(session, err);

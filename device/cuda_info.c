@@ -44,6 +44,13 @@ sherd_status sherd_cuda_count(int32_t *gpus, sherd_error *err)
     return status;
 }
 
+sherd_status sherd_cuda_use(int32_t ordinal, sherd_error *err)
+{
+    int code = (int)cudaSetDevice(ordinal);
+
+    return code == (int)cudaSuccess ? SHERD_OK : sherd__cuda_refused(err, code, "cudaSetDevice");
+}
+
 static sherd_status read_gpu(int ordinal, sherd_cuda_gpu *out, sherd_error *err)
 {
     struct cudaDeviceProp properties;

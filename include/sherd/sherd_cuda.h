@@ -44,6 +44,8 @@ typedef struct sherd_cuda_gpu {
 /* How many GPUs. EUNSUPPORTED where there is no driver or no GPU, with the sentence of sherd_device_create_cuda. A process
  * that has called this cannot fork processes that use CUDA: so does CUDA's runtime. */
 SHERD_API sherd_status sherd_cuda_count(int32_t *gpus, sherd_error *err);
+/* Makes this GPU the calling thread's current one, for calls that take that. */
+SHERD_API sherd_status sherd_cuda_use(int32_t ordinal, sherd_error *err);
 /* Makes the GPU's context, as any use does. */
 SHERD_API sherd_status sherd_cuda_gpu_read(int32_t ordinal, sherd_cuda_gpu *out, sherd_error *err);
 

@@ -49,7 +49,7 @@ static void wrong_arguments_end_in_a_sentence(void **state)
         {"train --ranks two", "sherd train: --ranks two: not an integer from 1 to 1048576", 2},
         {"train --device tpu", "sherd train: --device tpu: give host, cuda or check", 2},
         {"train --comm mpi", "sherd train: --comm mpi: give direct or nccl", 2},
-        {TRAIN "--ranks 2 --comm nccl", "sherd: --comm nccl is for GPUs; add --device cuda or leave it out", 2},
+        {TRAIN "--ranks 2 --comm nccl", "sherd: NCCL is for GPUs; add --device cuda, or leave out --comm nccl", 2},
         {"memory", "sherd: memory needs either --model or --params", 2},
         {"memory --params 1e9 --gpu-memory 3X", "sherd memory: --gpu-memory 3X: not a number of bytes", 2},
         {"bench --model tiny --batch 1,x", "sherd bench: --batch x: not an integer", 2},
