@@ -39,14 +39,14 @@ template <int M, int N> __device__ __forceinline__ void scale_all(float (&y)[M][
 
 /* -------------------------------------------------------------------------------------------------------- dk and dv */
 
-/* The streamed side of `keys`: round i is one tile of queries of one head. */
+/* The streamed side of `keys`: a tile of queries of one head, and then the next. */
 template <int D, int N> struct query_stream {
     const sherd__attention_args &a;
-    int batch, first_head, first_tile, per_head;
+    int batch, first_row, row, head;
 
-    __device__ __forceinline__ void load(int round, bf16 *tiles, float *columns) const
+    __device__ __forceinline__ void load(bf16 *tiles, float *columns) const
     {
-        int head = first_head + round / per_head, row = (first_tile + round % per_head) * N, lane = (int)threadIdx.x;
+        int lane = (int)threadIdx.x;
         load_tile<D, N>(tiles, head_rows<const bf16>((const bf16 *)a.q, a, a.heads, batch, head), row);
         load_tile<D, N>(tiles + N * D, head_rows<const bf16>((const bf16 *)a.dout, a, a.heads, batch, head), row);
         if (lane < 2 * N) {
@@ -55,26 +55,32 @@ template <int D, int N> struct query_stream {
             sherd__copy_async_word(columns + lane, from + (there ? row + lane % N : 0), there ? 4 : 0);
         }
     }
+
+    __device__ __forceinline__ void advance()
+    {
+        row += N;
+        if (row >= a.seq) {
+            row = first_row;
+            head++;
+        }
+    }
 };
 
-/* Scores (keys × queries) to weights: none where the key is behind the query. */
+/* Scores (keys × queries) to weights. */
 template <int M, int N>
-__device__ __forceinline__ void weigh_keys(float (&s)[M][N][4], const float *lse, float scale_log2, int key, int query)
+__device__ __forceinline__ void weigh_keys(float (&s)[M][N][4], const float *lse, float scale_log2)
 {
     int lane = (int)threadIdx.x % 32;
-    bool crossing = query < key + 16 * M;
 #pragma unroll
     for (int n = 0; n < N; n++) {
         float2 l = *reinterpret_cast<const float2 *>(lse + 8 * n + lane % 4 * 2);
+        l.x *= ATTENTION_LOG2E;
+        l.y *= ATTENTION_LOG2E;
 #pragma unroll
-        for (int m = 0; m < M; m++) {
+        for (int m = 0; m < M; m++)
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                int row = key + 16 * m + 8 * (e / 2) + lane / 4, column = query + 8 * n + lane % 4 * 2 + e % 2;
-                float p = sherd__exp2_approx(fmaf(s[m][n][e], scale_log2, -(e % 2 ? l.y : l.x) * ATTENTION_LOG2E));
-                s[m][n][e] = crossing && row > column ? 0.0f : p;
-            }
-        }
+            for (int e = 0; e < 4; e++)
+                s[m][n][e] = sherd__exp2_approx(fmaf(s[m][n][e], scale_log2, -(e % 2 ? l.y : l.x)));
     }
 }
 
@@ -103,33 +109,37 @@ __global__ void __launch_bounds__(ATTENTION_THREADS) keys(const __grid_constant_
     float *columns = reinterpret_cast<float *>(stages + 2 * shape::STAGE);
     int heads = a.batch * a.kv_heads, first = (int)blockIdx.x / heads * shape::ROWS;
     int batch = (int)blockIdx.x % heads / a.kv_heads, kv_head = (int)blockIdx.x % a.kv_heads;
-    int group = a.heads / a.kv_heads, first_tile = first / N, per_head = (a.seq + N - 1) / N - first_tile;
-    int warp_row = (int)threadIdx.x / 32 * 16 * M, row = first + warp_row, rounds = group * per_head;
-    const query_stream<D, N> stream = {a, batch, kv_head * group, first_tile, per_head};
+    int group = a.heads / a.kv_heads, end = (kv_head + 1) * group, first_query = first / N * N;
+    int warp_row = (int)threadIdx.x / 32 * 16 * M, row = first + warp_row, stage = 0;
+    query_stream<D, N> stream = {a, batch, first_query, first_query, kv_head * group};
 
     float dk[M][D / 8][4], dv[M][D / 8][4];
     clear(dk);
     clear(dv);
     load_tile<D, shape::ROWS>(k_tile, head_rows<const bf16>((const bf16 *)a.k, a, a.kv_heads, batch, kv_head), first);
     load_tile<D, shape::ROWS>(v_tile, head_rows<const bf16>((const bf16 *)a.v, a, a.kv_heads, batch, kv_head), first);
-    stream.load(0, stages, columns);
+    stream.load(stages, columns);
     sherd__copy_async_commit();
-    for (int round = 0; round < rounds; round++) {
-        const bf16 *q_tile = stages + round % 2 * shape::STAGE, *dout_tile = q_tile + N * D;
-        const float *lse = columns + round % 2 * 2 * N;
-        int query = (first_tile + round % per_head) * N;
+    while (stream.head < end) {
+        const bf16 *q_tile = stages + stage * shape::STAGE, *dout_tile = q_tile + N * D;
+        const float *lse = columns + stage * 2 * N;
+        int query = stream.row;
         sherd__copy_async_wait<0>();
         __syncthreads(); /* this round's tiles are here, the last round's read */
-        if (round + 1 < rounds)
-            stream.load(round + 1, stages + (round + 1) % 2 * shape::STAGE, columns + (round + 1) % 2 * 2 * N);
+        stream.advance();
+        stage ^= 1;
+        if (stream.head < end)
+            stream.load(stages + stage * shape::STAGE, columns + stage * 2 * N);
         sherd__copy_async_commit();
         if (query + N <= row)
             continue; /* nobody here sees the warp's keys */
         float p[M][N / 8][4], ds[M][N / 8][4];
         multiply_turned<D>(p, k_tile, warp_row, q_tile);
-        weigh_keys(p, lse, a.scale_log2, row, query);
-        multiply_added<D>(dv, p, dout_tile);
         multiply_turned<D>(ds, v_tile, warp_row, dout_tile);
+        if (query < row + 16 * M)
+            hide<false>(p, row, query);
+        weigh_keys(p, lse, a.scale_log2);
+        multiply_added<D>(dv, p, dout_tile);
         slope_keys(ds, p, lse + N);
         multiply_added<D>(dk, ds, q_tile);
     }
@@ -158,22 +168,16 @@ __device__ __forceinline__ void read_rows(float (&to)[M][2], const float *from, 
 template <int M, int N>
 __device__ __forceinline__ void slope_queries(float (&dp)[M][N][4], const float (&s)[M][N][4],
                                               const float (&lse_log2)[M][2], const float (&delta)[M][2],
-                                              float scale_log2, int query, int key)
+                                              float scale_log2)
 {
-    int lane = (int)threadIdx.x % 32;
-    bool crossing = key + 8 * N > query;
 #pragma unroll
-    for (int m = 0; m < M; m++) {
+    for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int n = 0; n < N; n++) {
+        for (int n = 0; n < N; n++)
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                int row = query + 16 * m + 8 * (e / 2) + lane / 4, column = key + 8 * n + lane % 4 * 2 + e % 2;
-                float p = sherd__exp2_approx(fmaf(s[m][n][e], scale_log2, -lse_log2[m][e / 2]));
-                dp[m][n][e] = crossing && column > row ? 0.0f : p * (dp[m][n][e] - delta[m][e / 2]);
-            }
-        }
-    }
+            for (int e = 0; e < 4; e++)
+                dp[m][n][e] = sherd__exp2_approx(fmaf(s[m][n][e], scale_log2, -lse_log2[m][e / 2])) *
+                              (dp[m][n][e] - delta[m][e / 2]);
 }
 
 template <int D, int M, int N>
@@ -214,8 +218,10 @@ __global__ void __launch_bounds__(ATTENTION_THREADS) queries(const __grid_consta
             continue; /* the warp's queries see none of these keys */
         float s[M][N / 8][4], ds[M][N / 8][4];
         multiply_turned<D>(s, q_tile, warp_row, k_tile);
+        if ((round + 1) * N > row)
+            hide<true>(s, row, round * N);
         multiply_turned<D>(ds, dout_tile, warp_row, v_tile);
-        slope_queries(ds, s, lse_log2, delta, a.scale_log2, row, round * N);
+        slope_queries(ds, s, lse_log2, delta, a.scale_log2);
         multiply_added<D>(dq, ds, k_tile);
     }
     scale_all(dq, a.scale);

@@ -18,20 +18,6 @@ template <int D, int M, int K> struct forward_shape {
     enum { ROWS = ATTENTION_WARPS * 16 * M, SHARED = (ROWS + 2 * K) * D * (int)sizeof(bf16) };
 };
 
-/* Scores of keys behind a row's own: none. */
-template <int M, int N> __device__ __forceinline__ void hide(float (&s)[M][N][4], int row, int key)
-{
-    int lane = (int)threadIdx.x % 32;
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int n = 0; n < N; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-                if (key + 8 * n + lane % 4 * 2 + e % 2 > row + 16 * m + 8 * (e / 2) + lane / 4)
-                    s[m][n][e] = -INFINITY;
-}
-
 /* Scores to weights; what was summed before shrinks to the new maximum. `sum` is this thread's part of its rows. */
 template <int D, int M, int N>
 __device__ __forceinline__ void soften(float (&s)[M][N][4], float (&o)[M][D / 8][4], float (&highest)[M][2],
@@ -134,7 +120,7 @@ __global__ void __launch_bounds__(ATTENTION_THREADS) forward(const __grid_consta
         sherd__copy_async_commit();
         if (seen) {
             if (key + K > row)
-                hide(s, row, key);
+                hide<true>(s, row, key);
             soften<D>(s, o, highest, sum, a.scale_log2);
             multiply_added<D>(o, s, v_tile);
         }

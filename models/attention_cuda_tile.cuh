@@ -138,6 +138,24 @@ template <int M, int N> __device__ __forceinline__ void clear(float (&y)[M][N][4
             y[m][n][0] = y[m][n][1] = y[m][n][2] = y[m][n][3] = 0.0f;
 }
 
+/* Where a key comes after a query, the score is -inf. Rows of s are queries and columns are keys, or the other way. */
+template <bool QUERIES_FIRST, int M, int N>
+__device__ __forceinline__ void hide(float (&s)[M][N][4], int row, int column)
+{
+    int lane = (int)threadIdx.x % 32;
+    int ahead = column + lane % 4 * 2 - row - lane / 4; /* of this lane's first element */
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int beyond = 16 * m + 8 * (e / 2) - 8 * n - e % 2;
+                if (QUERIES_FIRST ? ahead > beyond : ahead < beyond)
+                    s[m][n][e] = -INFINITY;
+            }
+}
+
 /* The warp's rows to bf16 and to global memory by way of `tile`, whose rows from tile_row nobody but this warp uses. */
 template <int D, int M>
 __device__ __forceinline__ void store_rows(const float (&y)[M][D / 8][4], bf16 *tile, int tile_row,

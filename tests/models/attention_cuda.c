@@ -370,30 +370,31 @@ static void assert_right(sherd_dtype dtype, int64_t batch, int64_t seq, const in
     drop(&p);
 }
 
-static void over_shapes(sherd_dtype dtype, int64_t dim)
+/* Every length with every count of heads where `all`, else with one of them. */
+static void over_shapes(sherd_dtype dtype, int64_t dim, int all)
 {
     for (size_t h = 0; h < sizeof head_counts / sizeof *head_counts; h++)
         for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++)
-            if (lengths[l] < 100 || h == (size_t)dim / 32 % 3) /* the longest with one of the head counts */
+            if ((all && lengths[l] < 100) || h == (l + (size_t)dim) % 3)
                 assert_right(dtype, lengths[l] < 10 ? 3 : 1, lengths[l], head_counts[h], dim);
 }
 
 static void tensor_cores_32(void **state)
 {
     (void)state;
-    over_shapes(SHERD_BF16, 32);
+    over_shapes(SHERD_BF16, 32, 0);
 }
 
 static void tensor_cores_64(void **state)
 {
     (void)state;
-    over_shapes(SHERD_BF16, 64);
+    over_shapes(SHERD_BF16, 64, 1);
 }
 
 static void tensor_cores_128(void **state)
 {
     (void)state;
-    over_shapes(SHERD_BF16, 128);
+    over_shapes(SHERD_BF16, 128, 0);
 }
 
 static void tensor_cores_between(void **state)
@@ -462,7 +463,7 @@ static void every_order_gives_the_same_bits(void **state)
     (void)state;
     assert_same_bits(SHERD_BF16, 65, head_counts[1], 32);
     assert_same_bits(SHERD_BF16, 130, head_counts[0], 64);
-    assert_same_bits(SHERD_BF16, 65, head_counts[0], 128);
+    assert_same_bits(SHERD_BF16, 50, head_counts[0], 128);
     assert_same_bits(SHERD_BF16, 20, head_counts[1], 20);
     assert_same_bits(SHERD_FP32, 40, head_counts[1], 16);
 }

@@ -89,6 +89,11 @@ struct machine {
     }
 };
 
+bool same_place(const place &a, const place &b)
+{
+    return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
+}
+
 machine &self()
 {
     static thread_local machine m;
@@ -208,7 +213,7 @@ void report_stuck(machine &m)
     unsigned same = 0;
     for (unsigned i = 0; i < m.threads; i++) {
         const fibre &f = m.fibres[i];
-        bool there = f.state == waits->state && f.at.line == waits->at.line && strcmp(f.at.file, waits->at.file) == 0;
+        bool there = f.state == waits->state && same_place(f.at, waits->at);
         same += there;
         other = !other && !there ? &f : other;
     }
@@ -311,7 +316,7 @@ int sync_block(place at, int yes)
     machine &m = self();
     fibre &f = current();
     release(f);
-    if (m.at_barrier > 0 && (m.barrier.line != at.line || strcmp(m.barrier.file, at.file) != 0))
+    if (m.at_barrier > 0 && !same_place(m.barrier, at))
         fault("%s:%d: thread %u reaches this %s while others of its block wait at %s:%d", at.file, at.line, f.index,
               at.what, m.barrier.file, m.barrier.line);
     m.barrier = f.at = at;
@@ -351,8 +356,7 @@ static meeting &enter(machine &m, fibre &f, place at, unsigned mask, size_t byte
         at_hand.at = at;
         at_hand.bytes = bytes;
     }
-    if (at_hand.mask != mask || at_hand.bytes != bytes || at_hand.at.line != at.line ||
-        strcmp(at_hand.at.file, at.file) != 0)
+    if (at_hand.mask != mask || at_hand.bytes != bytes || !same_place(at_hand.at, at))
         fault("%s:%d: lane %u of warp %u reaches this %s (mask 0x%08x) while others wait at %s in %s:%d (mask 0x%08x)",
               at.file, at.line, f.lane, f.warp, at.what, mask, at_hand.at.what, at_hand.at.file, at_hand.at.line,
               at_hand.mask);
