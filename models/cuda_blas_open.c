@@ -7,6 +7,7 @@
 
 #include <dlfcn.h>
 #include <glob.h>
+#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,8 +39,10 @@ static const struct {
 static void *open_file(const char *path, sherd_blas_api *api)
 {
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (library) {
-        snprintf(api->path, sizeof api->path, "%s", path);
+    struct link_map *map = NULL;
+    if (library) { /* the loader knows the whole path */
+        int known = dlinfo(library, RTLD_DI_LINKMAP, &map) == 0 && map && map->l_name && map->l_name[0];
+        snprintf(api->path, sizeof api->path, "%s", known ? map->l_name : path);
     }
     return library;
 }

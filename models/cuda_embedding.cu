@@ -26,21 +26,21 @@ __global__ void __launch_bounds__(THREADS) embedding_rows(int64_t cols, const in
     }
 }
 
-__global__ void __launch_bounds__(THREADS) clear_starts(int64_t vocab, int32_t *starts)
+__global__ void __launch_bounds__(THREADS) clear_counts(int64_t vocab, int32_t *counts)
 {
     const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (i < vocab)
-        starts[i] = -1;
+        counts[i] = 0;
 }
 
-/* starts[v]: where the rows of token v begin in `sorted`; −1: there are none. */
+/* counts[v] rows of token v stand in `sorted` from starts[v] on; starts is undefined where there are none. */
 __global__ void __launch_bounds__(THREADS)
-    sort_rows(int32_t rows, const int32_t *tokens, int32_t *starts, int32_t *sorted)
+    sort_rows(int32_t rows, const int32_t *tokens, int32_t *counts, int32_t *starts, int32_t *sorted)
 {
     __shared__ int32_t tile[THREADS];
     const int32_t row = (int32_t)(blockIdx.x * THREADS + threadIdx.x);
     const int32_t token = row < rows ? tokens[row] : 0;
-    int32_t less = 0, before = 0;
+    int32_t less = 0, before = 0, equal = 0;
     for (int32_t base = 0; base < rows; base += THREADS) {
         const int32_t mine = base + (int32_t)threadIdx.x, n = rows - base < THREADS ? rows - base : THREADS;
         tile[threadIdx.x] = mine < rows ? tokens[mine] : 0;
@@ -48,6 +48,7 @@ __global__ void __launch_bounds__(THREADS)
 #pragma unroll 8
         for (int32_t i = 0; i < n; i++) {
             less += tile[i] < token;
+            equal += tile[i] == token;
             before += tile[i] == token && base + i < row;
         }
         __syncthreads();
@@ -55,45 +56,55 @@ __global__ void __launch_bounds__(THREADS)
     if (row >= rows)
         return;
     sorted[less + before] = row;
-    if (before == 0)
+    if (before == 0) {
+        counts[token] = equal;
         starts[token] = less;
+    }
+}
+
+template <int V> __device__ __forceinline__ void add(const float (&x)[V], float (&to)[V])
+{
+#pragma unroll
+    for (int e = 0; e < V; e++)
+        to[e] += x[e];
 }
 
 /* Row i of a token's goes to sum i mod ABREAST; the sums are added in rising order. */
 template <typename T, typename D, int V>
-__global__ void __launch_bounds__(THREADS)
-    embedding_sums(int32_t rows, int64_t cols, const int32_t *tokens, const int32_t *starts, const int32_t *sorted,
-                   const T *dx, D *dtable, int beta)
+__global__ void __launch_bounds__(THREADS) embedding_sums(int64_t cols, const int32_t *counts, const int32_t *starts,
+                                                          const int32_t *sorted, const T *dx, D *dtable, int beta)
 {
-    const int32_t token = (int32_t)blockIdx.x, begin = starts[token];
-    int32_t end = begin < 0 ? -1 : begin;
-    if (beta && begin < 0)
+    const int32_t count = counts[blockIdx.x];
+    const int32_t *mine = sorted + (count ? starts[blockIdx.x] : 0);
+    D *row = dtable + blockIdx.x * cols;
+    if (beta && count == 0)
         return;
-    while (end >= 0 && end < rows && tokens[sorted[end]] == token)
-        end++;
     for (int64_t c = (int64_t)threadIdx.x * V; c < cols; c += (int64_t)blockDim.x * V) {
-        float sum[ABREAST][V] = {}, v[V];
-        for (int32_t i = begin; i < end; i += ABREAST) {
+        float sum[ABREAST][V] = {}, v[ABREAST][V];
+        int32_t i = 0;
+        for (; i + ABREAST <= count; i += ABREAST) {
 #pragma unroll
-            for (int j = 0; j < ABREAST; j++) {
-                if (i + j < end) {
-                    load(dx + sorted[i + j] * cols + c, v);
+            for (int j = 0; j < ABREAST; j++)
+                load(dx + mine[i + j] * cols + c, v[j]);
 #pragma unroll
-                    for (int e = 0; e < V; e++)
-                        sum[j][e] += v[e];
-                }
+            for (int j = 0; j < ABREAST; j++)
+                add(v[j], sum[j]);
+        }
+#pragma unroll
+        for (int j = 0; j < ABREAST; j++) {
+            if (i + j < count) {
+                load(dx + mine[i + j] * cols + c, v[j]);
+                add(v[j], sum[j]);
             }
         }
-        if (beta)
-            load(dtable + token * cols + c, v);
 #pragma unroll
-        for (int e = 0; e < V; e++) {
-            float whole = sum[0][e];
-            for (int j = 1; j < ABREAST; j++)
-                whole += sum[j][e];
-            v[e] = beta ? v[e] + whole : whole;
+        for (int j = 1; j < ABREAST; j++)
+            add(sum[j], sum[0]);
+        if (beta) {
+            load(row + c, v[0]);
+            add(v[0], sum[0]);
         }
-        store(dtable + token * cols + c, v);
+        store(row + c, sum[0]);
     }
 }
 
@@ -106,8 +117,8 @@ template <typename T, int V> int forward(void *stream, const sherd_embedding *a)
 template <typename T, typename D, int V> int sums(void *stream, const sherd_embedding *a)
 {
     return sherd__cuda_launch(stream, a->vocab, sherd__cuda_row_threads((a->cols + V - 1) / V, THREADS), 0,
-                              embedding_sums<T, D, V>, (int32_t)a->rows, a->cols, a->tokens, a->order,
-                              a->order + a->vocab, (const T *)a->dx, (D *)a->dtable, a->beta);
+                              embedding_sums<T, D, V>, a->cols, a->order, a->order + a->vocab, a->order + 2 * a->vocab,
+                              (const T *)a->dx, (D *)a->dtable, a->beta);
 }
 
 } // namespace
@@ -124,10 +135,10 @@ int sherd__cuda_embedding_backward(void *stream, int is_bf16, const sherd_embedd
 {
     int wide = sherd__cuda_wide(a->cols, 8, {a->dx, a->dtable}), to_fp32 = a->dtable_type == SHERD_FP32;
     int code =
-        sherd__cuda_launch(stream, (a->vocab + THREADS - 1) / THREADS, THREADS, 0, clear_starts, a->vocab, a->order);
+        sherd__cuda_launch(stream, (a->vocab + THREADS - 1) / THREADS, THREADS, 0, clear_counts, a->vocab, a->order);
     if (code == 0)
         code = sherd__cuda_launch(stream, (a->rows + THREADS - 1) / THREADS, THREADS, 0, sort_rows, (int32_t)a->rows,
-                                  a->tokens, a->order, a->order + a->vocab);
+                                  a->tokens, a->order, a->order + a->vocab, a->order + 2 * a->vocab);
     if (code != 0)
         return code;
     if (!is_bf16)

@@ -95,7 +95,7 @@ static void layout_backward(cursor *c, const sherd_model_shape *s, const sherd_m
     w->dv = take(c, rows * kv, es);
     w->dattended = take(c, rows * s->hidden, es);
     w->partials = take(c, sherd__model_ceil(rows, SHERD_NORM_ROWS) * s->hidden, sizeof(float));
-    w->order = take(c, rows + s->vocab + 1, sizeof(int32_t));
+    w->order = take(c, rows + 2 * s->vocab + 1, sizeof(int32_t));
 }
 
 uint64_t sherd__layout_workspace(const sherd_model_shape *s, const sherd_model_options *o, void *base,

@@ -74,7 +74,7 @@ typedef struct sherd_embedding {
     const void *table;
     void *out;      /* forward */
     const void *dx; /* backward */
-    int32_t *order; /* backward scratch: rows + vocab + 1 */
+    int32_t *order; /* backward scratch: rows + 2·vocab + 1 */
     void *dtable;   /* every row written; added to if beta */
     sherd_dtype dtable_type;
     int beta;

@@ -193,6 +193,7 @@ static void same_bits_again_and_with_checkpointing(void **state)
     for (int type = 0; type < 2; type++) {
         rig_case c = on_gpu(SMALL);
         int64_t n, m;
+        c.seq = 11;
         c.dtype = c.grad_dtype = type ? SHERD_BF16 : SHERD_FP32;
         simt_seed(0); /* rising order, then orders drawn */
         float *first = all_gradients(&c, &n);
@@ -207,6 +208,51 @@ static void same_bits_again_and_with_checkpointing(void **state)
         free(first);
     }
     assert_true(cublaslt_stub_honest());
+}
+
+static sherd_status opens_with(sherd_model_gemm gemm, sherd_device_kind kind, sherd_error *err)
+{
+    rig r;
+    rig_case c = kind == SHERD_DEVICE_CUDA ? on_gpu(SMALL) : SMALL;
+    c.gemm = gemm;
+    sherd_status status = rig_open(&r, &c, err);
+    rig_close(&r);
+    return status;
+}
+
+static void products_belong_to_their_device(void **state)
+{
+    sherd_error err = {0};
+    (void)state;
+    assert_int_equal(opens_with(SHERD_MODEL_GEMM_PORTABLE, SHERD_DEVICE_CUDA, &err), SHERD_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "take AUTO or cuBLASLt"));
+    assert_int_equal(opens_with(SHERD_MODEL_GEMM_CUBLASLT, SHERD_DEVICE_HOST, &err), SHERD_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "no GPU"));
+    assert_int_equal(opens_with(SHERD_MODEL_GEMM_CUBLASLT, SHERD_DEVICE_CUDA, &err), SHERD_OK);
+}
+
+/* Factors of 11 bits: another result, off by no more than bf16's bound scaled to tf32's unit roundoff. */
+static void tf32_rounds_factors_only(void **state)
+{
+    rig_case c = on_gpu(SMALL);
+    rig plain, tf32;
+    double bound = 1.5 * 2 * 0.41 * 0x1p-11 * sqrt(19.0 * 2 + 5), worst = 0;
+    (void)state;
+    opened(&plain, &c);
+    c.gemm = SHERD_MODEL_GEMM_CUBLASLT_TF32;
+    opened(&tf32, &c);
+    double one = step(&plain), other = step(&tf32);
+    assert_true(one != other && fabs(one - other) < bound * one);
+    for (uint32_t p = 0; p < plain.n_params; p++) {
+        float *a = rig_grad(&tf32, p), *b = rig_grad(&plain, p);
+        worst = fmax(worst, largest_difference(a, b, rig_elems(&plain.params[p])));
+        free(b);
+        free(a);
+    }
+    assert_true(worst > 1e-5 && worst < bound);
+    assert_non_null(strstr(sherd_model_describe(tf32.model), "(tf32)"));
+    rig_close(&tf32);
+    rig_close(&plain);
 }
 
 static void loss_and_logits_without_backward(void **state)
@@ -355,13 +401,13 @@ static void a_hanging_gpu_ends_in_time(void **state)
     (void)state;
     cuda_stub_reset(1, 0);
     c.layers = 1;
-    c.fail_after_s = 0.05;
+    c.fail_after_s = 1.5; /* also what an honest step may take on a busy machine */
     opened(&r, &c);
     step(&r);
     atomic_store(&r.device->wait_limit_ns, INT64_C(50000000));
     cuda_stub_hang_at(5);
     assert_int_equal(rig_step(&r, &loss, &err), SHERD_ETIMEOUT);
-    assert_non_null(strstr(err.text, "waited 0.1 s for GPU 0"));
+    assert_non_null(strstr(err.text, "waited 1.5 s for GPU 0"));
     sherd_model_destroy(r.model); /* waits no longer than that, and leaves what the GPU may still use */
     r.model = NULL;
     cuda_stub_unhang();
@@ -386,6 +432,8 @@ int main(void)
         cmocka_unit_test(bf16_gradients_are_the_hosts),
         cmocka_unit_test(head_in_pieces),
         cmocka_unit_test(same_bits_again_and_with_checkpointing),
+        cmocka_unit_test(products_belong_to_their_device),
+        cmocka_unit_test(tf32_rounds_factors_only),
         cmocka_unit_test(loss_and_logits_without_backward),
         cmocka_unit_test(ledger_holds_what_was_predicted),
         cmocka_unit_test(failing_calls_leave_nothing),

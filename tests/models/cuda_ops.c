@@ -333,12 +333,12 @@ static void elements(void **state)
 
 static void check_embedding(pair *p, int64_t rows, int64_t cols, int64_t vocab, int beta, sherd_dtype grad_type)
 {
-    int32_t *ids = malloc((size_t)rows * sizeof *ids), *zeros = calloc((size_t)(rows + vocab + 1), sizeof *zeros);
+    int32_t *ids = malloc((size_t)rows * sizeof *ids), *zeros = calloc((size_t)(rows + 2 * vocab + 1), sizeof *zeros);
     for (int64_t i = 0; i < rows; i++) { /* most rows share few tokens; some tokens have none */
         ids[i] = (int32_t)((int64_t)((uniform(p) + 1) * 0.49f * (float)vocab) / (i % 3 + 1));
     }
     array *tokens = add_bytes(p, ids, (size_t)rows * sizeof *ids);
-    array *order = add_bytes(p, zeros, (size_t)(rows + vocab + 1) * sizeof *zeros);
+    array *order = add_bytes(p, zeros, (size_t)(rows + 2 * vocab + 1) * sizeof *zeros);
     array *weights = add(p, vocab * cols, p->dtype, 0, 1), *out = add(p, rows * cols, p->dtype, 9, 0);
     array *dx = add(p, rows * cols, p->dtype, 0, 1), *dtable = add(p, vocab * cols, grad_type, 0.5f, 1);
     for (int s = 0; s < SIDES; s++) {
