@@ -10,8 +10,6 @@
 #include "base/log.h"
 #include "sherd/sherd_cuda.h"
 
-#define BLOCKS_PER_MULTIPROCESSOR 8
-
 int sherd__cuda_enter(sherd_device *device)
 {
     int ordinal = ((sherd__cuda_device *)device)->ordinal, former = ordinal;
@@ -84,6 +82,7 @@ static const sherd__device_ops cuda_ops = {
     .destroy = destroy,
     .memory_get = sherd__cuda_memory_get,
     .memory_put = sherd__cuda_memory_put,
+    .memory_free = sherd__cuda_memory_free,
     .stream_create = sherd__cuda_stream_create,
     .stream_destroy = sherd__cuda_stream_destroy,
     .event_create = sherd__cuda_event_create,
@@ -166,7 +165,7 @@ static sherd_status describe(sherd__cuda_device *device, sherd_error *err)
     int code = (int)cudaGetDeviceProperties(&properties, device->ordinal);
     if (code != (int)cudaSuccess)
         return sherd__cuda_refused(err, code, "cudaGetDeviceProperties");
-    device->width = (uint32_t)properties.multiProcessorCount * BLOCKS_PER_MULTIPROCESSOR;
+    device->width = (uint32_t)properties.multiProcessorCount;
     snprintf(device->base.description, sizeof device->base.description, "cuda %d, %.64s, sm_%d%d, %d multiprocessors",
              device->ordinal, properties.name, properties.major, properties.minor, properties.multiProcessorCount);
     return SHERD_OK;

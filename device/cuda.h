@@ -48,7 +48,7 @@ typedef struct sherd__cuda_event {
 typedef struct sherd__cuda_device {
     sherd_device base;
     int ordinal;
-    uint32_t width; /* thread blocks that fill the device */
+    uint32_t width; /* multiprocessors */
     int32_t adopted; /* 1: the compute stream is the client's */
     _Atomic int stuck;
     cudaEvent_t epoch;     /* reached at about epoch_ns */

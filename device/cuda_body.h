@@ -32,71 +32,91 @@
 #define CUDA__UNROLL
 #endif
 
-typedef struct cuda__four {
-    float at[4];
-} cuda__four;
+/* What a thread takes at a time: 16 bytes of bf16, twice 16 of fp32. */
+#define CUDA__VECTOR SHERD__CUDA_VECTOR
+
+typedef struct cuda__eight {
+    float at[CUDA__VECTOR];
+} cuda__eight;
 
 /* ------------------------------------------------------------------------------------------------ loads and stores */
 
-/* Streaming accesses: a step reads and writes each of these bytes once. 16 bytes of fp32, 8 of bf16. */
-CUDA__FN cuda__four cuda__load_f32(const float *from)
+/* Streaming accesses: a step reads and writes each of these bytes once, so they are the first to leave the caches. Only
+ * the 16-bit output may stay: the all-gather reads it next. Two threads' pairs of fp32 vectors share no sector of 32
+ * bytes, so nothing is fetched twice. */
+CUDA__FN cuda__eight cuda__load_f32(const float *from)
 {
-    cuda__four out;
+    cuda__eight out;
 #if defined(__CUDACC__)
-    float4 v = __ldcs((const float4 *)from);
-    out.at[0] = v.x;
-    out.at[1] = v.y;
-    out.at[2] = v.z;
-    out.at[3] = v.w;
+    float4 low = __ldcs((const float4 *)from), high = __ldcs((const float4 *)from + 1);
+    out.at[0] = low.x;
+    out.at[1] = low.y;
+    out.at[2] = low.z;
+    out.at[3] = low.w;
+    out.at[4] = high.x;
+    out.at[5] = high.y;
+    out.at[6] = high.z;
+    out.at[7] = high.w;
 #else
     memcpy(out.at, from, sizeof out.at);
 #endif
     return out;
 }
 
-CUDA__FN void cuda__store_f32(float *to, cuda__four value)
+CUDA__FN void cuda__store_f32(float *to, cuda__eight value)
 {
 #if defined(__CUDACC__)
     __stcs((float4 *)to, make_float4(value.at[0], value.at[1], value.at[2], value.at[3]));
+    __stcs((float4 *)to + 1, make_float4(value.at[4], value.at[5], value.at[6], value.at[7]));
 #else
     memcpy(to, value.at, sizeof value.at);
 #endif
 }
 
-CUDA__FN cuda__four cuda__load_bf16(const uint16_t *from)
+CUDA__FN cuda__eight cuda__load_bf16(const uint16_t *from)
 {
-    cuda__four out;
+    cuda__eight out;
 #if defined(__CUDACC__)
-    uint2 v = __ldcs((const uint2 *)from);
-    out.at[0] = sherd__f32_of_bits(v.x << 16);
-    out.at[1] = sherd__f32_of_bits(v.x & 0xFFFF0000u);
-    out.at[2] = sherd__f32_of_bits(v.y << 16);
-    out.at[3] = sherd__f32_of_bits(v.y & 0xFFFF0000u);
-#else
+    uint4 v = __ldcs((const uint4 *)from);
+    uint32_t pair[4] = {v.x, v.y, v.z, v.w};
+    CUDA__UNROLL
     for (int i = 0; i < 4; ++i) {
+        out.at[2 * i] = sherd__f32_of_bits(pair[i] << 16);
+        out.at[2 * i + 1] = sherd__f32_of_bits(pair[i] & 0xFFFF0000u);
+    }
+#else
+    for (int i = 0; i < CUDA__VECTOR; ++i) {
         out.at[i] = sherd__f32_of_bf16(from[i]);
     }
 #endif
     return out;
 }
 
-CUDA__FN void cuda__store_bf16(uint16_t *to, cuda__four value)
+/* stay: it is read again soon */
+CUDA__FN void cuda__store_bf16(uint16_t *to, cuda__eight value, int stay)
 {
-    uint32_t half[4];
+    uint32_t half[CUDA__VECTOR];
     CUDA__UNROLL
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < CUDA__VECTOR; ++i) {
         half[i] = sherd__bf16_of_f32(value.at[i]);
     }
 #if defined(__CUDACC__)
-    __stcs((uint2 *)to, make_uint2(half[0] | half[1] << 16, half[2] | half[3] << 16));
+    uint4 v =
+        make_uint4(half[0] | half[1] << 16, half[2] | half[3] << 16, half[4] | half[5] << 16, half[6] | half[7] << 16);
+    if (stay) {
+        *(uint4 *)to = v;
+    } else {
+        __stcs((uint4 *)to, v);
+    }
 #else
-    for (int i = 0; i < 4; ++i) {
+    (void)stay;
+    for (int i = 0; i < CUDA__VECTOR; ++i) {
         to[i] = (uint16_t)half[i];
     }
 #endif
 }
 
-CUDA__FN cuda__four cuda__load(const void *array, int bf16, int64_t i)
+CUDA__FN cuda__eight cuda__load(const void *array, int bf16, int64_t i)
 {
     return bf16 ? cuda__load_bf16((const uint16_t *)array + i) : cuda__load_f32((const float *)array + i);
 }
@@ -107,18 +127,22 @@ CUDA__FN float cuda__load_one(const void *array, int bf16, int64_t i)
 }
 
 /* A NaN becomes 0x7FC00000. */
-CUDA__FN float cuda__one_nan(float value) { return value != value ? sherd__f32_of_bits(0x7FC00000u) : value; }
+CUDA__FN float cuda__one_nan(float value)
+{
+    return value != value ? sherd__f32_of_bits(0x7FC00000u) : value;
+}
 
-/* ---------------------------------------------------------------------------------------------------------- tree sum */
+/* ---------------------------------------------------------------------------------------------------------- tree sum
+ */
 
 /* Blocks of 256 values lie 16 floats apart, so that two half warps reading two blocks hit different banks. */
 #define CUDA__BLOCK_STRIDE (SHERD__NORM_BLOCK + 16)
 #define CUDA__TILE_BLOCKS (SHERD__CUDA_SUM_TILE / SHERD__NORM_BLOCK)
 #define CUDA__LANES 16
-#define CUDA__SUM_GROUPS (SHERD__CUDA_SUM_TILE / 4 / SHERD__CUDA_THREADS)
+#define CUDA__SUM_GROUPS (SHERD__CUDA_SUM_TILE / CUDA__VECTOR / SHERD__CUDA_THREADS)
 
 typedef struct cuda__sum_shared {
-    float value[CUDA__TILE_BLOCKS * CUDA__BLOCK_STRIDE];
+    __attribute__((aligned(16))) float value[CUDA__TILE_BLOCKS * CUDA__BLOCK_STRIDE];
     double lane[CUDA__TILE_BLOCKS * CUDA__LANES];
     unsigned long long limb[SHERD__NORM_LIMBS]; /* this thread block's own; flushed once */
     unsigned long long bad_block;
@@ -175,9 +199,9 @@ CUDA__FN void cuda__limbs_add(unsigned long long *limb, double square_sum)
 }
 
 /* Pairs at distance 1, 2, 4: the balanced tree of n leaves. With a constant n everything stays in registers. */
-CUDA__FN cuda__four cuda__leaves(const sherd__cuda_sum *a, uint32_t first, uint32_t n, int bf16, int64_t i)
+CUDA__FN cuda__eight cuda__leaves(const sherd__cuda_sum *a, uint32_t first, uint32_t n, int bf16, int64_t i)
 {
-    cuda__four leaf[8];
+    cuda__eight leaf[8];
     CUDA__UNROLL
     for (uint32_t k = 0; k < 8; ++k) {
         if (k < n) {
@@ -190,7 +214,7 @@ CUDA__FN cuda__four cuda__leaves(const sherd__cuda_sum *a, uint32_t first, uint3
         for (uint32_t k = 0; k + step < 8; k += 2 * step) {
             if (k + step < n) {
                 CUDA__UNROLL
-                for (int j = 0; j < 4; ++j) {
+                for (int j = 0; j < CUDA__VECTOR; ++j) {
                     leaf[k].at[j] += leaf[k + step].at[j];
                 }
             }
@@ -199,47 +223,63 @@ CUDA__FN cuda__four cuda__leaves(const sherd__cuda_sum *a, uint32_t first, uint3
     return leaf[0];
 }
 
-/* More than eight: complete groups of eight are merged as a binary counter carries, the incomplete rest from the right. */
-CUDA__FN cuda__four cuda__many_leaves(const sherd__cuda_sum *a, int bf16, int64_t i)
+/* More than eight: complete groups of eight are merged as a binary counter carries, the incomplete rest from the right.
+ */
+CUDA__FN cuda__eight cuda__many_leaves(const sherd__cuda_sum *a, int bf16, int64_t i)
 {
-    cuda__four stack[8]; /* 256 sources are 32 groups: at most 6 are open */
+    cuda__eight stack[8]; /* 256 sources are 32 groups: at most 6 are open */
     uint32_t depth = 0, groups = 0;
     for (uint32_t first = 0; first < a->n_src; first += 8, ++groups) {
         uint32_t n = a->n_src - first < 8 ? a->n_src - first : 8;
         stack[depth++] = cuda__leaves(a, first, n, bf16, i);
         for (uint32_t carry = groups; n == 8 && (carry & 1u); carry >>= 1, --depth) {
-            for (int j = 0; j < 4; ++j) {
+            for (int j = 0; j < CUDA__VECTOR; ++j) {
                 stack[depth - 2].at[j] += stack[depth - 1].at[j];
             }
         }
     }
     for (; depth > 1; --depth) {
-        for (int j = 0; j < 4; ++j) {
+        for (int j = 0; j < CUDA__VECTOR; ++j) {
             stack[depth - 2].at[j] += stack[depth - 1].at[j];
         }
     }
     return stack[0];
 }
 
-/* Four elements from the sources to dst. n: the number of sources if it is at most 8, else 0. */
-CUDA__FN cuda__four cuda__sum_four(const sherd__cuda_sum *a, uint32_t n, int bf16, int64_t i)
+/* Eight elements of the sources, summed. n: the number of sources if it is at most 8, else 0. */
+CUDA__FN cuda__eight cuda__sum_eight(const sherd__cuda_sum *a, uint32_t n, int bf16, int64_t i)
 {
-    cuda__four sum = n ? cuda__leaves(a, 0, n, bf16, i) : cuda__many_leaves(a, bf16, i);
-    cuda__four former;
+    return n ? cuda__leaves(a, 0, n, bf16, i) : cuda__many_leaves(a, bf16, i);
+}
+
+/* A sum into dst; returns what stands there now. */
+CUDA__FN cuda__eight cuda__sum_store(const sherd__cuda_sum *a, cuda__eight sum, int64_t i)
+{
+    cuda__eight former;
     if (a->add) {
         former = cuda__load_f32((const float *)a->dst + i);
     }
     CUDA__UNROLL
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < CUDA__VECTOR; ++j) {
         float value = cuda__one_nan(a->add ? former.at[j] + sum.at[j] : sum.at[j]);
         sum.at[j] = a->narrow ? sherd__f32_of_bf16(sherd__bf16_of_f32(value)) : value;
     }
     if (a->dst_bf16) {
-        cuda__store_bf16((uint16_t *)a->dst + i, sum);
+        cuda__store_bf16((uint16_t *)a->dst + i, sum, 0);
     } else {
         cuda__store_f32((float *)a->dst + i, sum);
     }
     return sum;
+}
+
+CUDA__FN void cuda__keep_values(float *to, cuda__eight value)
+{
+#if defined(__CUDACC__)
+    ((float4 *)to)[0] = make_float4(value.at[0], value.at[1], value.at[2], value.at[3]);
+    ((float4 *)to)[1] = make_float4(value.at[4], value.at[5], value.at[6], value.at[7]);
+#else
+    memcpy(to, value.at, sizeof value.at);
+#endif
 }
 
 /* Lane `lane` of block `block` of the tile in shared memory. */
@@ -281,17 +321,22 @@ CUDA__FN void cuda__block_into_limbs(cuda__sum_shared *s, int block, uint64_t nu
 CUDA__FN void cuda__sum_tile(const sherd__cuda_sum *a, cuda__sum_shared *s, uint32_t n, int bf16, int64_t tile)
 {
     int64_t begin = tile * SHERD__CUDA_SUM_TILE;
+    int ahead = n == 1 || n == 2 ? CUDA__SUM_GROUPS : 1; /* few sources: all groups are loaded before one is stored */
     CUDA__EACH(t)
     {
+        cuda__eight sum[CUDA__SUM_GROUPS];
         CUDA__UNROLL
-        for (int k = 0; k < CUDA__SUM_GROUPS; ++k) {
-            int at = (k * SHERD__CUDA_THREADS + t) * 4;
-            if (begin + at < a->elems) {
-                cuda__four sum = cuda__sum_four(a, n, bf16, begin + at);
-                float *value = s->value + at / SHERD__NORM_BLOCK * CUDA__BLOCK_STRIDE + at % SHERD__NORM_BLOCK;
-                CUDA__UNROLL
-                for (int j = 0; a->norm && j < 4; ++j) {
-                    value[j] = sum.at[j];
+        for (int k = 0; k < CUDA__SUM_GROUPS * 2; ++k) { /* each group twice: to be loaded, and `ahead` later stored */
+            int g = k - ahead, at = (k * SHERD__CUDA_THREADS + t) * CUDA__VECTOR;
+            if (k < CUDA__SUM_GROUPS && begin + at < a->elems) {
+                sum[k] = cuda__sum_eight(a, n, bf16, begin + at);
+            }
+            at = (g * SHERD__CUDA_THREADS + t) * CUDA__VECTOR;
+            if (g >= 0 && g < CUDA__SUM_GROUPS && begin + at < a->elems) {
+                cuda__eight value = cuda__sum_store(a, sum[g], begin + at);
+                if (a->norm) {
+                    cuda__keep_values(s->value + at / SHERD__NORM_BLOCK * CUDA__BLOCK_STRIDE + at % SHERD__NORM_BLOCK,
+                                      value);
                 }
             }
         }
@@ -347,10 +392,12 @@ CUDA__FN void cuda__sum_block(const sherd__cuda_sum *a, cuda__sum_shared *s, uin
 
 /* X(suffix, sources, bf16): what is compiled with the number of sources known; 0: any. */
 #define CUDA__SUM_MAP(X)                                                                                               \
-    X(1_f32, 1, 0) X(2_f32, 2, 0) X(4_f32, 4, 0) X(8_f32, 8, 0) X(n_f32, 0, 0)                                         \
-    X(1_bf16, 1, 1) X(2_bf16, 2, 1) X(4_bf16, 4, 1) X(8_bf16, 8, 1) X(n_bf16, 0, 1)
+    X(1_f32, 1, 0)                                                                                                     \
+    X(2_f32, 2, 0) X(4_f32, 4, 0) X(8_f32, 8, 0) X(n_f32, 0, 0) X(1_bf16, 1, 1) X(2_bf16, 2, 1) X(4_bf16, 4, 1)        \
+        X(8_bf16, 8, 1) X(n_bf16, 0, 1)
 
-/* ------------------------------------------------------------------------------------------------------------ update */
+/* ------------------------------------------------------------------------------------------------------------ update
+ */
 
 /* Which entry of a table sorted by first_tile holds this tile. */
 #define CUDA__FIND(table, n, tile, out)                                                                                \
@@ -367,10 +414,8 @@ CUDA__FN void cuda__sum_block(const sherd__cuda_sum *a, cuda__sum_shared *s, uin
         (out) = low_;                                                                                                  \
     } while (0)
 
-#define CUDA__UPDATE_GROUPS (SHERD__CUDA_UPDATE_TILE / 4 / SHERD__CUDA_THREADS)
-
 typedef struct cuda__state {
-    cuda__four sum, master, moment[SHERD__MAX_MOMENTS];
+    cuda__eight sum, master, moment[SHERD__MAX_MOMENTS];
 } cuda__state;
 
 CUDA__FN void cuda__state_load(const sherd__cuda_update *a, uint32_t moments, int64_t i, cuda__state *out)
@@ -395,12 +440,12 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
         }
     }
     if (a->emit) {
-        cuda__store_bf16(a->emit + i, state->master);
+        cuda__store_bf16(a->emit + i, state->master, 1);
     }
 }
 
-/* One element of one optimizer, and one thread block's tile of it: both groups of four are loaded before the first is
- * computed, so that a thread has up to eight 16-byte loads in flight. Tails and unaligned arrays go one by one. */
+/* One element of one optimizer, and one thread block's tile of it, eight elements a thread: with AdamW seven or eight
+ * loads of 16 bytes are in flight. Tails and unaligned arrays go one by one. */
 #define CUDA__UPDATE(KIND, name, moments)                                                                              \
     CUDA__FN void cuda__element_##name(const float *s, uint32_t first, float factor, cuda__state *state, int j)        \
     {                                                                                                                  \
@@ -450,33 +495,25 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
         int64_t begin = span->begin + (int64_t)(tile - span->first_tile) * SHERD__CUDA_UPDATE_TILE;                    \
         CUDA__EACH(t)                                                                                                  \
         {                                                                                                              \
-            cuda__state state[CUDA__UPDATE_GROUPS];                                                                    \
-            CUDA__UNROLL                                                                                               \
-            for (int k = 0; k < CUDA__UPDATE_GROUPS; ++k) {                                                            \
-                int64_t i = begin + (k * SHERD__CUDA_THREADS + t) * 4;                                                 \
-                if (a->vectors && i + 4 <= span->end) {                                                                \
-                    cuda__state_load(a, (moments), i, &state[k]);                                                      \
+            int64_t i = begin + t * CUDA__VECTOR;                                                                      \
+            if (a->vectors && i + CUDA__VECTOR <= span->end) {                                                         \
+                cuda__state state;                                                                                     \
+                cuda__state_load(a, (moments), i, &state);                                                             \
+                CUDA__UNROLL                                                                                           \
+                for (int j = 0; j < CUDA__VECTOR; ++j) {                                                               \
+                    cuda__element_##name(s, first, factor, &state, j);                                                 \
                 }                                                                                                      \
-            }                                                                                                          \
-            CUDA__UNROLL                                                                                               \
-            for (int k = 0; k < CUDA__UPDATE_GROUPS; ++k) {                                                            \
-                int64_t i = begin + (k * SHERD__CUDA_THREADS + t) * 4;                                                 \
-                if (a->vectors && i + 4 <= span->end) {                                                                \
-                    CUDA__UNROLL                                                                                       \
-                    for (int j = 0; j < 4; ++j) {                                                                      \
-                        cuda__element_##name(s, first, factor, &state[k], j);                                          \
-                    }                                                                                                  \
-                    cuda__state_store(a, (moments), i, &state[k]);                                                     \
-                } else {                                                                                               \
-                    int64_t end = i + 4 < span->end ? i + 4 : span->end;                                               \
-                    cuda__one_by_one_##name(a, s, first, factor, i, end);                                              \
-                }                                                                                                      \
+                cuda__state_store(a, (moments), i, &state);                                                            \
+            } else {                                                                                                   \
+                int64_t end = i + CUDA__VECTOR < span->end ? i + CUDA__VECTOR : span->end;                             \
+                cuda__one_by_one_##name(a, s, first, factor, i, end);                                                  \
             }                                                                                                          \
         }                                                                                                              \
     }
 SHERD__OPTIM_MAP(CUDA__UPDATE)
 
-/* --------------------------------------------------------------------------------------------- zero, convert, reduce */
+/* --------------------------------------------------------------------------------------------- zero, convert, reduce
+ */
 
 CUDA__FN void cuda__store_zero16(unsigned char *to)
 {
@@ -527,18 +564,18 @@ CUDA__FN void cuda__convert_one(const sherd__cuda_convert *a, int64_t i)
     }
 }
 
-CUDA__FN void cuda__convert_four(const sherd__cuda_convert *a, int64_t i)
+CUDA__FN void cuda__convert_eight(const sherd__cuda_convert *a, int64_t i)
 {
-    cuda__four value = cuda__load(a->src, a->src_bf16, i);
+    cuda__eight value = cuda__load(a->src, a->src_bf16, i);
     if (a->add) {
-        cuda__four former = cuda__load(a->dst, a->dst_bf16, i);
+        cuda__eight former = cuda__load(a->dst, a->dst_bf16, i);
         CUDA__UNROLL
-        for (int j = 0; j < 4; ++j) {
+        for (int j = 0; j < CUDA__VECTOR; ++j) {
             value.at[j] = cuda__one_nan(former.at[j] + value.at[j]);
         }
     }
     if (a->dst_bf16) {
-        cuda__store_bf16((uint16_t *)a->dst + i, value);
+        cuda__store_bf16((uint16_t *)a->dst + i, value, 1);
     } else {
         cuda__store_f32((float *)a->dst + i, value);
     }
@@ -548,12 +585,12 @@ CUDA__FN void cuda__convert_block(const sherd__cuda_convert *a, int64_t block, i
 {
     CUDA__EACH(t)
     {
-        for (int64_t i = (block * SHERD__CUDA_THREADS + t) * 4; i < a->elems;
-             i += n_blocks * SHERD__CUDA_THREADS * 4) {
-            if (a->vectors && i + 4 <= a->elems) {
-                cuda__convert_four(a, i);
+        for (int64_t i = (block * SHERD__CUDA_THREADS + t) * CUDA__VECTOR; i < a->elems;
+             i += n_blocks * SHERD__CUDA_THREADS * CUDA__VECTOR) {
+            if (a->vectors && i + CUDA__VECTOR <= a->elems) {
+                cuda__convert_eight(a, i);
             } else {
-                for (int64_t j = i; j < a->elems && j < i + 4; ++j) {
+                for (int64_t j = i; j < a->elems && j < i + CUDA__VECTOR; ++j) {
                     cuda__convert_one(a, j);
                 }
             }

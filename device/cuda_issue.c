@@ -17,7 +17,10 @@
 #include "device/cuda.h"
 #include "host/futex.h"
 
-/* ------------------------------------------------------------------------------------------------------------ pacing */
+#define VECTOR_BYTES 16 /* of every access, bf16 or fp32 */
+
+/* ------------------------------------------------------------------------------------------------------------ pacing
+ */
 
 static sherd_status check(sherd__cuda_stream *stream, const sherd__tag *tag, int code, const char *call)
 {
@@ -41,7 +44,8 @@ static sherd_status pace(sherd__cuda_stream *stream)
                                      "stream is full");
 }
 
-/* --------------------------------------------------------------------------------------------------------- callbacks */
+/* --------------------------------------------------------------------------------------------------------- callbacks
+ */
 
 static void run_prepare(const sherd__cuda_callback *self)
 {
@@ -189,7 +193,8 @@ static sherd_status issue_host_call(sherd__cuda_stream *stream, const sherd__op 
     return call_back(stream, &what);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ copies */
+/* ------------------------------------------------------------------------------------------------------------ copies
+ */
 
 static sherd_status copy_bytes(sherd__cuda_stream *stream, const sherd__op *op, void *dst, const void *src,
                                uint64_t bytes)
@@ -239,9 +244,13 @@ static sherd_status issue_prepare(sherd__cuda_stream *stream, const sherd__op *o
     return status;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- kernels */
+/* ----------------------------------------------------------------------------------------------------------- kernels
+ */
 
-static uint32_t width_of(sherd__cuda_stream *stream) { return ((sherd__cuda_device *)stream->base.device)->width; }
+static uint32_t width_of(sherd__cuda_stream *stream)
+{
+    return ((sherd__cuda_device *)stream->base.device)->width;
+}
 
 static sherd_status refuse(sherd__cuda_stream *stream, const sherd__op *op, const char *why)
 {
@@ -251,9 +260,10 @@ static sherd_status refuse(sherd__cuda_stream *stream, const sherd__op *op, cons
     return sherd__device_poison(stream->base.device, &error);
 }
 
-static int aligned(const void *address, uint64_t unit) { return (uintptr_t)address % unit == 0; }
-
-static uint64_t vector_bytes(int bf16) { return bf16 ? 8 : 16; }
+static int aligned(const void *address, uint64_t unit)
+{
+    return (uintptr_t)address % unit == 0;
+}
 
 static sherd_status issue_tree_sum(sherd__cuda_stream *stream, const sherd__op *op)
 {
@@ -266,10 +276,10 @@ static sherd_status issue_tree_sum(sherd__cuda_stream *stream, const sherd__op *
     args.narrow = sum->narrow != 0;
     if (sum->n_src == 0 || sum->n_src > SHERD__CUDA_SOURCES)
         return refuse(stream, op, "a sum of no or of more than 256 contributions");
-    int good = aligned(sum->dst, vector_bytes(args.dst_bf16)) && sum->elems % SHERD__NORM_BLOCK == 0;
+    int good = aligned(sum->dst, VECTOR_BYTES) && sum->elems % SHERD__NORM_BLOCK == 0;
     for (uint32_t i = 0; i < sum->n_src; i++) {
         args.src[i] = (const char *)sum->src[i] + sum->src_offset;
-        good = good && aligned(args.src[i], vector_bytes(args.src_bf16));
+        good = good && aligned(args.src[i], VECTOR_BYTES);
     }
     if (!good)
         return refuse(stream, op, "a sum that is not of whole blocks of 256 elements at 16 bytes");
@@ -281,10 +291,10 @@ static sherd_status issue_tree_sum(sherd__cuda_stream *stream, const sherd__op *
 
 static int update_vectors(const sherd__update *update, const sherd__optim *optim)
 {
-    int good = aligned(update->sum, vector_bytes(update->sum_dtype == SHERD_BF16)) && aligned(update->master, 16) &&
-               aligned(update->master_out, 16) && aligned(update->emit, 8);
+    int good = aligned(update->sum, VECTOR_BYTES) && aligned(update->master, VECTOR_BYTES) &&
+               aligned(update->master_out, VECTOR_BYTES) && aligned(update->emit, VECTOR_BYTES);
     for (uint32_t m = 0; m < optim->n_moments; m++)
-        good = good && aligned(update->moment[m], 16) && aligned(update->moment_out[m], 16);
+        good = good && aligned(update->moment[m], VECTOR_BYTES) && aligned(update->moment_out[m], VECTOR_BYTES);
     return good;
 }
 
@@ -304,7 +314,7 @@ static void fill_spans(sherd__cuda_update *args, const sherd__update *update, ui
                                                          .end = span->end - update->origin,
                                                          .group = span->group,
                                                          .first_tile = args->n_tiles};
-        args->vectors = args->vectors && (span->begin - update->origin) % 4 == 0;
+        args->vectors = args->vectors && (span->begin - update->origin) % SHERD__CUDA_VECTOR == 0;
         args->n_tiles += (uint32_t)tiles;
     }
 }
@@ -360,7 +370,7 @@ static sherd_status launch_convert(sherd__cuda_stream *stream, const sherd__op *
     sherd__cuda_convert args = {.dst = dst, .src = src, .elems = elems, .add = op->u.convert.add != 0};
     args.dst_bf16 = op->u.convert.dst_dtype == SHERD_BF16;
     args.src_bf16 = op->u.convert.src_dtype == SHERD_BF16;
-    args.vectors = aligned(dst, vector_bytes(args.dst_bf16)) && aligned(src, vector_bytes(args.src_bf16));
+    args.vectors = aligned(dst, VECTOR_BYTES) && aligned(src, VECTOR_BYTES);
     sherd_status status = pace(stream);
     if (status != SHERD_OK || elems == 0)
         return status;
@@ -434,7 +444,8 @@ static sherd_status issue_reduce(sherd__cuda_stream *stream, const sherd__op *op
     return check(stream, &op->tag, sherd__cuda_launch_reduce(&args, stream->handle), "reduction kernel");
 }
 
-/* ------------------------------------------------------------------------------------------------------------ events */
+/* ------------------------------------------------------------------------------------------------------------ events
+ */
 
 static sherd_status issue_record(sherd__cuda_stream *stream, const sherd__op *op)
 {
@@ -454,7 +465,8 @@ static sherd_status issue_wait(sherd__cuda_stream *stream, const sherd__op *op)
     return status;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- dispatch */
+/* ---------------------------------------------------------------------------------------------------------- dispatch
+ */
 
 typedef sherd_status (*issue_fn)(sherd__cuda_stream *stream, const sherd__op *op);
 
@@ -463,14 +475,21 @@ static const struct {
     int traced;
 } issues[] = {
     [SHERD__OP_HOOK] = {NULL, 0},
-    [SHERD__OP_RECORD] = {issue_record, 0},       [SHERD__OP_WAIT] = {issue_wait, 0},
-    [SHERD__OP_SIGNAL] = {issue_signal, 0},       [SHERD__OP_AWAIT] = {issue_await, 0},
-    [SHERD__OP_COPY] = {issue_copy, 1},           [SHERD__OP_ZERO] = {issue_zero, 1},
-    [SHERD__OP_CONVERT] = {issue_convert, 1},     [SHERD__OP_TREE_SUM] = {issue_tree_sum, 1},
-    [SHERD__OP_REDUCE_U64] = {issue_reduce, 1},   [SHERD__OP_PREPARE] = {issue_prepare, 1},
-    [SHERD__OP_UPDATE] = {issue_update, 1},       [SHERD__OP_HOST_CALL] = {issue_host_call, 0},
+    [SHERD__OP_RECORD] = {issue_record, 0},
+    [SHERD__OP_WAIT] = {issue_wait, 0},
+    [SHERD__OP_SIGNAL] = {issue_signal, 0},
+    [SHERD__OP_AWAIT] = {issue_await, 0},
+    [SHERD__OP_COPY] = {issue_copy, 1},
+    [SHERD__OP_ZERO] = {issue_zero, 1},
+    [SHERD__OP_CONVERT] = {issue_convert, 1},
+    [SHERD__OP_TREE_SUM] = {issue_tree_sum, 1},
+    [SHERD__OP_REDUCE_U64] = {issue_reduce, 1},
+    [SHERD__OP_PREPARE] = {issue_prepare, 1},
+    [SHERD__OP_UPDATE] = {issue_update, 1},
+    [SHERD__OP_HOST_CALL] = {issue_host_call, 0},
     [SHERD__OP_MEET] = {issue_meet, 0},
-    [SHERD__OP_TOUCH] = {NULL, 0},                [SHERD__OP_HOST_WORK] = {NULL, 0},
+    [SHERD__OP_TOUCH] = {NULL, 0},
+    [SHERD__OP_HOST_WORK] = {NULL, 0},
 };
 
 static sherd_status issue_locked(sherd__cuda_stream *stream, const sherd__op *op)
@@ -487,8 +506,8 @@ static sherd_status issue_locked(sherd__cuda_stream *stream, const sherd__op *op
     return status;
 }
 
-/* What other libraries enqueue on the stream. They may wait (within their limits) and may come back here, so the lock is
- * not held; the place they need was made before. */
+/* What other libraries enqueue on the stream. They may wait (within their limits) and may come back here, so the lock
+ * is not held; the place they need was made before. */
 static sherd_status issue_hook(sherd__cuda_stream *stream, const sherd__op *op)
 {
     pthread_mutex_lock(&stream->lock);

@@ -56,13 +56,23 @@ static int launch(void (*kernel)(Args), const Args *args, uint64_t blocks, void 
                                  (cudaStream_t)stream);
 }
 
+/* As many thread blocks as run at the same time: those that walk over many tiles would else leave a last, half empty
+ * round. Asked once per kernel (sherd__cuda_load_kernels); before that, a guess. */
+static unsigned blocks_of(const unsigned *resident, uint64_t work, uint32_t width)
+{
+    uint64_t fill = (uint64_t)width * (*resident ? *resident : 4);
+    return (unsigned)(work < fill ? work : fill);
+}
+
+static unsigned resident_sums[sizeof sum_kernels / sizeof *sum_kernels], resident_convert;
+
 int sherd__cuda_launch_sum(const sherd__cuda_sum *args, uint32_t width, void *stream)
 {
     uint64_t tiles = ((uint64_t)args->elems + SHERD__CUDA_SUM_TILE - 1) / SHERD__CUDA_SUM_TILE;
     for (size_t i = 0; i < sizeof sum_kernels / sizeof *sum_kernels; ++i) {
         if (sum_kernels[i].bf16 == args->src_bf16 &&
             (sum_kernels[i].sources == args->n_src || sum_kernels[i].sources == 0))
-            return launch(sum_kernels[i].kernel, args, tiles < width ? tiles : width, stream);
+            return launch(sum_kernels[i].kernel, args, blocks_of(&resident_sums[i], tiles, width), stream);
     }
     return cudaErrorInvalidValue;
 }
@@ -86,8 +96,8 @@ int sherd__cuda_launch_zero(const sherd__cuda_zero *args, void *stream)
 
 int sherd__cuda_launch_convert(const sherd__cuda_convert *args, uint32_t width, void *stream)
 {
-    uint64_t blocks = ((uint64_t)args->elems + 4 * SHERD__CUDA_THREADS - 1) / (4 * SHERD__CUDA_THREADS);
-    return launch(sherd__cuda_kernel_convert, args, blocks < width ? blocks : width, stream);
+    uint64_t tile = SHERD__CUDA_VECTOR * SHERD__CUDA_THREADS, tiles = ((uint64_t)args->elems + tile - 1) / tile;
+    return launch(sherd__cuda_kernel_convert, args, blocks_of(&resident_convert, tiles, width), stream);
 }
 
 int sherd__cuda_launch_reduce(const sherd__cuda_reduce *args, void *stream)
@@ -95,19 +105,24 @@ int sherd__cuda_launch_reduce(const sherd__cuda_reduce *args, void *stream)
     return launch(sherd__cuda_kernel_reduce, args, 1, stream);
 }
 
-template <typename Args> static int load(void (*kernel)(Args))
+template <typename Args> static int load(void (*kernel)(Args), unsigned *resident = NULL)
 {
     cudaFuncAttributes attributes;
-    return (int)cudaFuncGetAttributes(&attributes, (const void *)kernel);
+    int blocks = 0, code = (int)cudaFuncGetAttributes(&attributes, (const void *)kernel);
+    if (code == cudaSuccess && resident) {
+        code = (int)cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, (const void *)kernel, SHERD__CUDA_THREADS, 0);
+        __atomic_store_n(resident, (unsigned)blocks, __ATOMIC_RELAXED); /* GPUs of one machine differ little */
+    }
+    return code;
 }
 
 int sherd__cuda_load_kernels(void)
 {
     int code = load(sherd__cuda_kernel_zero);
     for (size_t i = 0; code == cudaSuccess && i < sizeof sum_kernels / sizeof *sum_kernels; ++i)
-        code = load(sum_kernels[i].kernel);
+        code = load(sum_kernels[i].kernel, &resident_sums[i]);
     if (code == cudaSuccess)
-        code = load(sherd__cuda_kernel_convert);
+        code = load(sherd__cuda_kernel_convert, &resident_convert);
     if (code == cudaSuccess)
         code = load(sherd__cuda_kernel_reduce);
 #define X(KIND, name, moments)                                                                                         \

@@ -17,6 +17,7 @@ extern "C" {
 #endif
 
 #define SHERD__CUDA_THREADS 256
+#define SHERD__CUDA_VECTOR 8          /* elements a thread takes at a time */
 #define SHERD__CUDA_SOURCES 256       /* of one tree sum: 8 bytes each of at most 4096 bytes of parameters */
 #define SHERD__CUDA_SPANS 128         /* of one update launch */
 #define SHERD__CUDA_RANGES 128        /* of one zero launch */
@@ -79,7 +80,8 @@ typedef struct sherd__cuda_reduce {
     uint32_t n_src, n_sum, n_min;
 } sherd__cuda_reduce;
 
-/* `stream` is a cudaStream_t; `width` is how many thread blocks fill the device. */
+/* `stream` is a cudaStream_t; `width` is the number of multiprocessors: a launcher knows how many of its thread blocks fill
+ * one. */
 int sherd__cuda_launch_sum(const sherd__cuda_sum *args, uint32_t width, void *stream);
 int sherd__cuda_launch_update(const sherd__cuda_update *args, void *stream);
 int sherd__cuda_launch_zero(const sherd__cuda_zero *args, void *stream);

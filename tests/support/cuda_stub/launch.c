@@ -69,7 +69,7 @@ static void run_reduce(const void *args) { cuda__reduce_block(args); }
 int sherd__cuda_launch_sum(const sherd__cuda_sum *args, uint32_t width, void *stream)
 {
     sum_launch launch = {*args, (args->elems + SHERD__CUDA_SUM_TILE - 1) / SHERD__CUDA_SUM_TILE};
-    launch.blocks = launch.blocks < width ? launch.blocks : width;
+    launch.blocks = launch.blocks < 8 * width ? launch.blocks : 8 * width;
     return (int)cuda_stub_launch(stream, "sum", run_sum, &launch, sizeof launch);
 }
 
@@ -85,8 +85,9 @@ int sherd__cuda_launch_zero(const sherd__cuda_zero *args, void *stream)
 
 int sherd__cuda_launch_convert(const sherd__cuda_convert *args, uint32_t width, void *stream)
 {
-    convert_launch launch = {*args, (args->elems + 4 * SHERD__CUDA_THREADS - 1) / (4 * SHERD__CUDA_THREADS)};
-    launch.blocks = launch.blocks < width ? launch.blocks : width;
+    convert_launch launch = {*args, (args->elems + SHERD__CUDA_VECTOR * SHERD__CUDA_THREADS - 1) /
+                                         (SHERD__CUDA_VECTOR * SHERD__CUDA_THREADS)};
+    launch.blocks = launch.blocks < 8 * width ? launch.blocks : 8 * width;
     return (int)cuda_stub_launch(stream, "convert", run_convert, &launch, sizeof launch);
 }
 
