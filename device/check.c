@@ -324,6 +324,7 @@ static void destroy(sherd_device *base)
 
 static const sherd__device_ops check_ops = {
     .destroy = destroy,
+    .memory_free = sherd__host_memory_free,
     .memory_get = memory_get,
     .memory_put = memory_put,
     .stream_create = stream_create,

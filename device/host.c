@@ -112,6 +112,7 @@ static const sherd__device_ops host_ops = {
     .destroy = destroy,
     .memory_get = sherd__host_memory_get,
     .memory_put = sherd__host_memory_put,
+    .memory_free = sherd__host_memory_free,
     .stream_create = sherd__host_stream_create,
     .stream_destroy = sherd__host_stream_destroy,
     .event_create = event_create,

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "host/meminfo.h"
 
 #define MAPPED_FROM_BYTES (UINT64_C(64) << 10)
 #define HUGE_FROM_BYTES (UINT64_C(4) << 20)
@@ -69,4 +70,18 @@ void sherd__host_memory_put(sherd_device *device, sherd_tier tier, void *block, 
         (void)munmap(block, (size_t)rounded(bytes));
     else
         free(block);
+}
+
+sherd_status sherd__host_memory_free(sherd_device *device, uint64_t *out, sherd_error *err)
+{
+    uint64_t limit = device->ledger.limit[SHERD_TIER_DEVICE], available = sherd__meminfo_available(-1), held;
+    sherd_memory live;
+
+    sherd__ledger_read(&device->ledger, &live, NULL, NULL);
+    held = sherd_memory_total(&live, SHERD_TIER_DEVICE);
+    if (limit == 0 && available == UINT64_MAX)
+        return sherd__fail(err, SHERD_EUNSUPPORTED,
+                           "the kernel does not say how much memory is available; give a budget in bytes");
+    *out = limit > 0 ? (limit > held ? limit - held : 0) : available;
+    return SHERD_OK;
 }

@@ -40,6 +40,8 @@ static uint32_t stream_capacity(const sherd_plan *plan)
     return capacity > 1u << 20 ? 1u << 20 : (uint32_t)capacity;
 }
 
+static const char *const offload_streams[] = {"lower", "raise", "host", "read", "write"};
+
 static sherd_status create_streams(sherd_engine *engine, sherd_error *err)
 {
     const sherd__device_ops *ops = engine->device->ops;
@@ -50,6 +52,9 @@ static sherd_status create_streams(sherd_engine *engine, sherd_error *err)
     status = ops->stream_create(engine->device, "comm", capacity, &engine->stream[SHERD__COMM], err);
     if (status == SHERD_OK)
         status = ops->stream_create(engine->device, "update", capacity, &engine->stream[SHERD__UPDATE], err);
+    for (int s = SHERD__LOWER; status == SHERD_OK && s < SHERD__STREAMS; s++)
+        if (s >= SHERD__READ ? engine->plan->placement.n_disk > 0 : engine->plan->placement.n_off > 0)
+            status = ops->stream_create(engine->device, offload_streams[s - SHERD__LOWER], capacity, &engine->stream[s], err);
     return status;
 }
 
@@ -118,6 +123,9 @@ static sherd_status create_memory(sherd_engine *engine, sherd_error *err)
     if (status == SHERD_OK)
         status = create_sums(engine, err);
     if (status == SHERD_OK)
+        status = arena(engine, plan->placement.sum_slots * plan->placement.sum_slot_bytes, SHERD_CAT_STAGING,
+                       &engine->sum_slots, err);
+    if (status == SHERD_OK)
         status = arena(engine, plan->shared_bytes, SHERD_CAT_GRADIENTS_SHARED, &engine->shared, err);
     if (status == SHERD_OK)
         status = arena(engine, plan->master_elems * sizeof(float), SHERD_CAT_MASTER, &engine->master, err);
@@ -167,6 +175,8 @@ static sherd_status create_all(sherd_engine *engine, sherd_error *err)
         status = compare_plans(engine, err);
     if (status == SHERD_OK)
         status = create_memory(engine, err);
+    if (status == SHERD_OK && engine->plan->placement.n_off > 0)
+        status = sherd__engine_offload_create(engine, err);
     if (status == SHERD_OK) {
         status = engine->comm->ops->barrier(engine->comm, engine->stream[SHERD__COMM],
                                             sherd__engine_tag(engine, "barrier", -1));
@@ -183,7 +193,9 @@ static void release_memory(sherd_engine *engine)
         sherd_device_free(engine->device, engine->param[p].parked);
     for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; m++)
         sherd_device_free(engine->device, engine->moment[m]);
+    sherd__engine_offload_destroy(engine);
     sherd_device_free(engine->device, engine->master);
+    sherd_device_free(engine->device, engine->sum_slots);
     sherd_device_free(engine->device, engine->shared);
     if (!engine->sums_window.local)
         sherd_device_free(engine->device, engine->sums);

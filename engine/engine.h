@@ -14,10 +14,11 @@
 
 #include "comm/comm.h"
 #include "device/device.h"
+#include "offload/offload.h"
 #include "shard/plan.h"
 #include "shard/ring.h"
 
-#define SHERD__ARENAS (3 + SHERD__MAX_MOMENTS) /* sums, shared gradients, master, moments */
+#define SHERD__ARENAS (4 + SHERD__MAX_MOMENTS) /* sums, slots of sums, shared gradients, master, moments */
 
 /* What one step needs on the device beside the tensors; fits SHERD__STEP_BYTES. */
 typedef struct sherd__step_block {
@@ -37,6 +38,7 @@ typedef struct sherd__engine_bucket {
     uint32_t n_spans, n_pads;
     sherd__ticket slot_ticket; /* the collective that read the slot last (RING) */
     sherd__shard_state state;
+    int32_t parity; /* speculated: which of the two sets of state holds the truth */
 } sherd__engine_bucket;
 
 typedef struct sherd__engine_param {
@@ -61,6 +63,18 @@ struct sherd_engine {
     const void *ring_source; /* ring.local: the one source of ACCUMULATE */
     float *master, *moment[SHERD__MAX_MOMENTS];
     void *shared;
+    void *sum_slots;           /* on the device: sums on their way to the host */
+    sherd__offload *offload;   /* NULL: nothing is offloaded */
+    sherd__topology topology;  /* of this host, where something is */
+    const sherd__span **off_spans; /* [n_off] */
+    uint32_t *n_off_spans;         /* [n_off] */
+    char (*pci)[16];               /* [local ranks]: their GPUs */
+    sherd__share_device *neighbours; /* [local ranks] */
+    int32_t n_neighbours;
+    int32_t several_nodes; /* 1: on some rank a part is cut over several memory nodes */
+    sherd__step_scalars *guess; /* [2], on the host */
+    int32_t guess_parity;
+    uint64_t speculated, speculation_missed;
     sherd__step_block *block;  /* on the device */
     sherd__step_block *mirror; /* on the host: what the host writes for the device and reads from it */
     float *stage;              /* on the host, SHERD__STAGE_BYTES: device values pass through it to be read */
@@ -108,6 +122,19 @@ void sherd__engine_tables_destroy(sherd_engine *engine);
 /* Metadata memory, booked in the ledger. */
 sherd_status sherd__engine_table(sherd_engine *engine, size_t count, size_t bytes, void *out, sherd_error *err);
 void sherd__engine_table_free(sherd_engine *engine, void *block, size_t count, size_t bytes);
+
+/* offload.c: what the engine adds to offload/: which ranks share this host, guessed scalars, state between steps. */
+sherd_status sherd__engine_offload_create(sherd_engine *engine, sherd_error *err);
+void sherd__engine_offload_destroy(sherd_engine *engine);
+/* Before the last micro-step of a step: what the vote would say if it neither clipped nor skipped. */
+sherd_status sherd__engine_guess(sherd_engine *engine, sherd_error *err);
+/* When the vote is known. */
+void sherd__engine_guessed(sherd_engine *engine);
+/* fp32 state `which` (0: master, then the moments) from element `local` of the own part on; *run: how many follow in a row. On any
+ * tier, for the device's operations; between open and close, the streams idle. */
+float *sherd__engine_state(const sherd_engine *engine, uint32_t bucket, uint32_t which, int64_t local, int64_t *run);
+sherd_status sherd__engine_state_open(sherd_engine *engine, uint32_t bucket, sherd_error *err);
+sherd_status sherd__engine_state_close(sherd_engine *engine, uint32_t bucket, int32_t changed, sherd_error *err);
 
 /* wait.c: waits of the calling thread, timed as exposed where they are the compute stream's, and failure. */
 sherd_status sherd__engine_compute_wait(sherd_engine *engine, sherd__event *event, const char *site);

@@ -80,6 +80,15 @@ static sherd_status execute_pads(sherd_engine *engine, const sherd__action *acti
                                      entry->pads, entry->n_pads);
 }
 
+/* Where a bucket's sums lie on the device: their place, or a slot on the way to the host. */
+static void *sums_of(const sherd_engine *engine, const sherd__bucket *bucket)
+{
+    const sherd__placement *placement = &engine->plan->placement;
+    if (placement->sum_slots > 0 && sherd__bucket_offloaded(bucket))
+        return sherd__at(engine->sum_slots, bucket->sum_slot.index * placement->sum_slot_bytes);
+    return sherd__at(engine->sums, bucket->sum_offset);
+}
+
 /* What the reductions into the owned slice have in common. */
 static sherd__tree_sum slice_sum(const sherd_engine *engine, const sherd__action *action)
 {
@@ -91,7 +100,7 @@ static sherd__tree_sum slice_sum(const sherd_engine *engine, const sherd__action
     int64_t begin = plan->full_mode || plan->whole_state ? engine->rank * bucket->slice_elems : 0;
 
     sum.dst_dtype = sherd__engine_sum_dtype(plan, bucket);
-    sum.dst = sherd__at(engine->sums, bucket->sum_offset + (uint64_t)begin * sherd_dtype_bytes(sum.dst_dtype));
+    sum.dst = sherd__at(sums_of(engine, bucket), (uint64_t)begin * sherd_dtype_bytes(sum.dst_dtype));
     sum.elems = bucket->slice_elems;
     sum.narrow = bf16_sums || (final && plan->narrow_sums && bucket->dtype == SHERD_BF16);
     sum.norm = final ? &engine->block->norm : NULL;
@@ -188,7 +197,17 @@ static sherd_status execute_scalars(sherd_engine *engine, const sherd__action *a
     (void)action;
     if (status == SHERD_OK)
         status = ops->copy(stream, tag, &engine->mirror->scalars, &block->scalars, sizeof block->scalars);
+    if (status == SHERD_OK)
+        status = ops->copy(stream, tag, &engine->mirror->state, &block->state, sizeof block->state);
     return status;
+}
+
+static void step_shard(sherd_engine *engine, uint32_t bucket)
+{
+    move_shard(engine, bucket, SHERD__STEPPING);
+    move_shard(engine, bucket, SHERD__STEPPED);
+    if (engine->plan->whole_state)
+        move_shard(engine, bucket, SHERD__CLEAN);
 }
 
 static sherd_status execute_update(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
@@ -214,11 +233,61 @@ static sherd_status execute_update(sherd_engine *engine, const sherd__action *ac
     update.origin = begin;
     update.spans = entry->spans;
     update.n_spans = entry->n_spans;
-    move_shard(engine, action->bucket, SHERD__STEPPING);
-    move_shard(engine, action->bucket, SHERD__STEPPED);
-    if (plan->whole_state)
-        move_shard(engine, action->bucket, SHERD__CLEAN);
+    step_shard(engine, action->bucket);
     return engine->device->ops->update(stream, sherd__engine_tag(engine, "update", (int32_t)action->bucket), &update);
+}
+
+static sherd_status execute_lower(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    const sherd_plan *plan = engine->plan;
+    const sherd__bucket *bucket = plan_bucket(engine, action);
+    int64_t begin = plan->full_mode ? sherd__engine_part_begin(engine, bucket) : 0;
+    const void *sum = sherd__at(sums_of(engine, bucket),
+                                (uint64_t)begin * sherd_dtype_bytes(sherd__engine_sum_dtype(plan, bucket)));
+
+    return sherd__offload_lower(engine->offload, stream, sherd__engine_tag(engine, "lower", (int32_t)action->bucket),
+                                action->bucket, sum);
+}
+
+static sherd_status execute_speculate(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    return sherd__offload_speculate(engine->offload, stream,
+                                    sherd__engine_tag(engine, "speculate", (int32_t)action->bucket), action->bucket,
+                                    engine->buckets[action->bucket].parity);
+}
+
+static sherd_status execute_host_update(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    step_shard(engine, action->bucket);
+    return sherd__offload_step(engine->offload, stream,
+                               sherd__engine_tag(engine, "host_update", (int32_t)action->bucket), action->bucket,
+                               engine->buckets[action->bucket].parity);
+}
+
+/* The step's last look at the parity: from here on the truth is in the other set. */
+static sherd_status execute_raise(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    const sherd__bucket *bucket = plan_bucket(engine, action);
+    sherd__engine_bucket *entry = &engine->buckets[action->bucket];
+    uint64_t begin = (uint64_t)sherd__engine_part_begin(engine, bucket) * sherd_dtype_bytes(bucket->dtype);
+    int32_t parity = entry->parity;
+
+    entry->parity = bucket->speculated ? !parity : 0;
+    return sherd__offload_raise(engine->offload, stream, sherd__engine_tag(engine, "raise", (int32_t)action->bucket),
+                                action->bucket, parity,
+                                sherd__at(engine->params.local, bucket->param_offset + begin));
+}
+
+static sherd_status execute_fetch(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    return sherd__offload_fetch(engine->offload, stream, sherd__engine_tag(engine, "fetch", (int32_t)action->bucket),
+                                action->bucket);
+}
+
+static sherd_status execute_store(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    return sherd__offload_store(engine->offload, stream, sherd__engine_tag(engine, "store", (int32_t)action->bucket),
+                                action->bucket);
 }
 
 static sherd_status execute_gather(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
@@ -243,6 +312,12 @@ static const execute_fn executors[SHERD__ACTIONS] = {
     [SHERD__ACT_SCALARS] = execute_scalars,
     [SHERD__ACT_UPDATE] = execute_update,
     [SHERD__ACT_GATHER] = execute_gather,
+    [SHERD__ACT_LOWER] = execute_lower,
+    [SHERD__ACT_SPECULATE] = execute_speculate,
+    [SHERD__ACT_HOST_UPDATE] = execute_host_update,
+    [SHERD__ACT_RAISE] = execute_raise,
+    [SHERD__ACT_FETCH] = execute_fetch,
+    [SHERD__ACT_STORE] = execute_store,
 };
 
 sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)
@@ -256,6 +331,11 @@ sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)
     case SHERD__EV_REDUCED:
     case SHERD__EV_UPDATED:
     case SHERD__EV_GATHERED:
+    case SHERD__EV_SUMMED:
+    case SHERD__EV_LOWERED:
+    case SHERD__EV_STEPPED:
+    case SHERD__EV_FETCHED:
+    case SHERD__EV_STORED:
         return engine->buckets[ref.bucket].event[ref.kind];
     case SHERD__EV_NONE:
         break;
@@ -268,7 +348,10 @@ sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)
     {                                                                                                                  \
         [SHERD__EV_READY] = action " waits for ready", [SHERD__EV_REDUCED] = action " waits for reduced",              \
         [SHERD__EV_UPDATED] = action " waits for updated", [SHERD__EV_GATHERED] = action " waits for gathered",        \
-        [SHERD__EV_CLOSED] = action " waits for closed", [SHERD__EV_VOTED] = action " waits for voted",                \
+        [SHERD__EV_SUMMED] = action " waits for summed", [SHERD__EV_LOWERED] = action " waits for lowered",            \
+        [SHERD__EV_STEPPED] = action " waits for stepped", [SHERD__EV_FETCHED] = action " waits for fetched",          \
+        [SHERD__EV_STORED] = action " waits for stored", [SHERD__EV_CLOSED] = action " waits for closed",              \
+        [SHERD__EV_VOTED] = action " waits for voted",                                                                 \
     }
 static const char *const sites[SHERD__ACTIONS][SHERD__EVENTS] = {
 #define X(name, text) [SHERD__ACT_##name] = SITES_OF(text),

@@ -46,22 +46,26 @@ static sherd_status hash_values(sherd_engine *engine, digest *digest, uint32_t i
 static sherd_status hash_segment(sherd_engine *engine, digest *digest, uint32_t id, const sherd__bucket *bucket,
                                  int64_t at, int64_t first, int64_t n)
 {
+    uint32_t index = (uint32_t)(bucket - engine->plan->buckets);
     int64_t local = at - sherd__engine_part_begin(engine, bucket);
-    const void *master = bucket->dtype == SHERD_FP32
-                             ? (const float *)sherd__at(engine->params.local, bucket->param_offset) + at
-                             : engine->master + bucket->master_offset + local;
-    sherd_status status = hash_values(engine, digest, id, 0, first, master, SHERD_FP32, n);
+    sherd_status status = SHERD_OK;
 
-    for (uint32_t m = 0; status == SHERD_OK && m < engine->plan->n_moments; m++)
-        status = hash_values(engine, digest, id, (uint8_t)(m + 1), first,
-                             engine->moment[m] + bucket->state_offset + local, SHERD_FP32, n);
+    for (uint32_t which = 0; which <= engine->plan->n_moments; which++) {
+        int64_t run;
+        for (int64_t i = 0; status == SHERD_OK && i < n; i += run) {
+            const float *values = sherd__engine_state(engine, index, which, local + i, &run);
+            run = run < n - i ? run : n - i;
+            status = hash_values(engine, digest, id, (uint8_t)which, first + i, values, SHERD_FP32, run);
+        }
+    }
     return status;
 }
 
 static sherd_status hash_bucket(sherd_engine *engine, digest *digest, const sherd__bucket *bucket)
 {
     int64_t begin = engine->rank * bucket->slice_elems, end = begin + bucket->slice_elems;
-    sherd_status status = SHERD_OK;
+    uint32_t index = (uint32_t)(bucket - engine->plan->buckets);
+    sherd_status status = sherd__engine_state_open(engine, index, NULL);
 
     for (uint32_t i = 0; status == SHERD_OK && i < bucket->count; i++) {
         uint32_t id = engine->plan->order[bucket->first + i];
@@ -71,7 +75,7 @@ static sherd_status hash_bucket(sherd_engine *engine, digest *digest, const sher
         if (from < to)
             status = hash_segment(engine, digest, id, bucket, from, from - param->offset, to - from);
     }
-    return status;
+    return status == SHERD_OK ? sherd__engine_state_close(engine, index, 0, NULL) : status;
 }
 
 /* Frozen parameters are whole on every rank: rank 0 speaks for them. */

@@ -28,6 +28,11 @@ sherd_status sherd_micro_begin(sherd_engine *engine, sherd_micro *out)
                                     "sherd_micro_begin: micro-step %" PRId64 " of step %" PRId64
                                     " is open; close it with sherd_engine_step",
                                     engine->micro, engine->step);
+    if (engine->plan->placement.n_speculated > 0 && engine->micro == engine->plan->config.gradient_accumulation_steps - 1) {
+        status = sherd__engine_guess(engine, NULL);
+        if (status != SHERD_OK)
+            return status;
+    }
     pthread_mutex_lock(&engine->lock);
     sherd__ring_begin(&engine->ring_state);
     engine->open = 1;
@@ -156,6 +161,9 @@ static void fill_report(sherd_engine *engine, int64_t now)
     report->exposed_comm_ns = atomic_exchange_explicit(&times->exposed, 0, memory_order_relaxed);
     report->update_ns = times->last_update;
     report->parked = engine->parked_count;
+    sherd__engine_guessed(engine);
+    report->speculated = engine->speculated;
+    report->speculation_missed = engine->speculation_missed;
     times->forward = times->backward = 0;
 }
 

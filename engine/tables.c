@@ -97,8 +97,10 @@ static void fill_params(sherd_engine *engine)
 static sherd_status create_events(sherd_engine *engine, sherd_error *err)
 {
     const sherd__device_ops *ops = engine->device->ops;
-    static const sherd__event_kind kinds[] = {SHERD__EV_READY, SHERD__EV_REDUCED, SHERD__EV_UPDATED,
-                                              SHERD__EV_GATHERED};
+    static const sherd__event_kind kinds[] = {SHERD__EV_READY,  SHERD__EV_REDUCED, SHERD__EV_UPDATED, SHERD__EV_GATHERED,
+                                              SHERD__EV_SUMMED, SHERD__EV_LOWERED, SHERD__EV_STEPPED, SHERD__EV_FETCHED,
+                                              SHERD__EV_STORED};
+    const size_t usual = 4, offloaded = 3, all = sizeof kinds / sizeof *kinds; /* the last two only on disk */
     sherd_status status = ops->event_create(engine->device, &engine->closed, err);
 
     if (status == SHERD_OK)
@@ -106,7 +108,10 @@ static sherd_status create_events(sherd_engine *engine, sherd_error *err)
     for (int s = 0; status == SHERD_OK && s < SHERD__STREAMS; s++)
         status = ops->event_create(engine->device, &engine->sync[s], err);
     for (uint32_t b = 0; status == SHERD_OK && b < engine->plan->n_buckets; b++)
-        for (size_t k = 0; status == SHERD_OK && k < sizeof kinds / sizeof *kinds; k++)
+        for (size_t k = 0, n = engine->plan->buckets[b].tier == SHERD_TIER_DEVICE ? usual
+                               : engine->plan->buckets[b].tier == SHERD_TIER_HOST ? usual + offloaded
+                                                                                  : all;
+             status == SHERD_OK && k < n; k++)
             status = ops->event_create(engine->device, &engine->buckets[b].event[kinds[k]], err);
     return status;
 }

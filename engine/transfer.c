@@ -69,8 +69,15 @@ static void *working_copy(const sherd_engine *engine, const sherd__plan_param *p
     return sherd__at(engine->params.local, param->param_offset + (uint64_t)elem * sherd_dtype_bytes(param->dtype));
 }
 
-/* This rank's fp32 master of elements [first, first + *n) of a bf16 parameter: where it starts, clipped to what is
- * owned. *skip is how many elements of the request lie before it. NULL: nothing of it. */
+/* 1: the master is not the working copy. */
+static int has_master(const sherd_engine *engine, const sherd__plan_param *param)
+{
+    return param->bucket >= 0 &&
+           (param->dtype != SHERD_FP32 || sherd__bucket_offloaded(&engine->plan->buckets[param->bucket]));
+}
+
+/* This rank's fp32 master of elements [first, first + *n) of a parameter that has one: where it starts, clipped to what is
+ * owned and lies in a row. *skip is how many elements of the request lie before it. NULL: nothing of it. */
 static float *master_part(const sherd_engine *engine, const sherd__plan_param *param, int64_t first, int64_t *n,
                           int64_t *skip)
 {
@@ -84,8 +91,9 @@ static float *master_part(const sherd_engine *engine, const sherd__plan_param *p
     if (from >= to)
         return NULL;
     *skip = from - begin;
-    *n = to - from;
-    return engine->master + bucket->master_offset + (from - part);
+    float *at = sherd__engine_state(engine, (uint32_t)param->bucket, 0, from - part, n);
+    *n = *n < to - from ? *n : to - from;
+    return at;
 }
 
 static sherd_status write_chunk(sherd_engine *engine, const sherd__plan_param *param, const float *staged,
@@ -96,13 +104,17 @@ static sherd_status write_chunk(sherd_engine *engine, const sherd__plan_param *p
     sherd__tag tag = sherd__engine_tag(engine, "param write", param->bucket);
     sherd_status status =
         ops->convert(stream, tag, working_copy(engine, param, first), param->dtype, staged, SHERD_FP32, n, 0);
-    int64_t skip = 0;
-    float *master;
+    int64_t done = 0;
 
-    if (status != SHERD_OK || param->bucket < 0 || param->dtype == SHERD_FP32)
-        return status;
-    master = master_part(engine, param, first, &n, &skip);
-    return master ? ops->copy(stream, tag, master, staged + skip, (uint64_t)n * sizeof(float)) : SHERD_OK;
+    while (status == SHERD_OK && has_master(engine, param) && done < n) {
+        int64_t part = n - done, skip = 0;
+        float *master = master_part(engine, param, first + done, &part, &skip);
+        if (!master)
+            break;
+        status = ops->copy(stream, tag, master, staged + done + skip, (uint64_t)part * sizeof(float));
+        done += skip + part;
+    }
+    return status;
 }
 
 sherd_status sherd_param_write(sherd_engine *engine, uint32_t id, const float *data, sherd_error *err)
@@ -122,6 +134,10 @@ sherd_status sherd_param_write(sherd_engine *engine, uint32_t id, const float *d
     status = sherd__engine_idle(engine, "sherd_param_write", err);
     if (status != SHERD_OK)
         return status;
+    if (param->bucket >= 0)
+        status = sherd__engine_state_open(engine, (uint32_t)param->bucket, err);
+    if (status != SHERD_OK)
+        return status;
     stage = stage_open(engine);
     for (int64_t i = 0; status == SHERD_OK && i < param->elems; i += stage.elems) {
         int64_t n = param->elems - i < stage.elems ? param->elems - i : stage.elems;
@@ -129,7 +145,18 @@ sherd_status sherd_param_write(sherd_engine *engine, uint32_t id, const float *d
         if (status == SHERD_OK)
             status = write_chunk(engine, param, stage.window->local, i, n);
     }
-    return stage_close(engine, &stage, status, err);
+    status = stage_close(engine, &stage, status, err);
+    return status == SHERD_OK && param->bucket >= 0
+               ? sherd__engine_state_close(engine, (uint32_t)param->bucket, 1, err)
+               : status;
+}
+
+/* A part's elements lie in a row per node, and all ranks must agree on the pieces: where one rank has several nodes, pieces are
+ * of one block each. */
+static int64_t within_node(const sherd_engine *engine, const sherd__bucket *bucket, int64_t local, int64_t n)
+{
+    int64_t block = SHERD__ALIGN_ELEMS - local % SHERD__ALIGN_ELEMS;
+    return sherd__bucket_offloaded(bucket) && engine->several_nodes && n > block ? block : n;
 }
 
 /* Masters that lie in other ranks' slices travel through the staging buffer, slice by slice. */
@@ -138,7 +165,7 @@ static sherd_status read_sharded(sherd_engine *engine, const sherd__plan_param *
     const sherd__bucket *bucket = &engine->plan->buckets[param->bucket];
     sherd__tag tag = sherd__engine_tag(engine, "param read", param->bucket);
     sherd_status status = SHERD_OK;
-    int64_t i = 0;
+    int64_t i = 0, run;
 
     while (status == SHERD_OK && i < param->elems) {
         int64_t at = param->offset + i, owner = at / bucket->slice_elems;
@@ -146,10 +173,12 @@ static sherd_status read_sharded(sherd_engine *engine, const sherd__plan_param *
         int64_t n = param->elems - i < slice_end - at ? param->elems - i : slice_end - at;
         if (n > stage->elems)
             n = stage->elems;
-        status = stage_broadcast(
-            engine, stage,
-            engine->rank == owner ? engine->master + bucket->master_offset + at % bucket->slice_elems : NULL, n,
-            (int32_t)owner);
+        n = within_node(engine, bucket, at % bucket->slice_elems, n);
+        status = stage_broadcast(engine, stage,
+                                 engine->rank == owner ? sherd__engine_state(engine, (uint32_t)param->bucket, 0,
+                                                                             at % bucket->slice_elems, &run)
+                                                       : NULL,
+                                 n, (int32_t)owner);
         if (status == SHERD_OK)
             status = engine->device->ops->copy(engine->stream[SHERD__COMM], tag, data + i, stage->window->local,
                                                (uint64_t)n * sizeof(float));
@@ -172,6 +201,10 @@ sherd_status sherd_param_read(sherd_engine *engine, uint32_t id, float *data, sh
     if (status != SHERD_OK)
         return status;
     param = &engine->plan->params[id];
+    if (has_master(engine, param))
+        status = sherd__engine_state_open(engine, (uint32_t)param->bucket, err);
+    if (status != SHERD_OK)
+        return status;
     stage = stage_open(engine);
     if (param->bucket < 0 ||
         param->dtype == SHERD_FP32) { /* the working copy is whole on every rank, and is the master */
@@ -180,14 +213,21 @@ sherd_status sherd_param_read(sherd_engine *engine, uint32_t id, float *data, sh
             status = engine->device->ops->convert(engine->stream[SHERD__COMM], tag, data, SHERD_FP32,
                                                   working_copy(engine, param, 0), param->dtype, param->elems, 0);
     } else if (engine->plan->whole_state) {
-        int64_t n = param->elems, skip = 0;
-        status = engine->device->ops->copy(
-            engine->stream[SHERD__COMM], sherd__engine_tag(engine, "param read", param->bucket), data,
-            master_part(engine, param, 0, &n, &skip), (uint64_t)param->elems * sizeof(float));
+        sherd__tag tag = sherd__engine_tag(engine, "param read", param->bucket);
+        int64_t n, skip = 0;
+        for (int64_t i = 0; status == SHERD_OK && i < param->elems; i += n) {
+            n = param->elems - i;
+            float *master = master_part(engine, param, i, &n, &skip);
+            status = engine->device->ops->copy(engine->stream[SHERD__COMM], tag, data + i, master,
+                                               (uint64_t)n * sizeof(float));
+        }
     } else {
         status = read_sharded(engine, param, &stage, data);
     }
-    return stage_close(engine, &stage, status, err);
+    status = stage_close(engine, &stage, status, err);
+    return status == SHERD_OK && has_master(engine, param)
+               ? sherd__engine_state_close(engine, (uint32_t)param->bucket, 0, err)
+               : status;
 }
 
 sherd_status sherd__engine_exchange(sherd_engine *engine, const void *line, size_t bytes, sherd_error *err)

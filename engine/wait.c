@@ -127,7 +127,16 @@ sherd_status sherd__engine_touch(sherd_engine *engine, const char *who, const vo
 
 sherd_status sherd_engine_wait(sherd_engine *engine, sherd_error *err)
 {
-    sherd_status status = sherd__engine_sync(engine, SHERD__UPDATE, "engine wait (update)", err);
+    /* What runs on the others is always followed by something here. */
+    static const struct {
+        sherd__stream_id stream;
+        const char *site;
+    } ends[] = {{SHERD__UPDATE, "engine wait (update)"}, {SHERD__RAISE, "engine wait (raise)"},
+                {SHERD__WRITE, "engine wait (write)"}};
+    sherd_status status = SHERD_OK;
 
+    for (size_t i = 0; status == SHERD_OK && i < sizeof ends / sizeof *ends; i++)
+        if (engine->stream[ends[i].stream])
+            status = sherd__engine_sync(engine, ends[i].stream, ends[i].site, err);
     return status == SHERD_OK ? sherd__engine_sync(engine, SHERD__COMM, "engine wait (comm)", err) : status;
 }

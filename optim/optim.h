@@ -71,5 +71,7 @@ void sherd__step_state_init(sherd__step_state *state);
  * Pure. */
 void sherd__step_prepare(const sherd__step_rules *rules, const uint64_t *vote, sherd__step_state *state,
                          sherd__step_scalars *out);
+/* 1: an update made with `a` has the bits of one made with `b`. */
+int sherd__step_scalars_same(const sherd__step_scalars *a, const sherd__step_scalars *b);
 
 #endif

@@ -69,3 +69,9 @@ void sherd__step_prepare(const sherd__step_rules *rules, const uint64_t *vote, s
     }
     out->updates = state->updates;
 }
+
+int sherd__step_scalars_same(const sherd__step_scalars *a, const sherd__step_scalars *b)
+{
+    return a->skip == b->skip && a->first == b->first && memcmp(&a->factor, &b->factor, sizeof a->factor) == 0 &&
+           memcmp(a->group, b->group, sizeof a->group) == 0;
+}

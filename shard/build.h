@@ -23,6 +23,11 @@ int64_t sherd__plan_target_elems(const sherd_plan *plan, sherd_dtype grad_dtype)
 void sherd__plan_place_arenas(sherd_plan *plan);
 /* ring_plan.c: the ring's capacity, offsets, and who used a slot before. */
 sherd_status sherd__plan_place_ring(sherd_plan *plan, sherd_error *err);
+/* placement.c: where master and moments live, by budgets or by ratio; places the arenas anew for each candidate. After the
+ * ring. */
+sherd_status sherd__plan_place_state(sherd_plan *plan, sherd_error *err);
+/* Bytes of one offloaded bucket: what one rank keeps of master and moments, per element. */
+uint64_t sherd__plan_state_bytes_per_elem(const sherd_plan *plan);
 /* hash.c: digest of all that ranks must agree on. */
 sherd_status sherd__plan_seal(sherd_plan *plan, sherd_error *err);
 

@@ -41,16 +41,23 @@ static double duration(const simulation *sim, const sherd__action *action)
     if (action->kind == SHERD__ACT_SCALARS)
         return 0;
     const sherd__bucket *bucket = &plan->buckets[action->bucket];
-    double elems = (double)bucket->elems;
+    double elems = (double)bucket->elems, state = (double)sherd__plan_state_elems(plan, bucket);
     switch (action->kind) {
     case SHERD__ACT_REDUCE: return cost->collective_ns + (double)bucket->ring_bytes * cost->reduce_ns_per_byte;
     case SHERD__ACT_REDUCE_OWN: return cost->collective_ns + elems * 4 * cost->reduce_ns_per_byte;
     case SHERD__ACT_GATHER_SUMS:
         return cost->collective_ns +
                elems * (double)sherd__plan_sum_elem_bytes(plan, bucket) * cost->gather_ns_per_byte;
-    case SHERD__ACT_UPDATE: return (double)sherd__plan_state_elems(plan, bucket) * cost->update_ns_per_elem;
+    case SHERD__ACT_UPDATE: return state * cost->update_ns_per_elem;
     case SHERD__ACT_GATHER:
         return cost->collective_ns + elems * (double)sherd_dtype_bytes(bucket->dtype) * cost->gather_ns_per_byte;
+    case SHERD__ACT_LOWER: return state * (double)sherd__plan_sum_elem_bytes(plan, bucket) * cost->bus_ns_per_byte;
+    case SHERD__ACT_RAISE: return state * (double)sherd_dtype_bytes(bucket->dtype) * cost->bus_ns_per_byte;
+    case SHERD__ACT_SPECULATE: return state * cost->host_update_ns_per_elem;
+    case SHERD__ACT_HOST_UPDATE: return bucket->speculated ? 0 : state * cost->host_update_ns_per_elem;
+    case SHERD__ACT_FETCH:
+    case SHERD__ACT_STORE:
+        return state * (double)sherd__plan_state_bytes_per_elem(plan) * cost->disk_ns_per_byte;
     default: return 0;
     }
 }

@@ -119,6 +119,10 @@ static void put_plan(writer *to, const sherd_plan *plan)
         put(to, plan->buckets[b].ring_offset);
     }
     put(to, plan->ring_bytes);
+    put(to, plan->placement.n_disk);
+    put(to, plan->placement.n_off);
+    put(to, plan->placement.n_speculated);
+    put(to, plan->placement.disk_slots);
 }
 
 sherd_status sherd__plan_seal(sherd_plan *plan, sherd_error *err)

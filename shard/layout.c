@@ -9,20 +9,132 @@
 
 #define SHARED_ALIGN_BYTES 64
 
+/* The device's arenas. Sums that pass through slots lie in STAGING, not here. */
+static void place_on_device(sherd_plan *plan, sherd__bucket *bucket)
+{
+    uint64_t state = (uint64_t)sherd__plan_state_elems(plan, bucket);
+    bucket->param_offset = plan->param_bytes;
+    plan->param_bytes += (uint64_t)bucket->elems * sherd_dtype_bytes(bucket->dtype);
+    if (!sherd__bucket_offloaded(bucket) || plan->placement.sum_slots == 0) {
+        bucket->sum_offset = plan->sum_bytes;
+        plan->sum_bytes += (uint64_t)sherd__plan_sum_elems(plan, bucket) * sherd__plan_sum_elem_bytes(plan, bucket);
+    }
+    if (sherd__bucket_offloaded(bucket))
+        return;
+    bucket->state_offset = plan->moment_elems;
+    plan->moment_elems += state;
+    bucket->master_offset = plan->master_elems;
+    plan->master_elems += bucket->dtype == SHERD_FP32 ? 0 : state;
+}
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* The host's arenas and the files: the owned part only, the master always, since the working copy is elsewhere. */
+static void place_on_host(sherd_plan *plan, sherd__bucket *bucket)
+{
+    sherd__placement *placement = &plan->placement;
+    uint64_t state = (uint64_t)sherd__plan_state_elems(plan, bucket);
+    uint64_t sum = state * sherd__plan_sum_elem_bytes(plan, bucket);
+
+    bucket->host_sum_offset = placement->host_sum_bytes;
+    placement->host_sum_bytes += sum;
+    if (placement->sum_slots > 0)
+        placement->sum_slot_bytes = larger(placement->sum_slot_bytes, sum);
+    if (bucket->dtype == SHERD_BF16 && !bucket->speculated)
+        placement->emit_slot_elems = larger(placement->emit_slot_elems, state);
+    if (bucket->tier == SHERD_TIER_DISK) {
+        bucket->host_master_offset = placement->disk_elems;
+        placement->disk_elems += state;
+        placement->disk_slot_elems = larger(placement->disk_slot_elems, state);
+        return;
+    }
+    bucket->host_master_offset = placement->host_master_elems;
+    placement->host_master_elems += state;
+    placement->host_moment_elems += state;
+    if (!bucket->speculated)
+        return;
+    bucket->shadow_offset = placement->shadow_elems;
+    placement->shadow_elems += state;
+    if (bucket->dtype == SHERD_BF16) {
+        bucket->shadow_emit_offset = placement->shadow_emit_elems;
+        placement->shadow_emit_elems += state;
+    }
+}
+
+/* User number `n` of `slots` slots that `total` users take in turn; `bucket_of` gives a user's bucket. */
+static sherd__slot take_slot(uint32_t n, uint32_t slots, uint32_t total, uint32_t (*bucket_of)(uint32_t n, uint32_t total))
+{
+    uint32_t index = n % slots;
+    uint32_t last = index + (total - 1 - index) / slots * slots; /* of the former step */
+    int previous = n < slots;
+    return (sherd__slot){index, bucket_of(previous ? last : n - slots, total), previous};
+}
+
+static uint32_t rising(uint32_t n, uint32_t total)
+{
+    (void)total;
+    return n;
+}
+
+/* Updates run from the last bucket down. */
+static uint32_t falling(uint32_t n, uint32_t total)
+{
+    return total - 1 - n;
+}
+
+/* Users in update order of the emit slots: offloaded buckets that are not speculated. These are two runs, with the
+ * speculated ones between them; all take a number, the speculated ones do not use it. */
+static void place_slots(sherd_plan *plan)
+{
+    sherd__placement *placement = &plan->placement;
+
+    for (uint32_t b = 0; b < placement->n_off; b++) {
+        sherd__bucket *bucket = &plan->buckets[b];
+        if (placement->sum_slots > 0)
+            bucket->sum_slot = take_slot(b, placement->sum_slots, placement->n_off, rising);
+        if (placement->emit_slots > 0)
+            bucket->emit_slot = take_slot(placement->n_off - 1 - b, placement->emit_slots, placement->n_off, falling);
+        if (b < placement->n_disk)
+            bucket->disk_slot = take_slot(placement->n_disk - 1 - b, placement->disk_slots, placement->n_disk, falling);
+    }
+}
+
+static uint32_t fewer(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* From the three numbers that say which buckets live where, everything else about placement. */
+static void start_placement(sherd_plan *plan)
+{
+    uint32_t n_disk = plan->placement.n_disk, n_off = plan->placement.n_off, n_speculated = plan->placement.n_speculated;
+
+    plan->placement = (sherd__placement){.n_disk = n_disk, .n_off = n_off, .n_speculated = n_speculated};
+    /* Sums that are complete within one micro-step need no place of their own on the device: they pass through. */
+    if (!plan->whole_state && plan->config.gradient_accumulation_steps == 1)
+        plan->placement.sum_slots = fewer(n_off, SHERD__SUM_SLOTS);
+    plan->placement.emit_slots = fewer(n_off, SHERD__EMIT_SLOTS);
+    plan->placement.disk_slots = fewer(n_disk, (uint32_t)plan->config.offload.buffer_count);
+    plan->param_bytes = plan->sum_bytes = plan->shared_bytes = plan->master_elems = plan->moment_elems = 0;
+    for (uint32_t b = 0; b < plan->n_buckets; b++) {
+        plan->buckets[b].tier = b < n_disk ? SHERD_TIER_DISK : b < n_off ? SHERD_TIER_HOST : SHERD_TIER_DEVICE;
+        plan->buckets[b].speculated = b >= n_disk && b < n_disk + n_speculated;
+    }
+}
+
 static void place_buckets(sherd_plan *plan)
 {
     for (uint32_t b = 0; b < plan->n_buckets; b++) {
-        sherd__bucket *bucket = &plan->buckets[b];
-        uint64_t state = (uint64_t)sherd__plan_state_elems(plan, bucket);
-        bucket->param_offset = plan->param_bytes;
-        plan->param_bytes += (uint64_t)bucket->elems * sherd_dtype_bytes(bucket->dtype);
-        bucket->sum_offset = plan->sum_bytes;
-        plan->sum_bytes += (uint64_t)sherd__plan_sum_elems(plan, bucket) * sherd__plan_sum_elem_bytes(plan, bucket);
-        bucket->state_offset = plan->moment_elems;
-        plan->moment_elems += state;
-        bucket->master_offset = plan->master_elems;
-        plan->master_elems += bucket->dtype == SHERD_FP32 ? 0 : state;
+        place_on_device(plan, &plan->buckets[b]);
+        if (sherd__bucket_offloaded(&plan->buckets[b]))
+            place_on_host(plan, &plan->buckets[b]);
     }
+    if (plan->placement.emit_slot_elems == 0)
+        plan->placement.emit_slots = 0; /* fp32, or all speculated */
+    place_slots(plan);
 }
 
 static void place_params(sherd_plan *plan)
@@ -60,6 +172,7 @@ void sherd__plan_place_arenas(sherd_plan *plan)
         any_bf16 |= plan->buckets[b].dtype == SHERD_BF16;
     plan->narrow_sums = plan->config.sherd.grad_sum_bf16 && any_bf16;
     plan->sums_bf16 = plan->narrow_sums && plan->config.gradient_accumulation_steps == 1;
+    start_placement(plan);
     place_buckets(plan);
     place_params(plan);
     place_frozen(plan);

@@ -67,10 +67,11 @@ static sherd_status build(sherd_plan *plan, const sherd_config *config, const sh
         (status = sherd__plan_take_params(plan, params, n_params, err)) ||
         (status = sherd__plan_form_buckets(plan, err)))
         return status;
-    sherd__plan_place_arenas(plan);
-    if ((status = sherd__plan_place_ring(plan, err)) || (status = sherd__schedule_build(plan, err)))
+    if ((status = sherd__plan_place_ring(plan, err)))
         return status;
     sherd__plan_place_receive(plan);
+    if ((status = sherd__plan_place_state(plan, err)) || (status = sherd__schedule_build(plan, err)))
+        return status;
     return sherd__plan_seal(plan, err);
 }
 
@@ -147,7 +148,9 @@ sherd_status sherd_plan_bucket(const sherd_plan *plan, uint32_t bucket, sherd_bu
                                .ring_offset = from->ring_offset,
                                .ring_bytes = from->ring_bytes,
                                .dtype = from->dtype,
-                               .grad_dtype = from->grad_dtype};
+                               .grad_dtype = from->grad_dtype,
+                               .tier = from->tier,
+                               .speculated = from->speculated};
     return SHERD_OK;
 }
 

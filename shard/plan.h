@@ -7,6 +7,9 @@
  * a parameter larger than the target is a bucket of its own. A bucket is padded to world × slice_elems, slice_elems a
  * multiple of 256. Frozen parameters stand after all buckets in the parameter window; empty ones own nothing.
  *
+ * Placement. Buckets [0, n_disk) keep master and moments in files, [n_disk, n_off) in host memory, the rest on the
+ * device: what is reduced last stays. The sums of [0, n_off) cross to the host once per step.
+ *
  * Modes. RING (stage 2, and stages 0 and 1 with one micro-step): each micro-step's leaves are reduced from the ring
  * into the sums of the owned slices. FULL (stages 0 and 1 with K > 1): leaves are added to full-size fp32 sums, which
  * are tree-summed slice by slice, in place, after the last micro-step.
@@ -33,6 +36,12 @@ typedef struct sherd__plan_param {
     uint64_t shared_offset; /* bytes: within the gradients/shared arena, for uses > 1 */
 } sherd__plan_param;
 
+typedef struct sherd__slot {
+    uint32_t index;
+    uint32_t former;         /* bucket */
+    int32_t former_previous; /* 1: its use in the former step */
+} sherd__slot;
+
 typedef struct sherd__bucket {
     uint32_t first, count; /* into plan->order */
     sherd_dtype dtype, grad_dtype;
@@ -51,7 +60,36 @@ typedef struct sherd__bucket {
      * it may be the bucket itself), 0 where it is this micro-step's. */
     uint32_t ring_after;
     int32_t ring_after_previous;
+    /* Placement. Slots are small rings whose users are fixed: the former user in update order (sum slots: in order of
+     * reduction), and 1 where that is the former step's. */
+    sherd_tier tier;
+    int32_t speculated;
+    sherd__slot sum_slot;          /* device: the sum on its way to the host; unused where plan->sum_slots is 0 */
+    sherd__slot emit_slot;         /* host: bf16 on its way to the device; speculated buckets have a place of their own */
+    sherd__slot disk_slot;         /* host: state of a disk bucket */
+    uint64_t host_sum_offset;      /* bytes in the host's sums, below n_off */
+    uint64_t host_master_offset;   /* elements in the host's masters (HOST) or in a file of masters (DISK) */
+    uint64_t shadow_offset, shadow_emit_offset; /* elements in the second buffers, where speculated */
 } sherd__bucket;
+
+#define SHERD__SUM_SLOTS  3u
+#define SHERD__EMIT_SLOTS 3u
+#define SHERD__MAX_SLOTS  64u
+
+/* Which buckets live where, and what that takes. */
+typedef struct sherd__placement {
+    uint32_t n_disk, n_off;      /* buckets [0, n_disk) on disk, [n_disk, n_off) in host memory */
+    uint32_t n_speculated;       /* of them, [n_disk, n_disk + n_speculated) are updated before the vote */
+    uint32_t sum_slots;          /* 0: every bucket's sum has its place on the device */
+    uint32_t emit_slots, disk_slots;
+    uint64_t sum_slot_bytes;     /* device */
+    uint64_t emit_slot_elems;    /* host, bf16 */
+    uint64_t disk_slot_elems;    /* host, of each of master and moments */
+    uint64_t host_sum_bytes;
+    uint64_t host_master_elems, host_moment_elems; /* moments: of each array */
+    uint64_t disk_elems;                           /* of each of master and moments */
+    uint64_t shadow_elems, shadow_emit_elems;
+} sherd__placement;
 
 struct sherd_plan {
     sherd_config config; /* resolved */
@@ -68,6 +106,7 @@ struct sherd_plan {
     uint64_t param_bytes, ring_bytes, sum_bytes, shared_bytes; /* arena sizes */
     uint64_t master_elems, moment_elems;                       /* per arena */
     uint64_t comm_bytes;                                       /* control block and vote, per rank */
+    sherd__placement placement;
     int64_t total_elems;                                       /* without padding, frozen included */
     sherd__schedule schedule;
     uint64_t receive_bytes; /* of comm_bytes: what others' slices arrive in, where they cannot be read in place */
@@ -99,6 +138,9 @@ uint64_t sherd__plan_comm_bytes(int32_t world);
  * the host must see them (digests). */
 #define SHERD__STAGE_BYTES 65536u
 #define SHERD__HOST_COMM_BYTES (SHERD__STEP_BYTES + SHERD__STAGE_BYTES)
+
+/* 1: the bucket's master and moments are not on the device. */
+static inline int sherd__bucket_offloaded(const sherd__bucket *bucket) { return bucket->tier != SHERD_TIER_DEVICE; }
 
 /* The micro-batch number (NUMERICS: Numbering). */
 int64_t sherd__plan_micro_number(const sherd_plan *plan, int32_t rank, int64_t k);

@@ -5,12 +5,24 @@
  *
  * - READY[b] before the first action on bucket b: the caller wrote its gradients on its own stream.
  * - UPDATED[0] before the step's first write into the sums, at stage 0 only: the former step's updates read sums and
- *   step scalars. Bucket 0 is updated last and reduced first, so this one wait covers every bucket, and SCALARS too.
+ *   step scalars. Bucket 0 is updated last and reduced first, so this one wait covers every bucket, and SCALARS too. Where
+ *   some buckets are offloaded and some not, the last of each kind is waited for.
  *   Stages 1 and 2 need none: each GATHER on this stream has waited for its bucket's update.
  * - VOTED before the first update: sums and scalars are written on the comm stream. Peers' gathers of the former step
  *   read what the update writes; they lie before the vote on their streams.
  * - CLOSED before the first update: the caller may read parameters after its last gradient was ready.
  * - UPDATED[b] before GATHER of b: it sends what the update wrote.
+ *
+ * Offloaded buckets, between the two:
+ * - the sum's slot on the device must have been lowered before the next bucket is reduced into it (within a step; over
+ *   steps the gathers order it);
+ * - LOWER waits for the step's sum; SPECULATE and HOST_UPDATE for the lowered sum, the first of them for VOTED;
+ * - a host update writes into its emit slot, or a disk slot, only when the former user's values have been raised, stored;
+ * - RAISE waits for the host's update, and the first of them for CLOSED; it records UPDATED, as UPDATE does, and from there
+ *   on nothing differs;
+ * - FETCH waits for its slot (former user stored; raised too, where that raises the slot's own masters), STORE for the update.
+ * A buffer that only this bucket uses, each step anew (host sums, second buffers), needs no wait: between two uses lies
+ * UPDATED, then the gather, then the next step's reduction.
  *
  * Everything else is one stream's own order, or a collective's: a vote ends only when every rank's earlier actions on
  * its comm stream have ended, so nobody still reads a peer's sums in the next step.
@@ -63,6 +75,83 @@ static void record(sherd__action *action, sherd__event_kind kind, uint32_t bucke
     action->record = (sherd__event_ref){kind, bucket};
 }
 
+static int uses_sum_slot(const sherd_plan *plan, uint32_t bucket)
+{
+    return plan->placement.sum_slots > 0 && sherd__bucket_offloaded(&plan->buckets[bucket]);
+}
+
+static void emit_lower(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket)
+{
+    sherd__action scratch, *action = emit(schedule, &scratch, SHERD__ACT_LOWER, SHERD__LOWER, bucket, 0);
+
+    wait_for(action, plan->full_mode || plan->whole_state ? SHERD__EV_SUMMED : SHERD__EV_REDUCED, bucket);
+    record(action, SHERD__EV_LOWERED, bucket);
+    if (!plan->buckets[bucket].speculated)
+        return;
+    action = emit(schedule, &scratch, SHERD__ACT_SPECULATE, SHERD__HOST, bucket, 0);
+    wait_for(action, SHERD__EV_LOWERED, bucket);
+}
+
+static void emit_fetch(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket)
+{
+    const sherd__slot *slot = &plan->buckets[bucket].disk_slot;
+    sherd__action scratch, *action = emit(schedule, &scratch, SHERD__ACT_FETCH, SHERD__READ, bucket, 0);
+
+    wait_for(action, SHERD__EV_STORED, slot->former);
+    if (plan->buckets[slot->former].dtype == SHERD_FP32)
+        wait_for(action, SHERD__EV_UPDATED, slot->former);
+    record(action, SHERD__EV_FETCHED, bucket);
+}
+
+/* Read ahead: as many as there are slots, while backward runs. */
+static void emit_first_fetches(const sherd_plan *plan, sherd__schedule *schedule)
+{
+    for (uint32_t n = 0; n < plan->placement.disk_slots; n++)
+        emit_fetch(plan, schedule, plan->placement.n_disk - 1 - n);
+}
+
+/* The update of an offloaded bucket, as far as UPDATED. */
+static void emit_host_update(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket)
+{
+    const sherd__bucket *entry = &plan->buckets[bucket];
+    int on_disk = entry->tier == SHERD_TIER_DISK, first = bucket == plan->placement.n_off - 1;
+    int uses_emit = entry->dtype == SHERD_BF16 && !entry->speculated;
+    sherd__action scratch, *action = emit(schedule, &scratch, SHERD__ACT_HOST_UPDATE, SHERD__HOST, bucket, 0);
+
+    if (first)
+        wait_for(action, SHERD__EV_VOTED, 0);
+    if (first && !entry->speculated)
+        wait_for(action, SHERD__EV_LOWERED, bucket); /* and with it all before it */
+    if (on_disk)
+        wait_for(action, SHERD__EV_FETCHED, bucket);
+    if (uses_emit && !entry->emit_slot.former_previous)
+        wait_for(action, SHERD__EV_UPDATED, entry->emit_slot.former);
+    record(action, SHERD__EV_STEPPED, bucket);
+    action = emit(schedule, &scratch, SHERD__ACT_RAISE, SHERD__RAISE, bucket, 0);
+    wait_for(action, SHERD__EV_STEPPED, bucket);
+    if (first)
+        wait_for(action, SHERD__EV_CLOSED, 0);
+    record(action, SHERD__EV_UPDATED, bucket);
+    if (!on_disk)
+        return;
+    action = emit(schedule, &scratch, SHERD__ACT_STORE, SHERD__WRITE, bucket, 0);
+    wait_for(action, SHERD__EV_STEPPED, bucket);
+    record(action, SHERD__EV_STORED, bucket);
+    if (bucket >= plan->placement.disk_slots)
+        emit_fetch(plan, schedule, bucket - plan->placement.disk_slots);
+}
+
+static void emit_device_update(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket)
+{
+    sherd__action scratch, *action = emit(schedule, &scratch, SHERD__ACT_UPDATE, SHERD__UPDATE, bucket, 0);
+
+    if (bucket == plan->n_buckets - 1) {
+        wait_for(action, SHERD__EV_VOTED, 0);
+        wait_for(action, SHERD__EV_CLOSED, 0);
+    }
+    record(action, SHERD__EV_UPDATED, bucket);
+}
+
 static sherd__range emit_on_ready(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket,
                                   sherd__phase phase)
 {
@@ -76,13 +165,26 @@ static sherd__range emit_on_ready(const sherd_plan *plan, sherd__schedule *sched
     emit(schedule, &scratch, SHERD__ACT_PADS, SHERD__COMM, bucket, 0);
     action = emit(schedule, &scratch, plan->full_mode ? SHERD__ACT_ACCUMULATE : SHERD__ACT_REDUCE, SHERD__COMM,
                   bucket, assign | final);
-    if (first && plan->whole_state && bucket == 0)
+    if (first && plan->whole_state && bucket == 0) {
+        uint32_t n_off = plan->placement.n_off;
         wait_for(action, SHERD__EV_UPDATED, 0);
+        if (n_off > 0 && n_off < plan->n_buckets)
+            wait_for(action, SHERD__EV_UPDATED, n_off);
+    }
+    if (uses_sum_slot(plan, bucket) && !plan->buckets[bucket].sum_slot.former_previous)
+        wait_for(action, SHERD__EV_LOWERED, plan->buckets[bucket].sum_slot.former);
     record(action, SHERD__EV_REDUCED, bucket);
     if (last && plan->full_mode)
-        emit(schedule, &scratch, SHERD__ACT_REDUCE_OWN, SHERD__COMM, bucket, SHERD__F_ASSIGN | SHERD__F_FINAL);
+        action = emit(schedule, &scratch, SHERD__ACT_REDUCE_OWN, SHERD__COMM, bucket, SHERD__F_ASSIGN | SHERD__F_FINAL);
     if (last && plan->whole_state)
-        emit(schedule, &scratch, SHERD__ACT_GATHER_SUMS, SHERD__COMM, bucket, 0);
+        action = emit(schedule, &scratch, SHERD__ACT_GATHER_SUMS, SHERD__COMM, bucket, 0);
+    if (last && sherd__bucket_offloaded(&plan->buckets[bucket])) {
+        if (plan->full_mode || plan->whole_state)
+            record(action, SHERD__EV_SUMMED, bucket);
+        emit_lower(plan, schedule, bucket);
+    }
+    if (last && bucket == 0)
+        emit_first_fetches(plan, schedule);
     range.end = schedule->n_actions;
     return range;
 }
@@ -98,12 +200,10 @@ static sherd__range emit_boundary(const sherd_plan *plan, sherd__schedule *sched
     record(action, SHERD__EV_VOTED, 0);
     for (uint32_t left = plan->n_buckets; left > 0; left--) {
         uint32_t bucket = left - 1;
-        action = emit(schedule, &scratch, SHERD__ACT_UPDATE, SHERD__UPDATE, bucket, 0);
-        if (left == plan->n_buckets) {
-            wait_for(action, SHERD__EV_VOTED, 0);
-            wait_for(action, SHERD__EV_CLOSED, 0);
-        }
-        record(action, SHERD__EV_UPDATED, bucket);
+        if (sherd__bucket_offloaded(&plan->buckets[bucket]))
+            emit_host_update(plan, schedule, bucket);
+        else
+            emit_device_update(plan, schedule, bucket);
         if (plan->whole_state)
             continue;
         action = emit(schedule, &scratch, SHERD__ACT_GATHER, SHERD__COMM, bucket, 0);

@@ -8,6 +8,10 @@
  *   FULL: MOVE, PADS, ACCUMULATE[, REDUCE_OWN (, GATHER_SUMS) in the last]
  * At the boundary: VOTE and SCALARS on the comm stream; UPDATE of every bucket on the update stream, last bucket
  * first (it is used first by the next forward); GATHER of each (stages 1 and 2) on the comm stream.
+ *
+ * Offloaded buckets: LOWER as soon as the step's sum is there, SPECULATE where that is on, and at the boundary instead of
+ * UPDATE: HOST_UPDATE (which for a speculated bucket only looks whether the guess was right), RAISE, which records
+ * UPDATED. Buckets on disk: FETCH before, STORE after.
  */
 #ifndef SHERD_SHARD_SCHEDULE_H
 #define SHERD_SHARD_SCHEDULE_H
@@ -27,7 +31,13 @@
     X(VOTE, "vote")               /* all-reduce of norm limbs, bad block, lr */                                      \
     X(SCALARS, "scalars")         /* vote → step scalars */                                                        \
     X(UPDATE, "update")           /* fused unscale, clip, optimizer, 16-bit emit */                                  \
-    X(GATHER, "gather")           /* all-gather of the working copy */
+    X(GATHER, "gather")           /* all-gather of the working copy */                                               \
+    X(LOWER, "lower")             /* the own part's sum to the host */                                               \
+    X(SPECULATE, "speculate")     /* host update into second buffers with guessed scalars */                         \
+    X(HOST_UPDATE, "host_update") /* host update; after SPECULATE only if the guess was wrong */                     \
+    X(RAISE, "raise")             /* the updated values to the working copy */                                       \
+    X(FETCH, "fetch")             /* master and moments from disk into a slot */                                     \
+    X(STORE, "store")             /* and back */
 
 typedef enum sherd__action_kind {
 #define X(name, text) SHERD__ACT_##name,
@@ -40,17 +50,29 @@ typedef enum sherd__stream_id {
     SHERD__COMPUTE = 0,
     SHERD__COMM = 1,
     SHERD__UPDATE = 2,
-    SHERD__STREAMS = 3
+    SHERD__LOWER = 3,
+    SHERD__RAISE = 4,
+    SHERD__HOST = 5, /* this and those below: the CPU's work */
+    SHERD__READ = 6,
+    SHERD__WRITE = 7,
+    SHERD__STREAMS = 8
 } sherd__stream_id;
 
 /* Events. Per bucket: READY (recorded on the compute stream when the last gradient is ready), REDUCED (recorded after
- * REDUCE or ACCUMULATE: the own slot has been read by this rank), UPDATED, GATHERED. Per step (bucket 0): CLOSED
+ * REDUCE or ACCUMULATE: the own slot has been read by this rank), UPDATED (the own part of the working copy is new),
+ * GATHERED; SUMMED (the step's sum is complete, where REDUCED does not say it), LOWERED, STEPPED (the host has updated), FETCHED,
+ * STORED. Per step (bucket 0): CLOSED
  * (compute stream, at the boundary), VOTED. */
 #define SHERD__EVENT_MAP(X)                                                                                          \
     X(READY, "ready")                                                                                                \
     X(REDUCED, "reduced")                                                                                            \
     X(UPDATED, "updated")                                                                                            \
     X(GATHERED, "gathered")                                                                                          \
+    X(SUMMED, "summed")                                                                                              \
+    X(LOWERED, "lowered")                                                                                            \
+    X(STEPPED, "stepped")                                                                                            \
+    X(FETCHED, "fetched")                                                                                            \
+    X(STORED, "stored")                                                                                              \
     X(CLOSED, "closed")                                                                                              \
     X(VOTED, "voted")
 typedef enum sherd__event_kind {
@@ -66,7 +88,7 @@ typedef struct sherd__event_ref {
     uint32_t bucket;
 } sherd__event_ref;
 
-#define SHERD__MAX_WAITS 3
+#define SHERD__MAX_WAITS 4
 #define SHERD__F_ASSIGN  1u /* first contribution of the step: assign, do not add */
 #define SHERD__F_FINAL   2u /* last of the step: norm in the same pass, narrowing */
 /* begins by waiting, on this stream, for the slot's release by its former user where the caller did not */

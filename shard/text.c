@@ -26,7 +26,8 @@ static void put(sink *to, const char *format, ...)
     to->length += written > 0 ? (size_t)written : 0;
 }
 
-static const char *const stream_names[SHERD__STREAMS] = {"compute", "comm", "update"};
+static const char *const stream_names[SHERD__STREAMS] = {"compute", "comm", "update", "lower",
+                                                         "raise",   "host", "read",   "write"};
 static const char *const phase_titles[SHERD__PHASES] = {"the only micro-step", "the first micro-step",
                                                         "each micro-step between", "the last micro-step"};
 
@@ -48,15 +49,16 @@ static void put_header(sink *to, const sherd_plan *plan)
 
 static void put_buckets(sink *to, const sherd_plan *plan)
 {
-    put(to, "buckets, in order of reduction\n  %6s %7s %14s %12s %-9s %14s %12s  slot free after\n", "bucket",
-        "params", "elems", "slice", "type/grad", "ring offset", "ring bytes");
+    put(to, "buckets, in order of reduction\n  %6s %7s %14s %12s %-9s %14s %12s  %-7s slot free after\n", "bucket",
+        "params", "elems", "slice", "type/grad", "ring offset", "ring bytes", "state");
     for (uint32_t b = 0; b < plan->n_buckets; b++) {
         const sherd__bucket *bucket = &plan->buckets[b];
         put(to,
-            "  %6" PRIu32 " %7" PRIu32 " %14" PRId64 " %12" PRId64 " %s/%s %14" PRIu64 " %12" PRIu64 "  %" PRIu32
+            "  %6" PRIu32 " %7" PRIu32 " %14" PRId64 " %12" PRId64 " %s/%s %14" PRIu64 " %12" PRIu64 "  %-6s%s %" PRIu32
             "%s\n",
             b, bucket->count, bucket->elems, bucket->slice_elems, sherd_dtype_name(bucket->dtype),
-            sherd_dtype_name(bucket->grad_dtype), bucket->ring_offset, bucket->ring_bytes, bucket->ring_after,
+            sherd_dtype_name(bucket->grad_dtype), bucket->ring_offset, bucket->ring_bytes,
+            sherd_tier_name(bucket->tier), bucket->speculated ? "+" : " ", bucket->ring_after,
             bucket->ring_after_previous ? " of the former micro-step" : "");
     }
     put(to, "ring: %" PRIu64 " bytes\n", plan->ring_bytes);

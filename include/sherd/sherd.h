@@ -114,6 +114,8 @@ typedef enum sherd_tier { SHERD_TIER_DEVICE = 0, SHERD_TIER_HOST = 1, SHERD_TIER
     X(GRAD_SUMS, "grad_sums", 1)                /* summed gradients of the owned slices (or full size) */              \
     X(MASTER, "master", 1)                      /* fp32 master weights, where the working copy is not the master */    \
     X(MOMENTS, "moments", 1)                    /* the optimizer's state */                                            \
+    X(STAGING, "staging", 1)                    /* what passes between device, host and disk on its way */             \
+    X(SPECULATION, "speculation", 1)            /* second buffers of updates made before the vote */                   \
     X(COMMUNICATION, "communication", 1)        /* control blocks, receive scratch, the vote */                        \
     X(GRADIENTS_PARKED, "gradients/parked", 0)  /* gradients that came while their ring slot was taken */              \
     X(ACTIVATIONS, "activations", 0)            /* the client's */                                                     \
@@ -220,12 +222,13 @@ typedef struct sherd_config {
         int64_t host_memory_budget;         /* the same of the host tier, per rank */
         int32_t speculate;                  /* update before the vote, into second buffers */
         int32_t buffer_count;               /* buckets of the disk tier that are in host memory at once; 4 */
-        int32_t pin_memory;                 /* 1: host memory must be page-locked; 0: where it is possible */
-        int32_t reserved;
+        int32_t pin_memory;                 /* 1: host memory is page-locked where the limit allows it, else a warning; 0: not */
+        int32_t host_threads;               /* that update host memory, per rank; 0: the cores nearest the device */
         int64_t aio_block_size;             /* bytes of one read or write; 1048576 */
         int32_t aio_queue_depth;            /* of them at once; 8 */
         int32_t aio_single_submit, aio_overlap_events;
         char nvme_path[SHERD_PATHS_MAX];    /* folders of the disk tier, several separated by ':' */
+        char host_cores[SHERD_PATHS_MAX];   /* "": shared out; else processors@node of each local rank, "0-3@0,4-7@1;8-15@2" */
     } offload;
     struct {                                /* JSON object "sherd": transport, reduction */
         sherd_transport kind;
@@ -304,6 +307,8 @@ typedef struct sherd_bucket_info {
     int64_t slice_elems; /* what each rank owns of it; a multiple of 256 */
     uint64_t ring_offset, ring_bytes;
     sherd_dtype dtype, grad_dtype;
+    sherd_tier tier;     /* where the owned part's master and moments live */
+    int32_t speculated;  /* 1: updated before the vote */
 } sherd_bucket_info;
 SHERD_API uint32_t sherd_plan_buckets(const sherd_plan *plan);
 SHERD_API sherd_status sherd_plan_bucket(const sherd_plan *plan, uint32_t bucket, sherd_bucket_info *out);
@@ -321,6 +326,9 @@ typedef struct sherd_profile {
     double reduce_ns_per_byte, gather_ns_per_byte; /* per byte of a whole bucket */
     double update_ns_per_elem;   /* per element of the own slice */
     double collective_ns;        /* fixed cost of each collective */
+    double bus_ns_per_byte;      /* between device and host, each way */
+    double host_update_ns_per_elem; /* of the offloaded part of the own slice */
+    double disk_ns_per_byte;     /* each way */
 } sherd_profile;
 typedef struct sherd_forecast {
     double step_ns;              /* steady state, one step */
@@ -419,6 +427,12 @@ SHERD_API int32_t sherd_comm_rank(const sherd_comm *comm);
 SHERD_API int32_t sherd_comm_world(const sherd_comm *comm);
 SHERD_API const char *sherd_comm_describe(const sherd_comm *comm); /* "direct over shared memory (memfd)": static */
 
+/* COLLECTIVE, before sherd_plan_create. Makes numbers of memory budgets that are SHERD_BUDGET_AUTO: the free bytes of device
+ * (less model_bytes, what activations and workspace will take) and host, the least of all ranks. On a device whose memory is the
+ * host's, half of what is free counts for each. Nothing to do: SHERD_OK at once, not collective then. */
+SHERD_API sherd_status sherd_config_resolve_memory(sherd_config *config, sherd_device *device, sherd_comm *comm,
+                                                   uint64_t model_bytes, sherd_error *err);
+
 /* -------------------------------------------------------------------------------------------------------------- engine */
 
 typedef struct sherd_engine sherd_engine;
@@ -478,6 +492,8 @@ typedef struct sherd_report {
     int64_t exposed_comm_ns; /* time the compute stream waited for reductions, the vote and gathers */
     int64_t update_ns;     /* first update's begin to last update's end of the previous finished step */
     uint64_t parked;       /* gradients parked outside the ring so far */
+    uint64_t speculated;   /* buckets updated before the vote so far */
+    uint64_t speculation_missed; /* of them, those that were updated again since the vote clipped or skipped */
 } sherd_report;
 SHERD_API void sherd_report_init(sherd_report *report, size_t size);
 
@@ -487,6 +503,9 @@ SHERD_API void sherd_report_init(sherd_report *report, size_t size);
 SHERD_API sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *report, sherd_error *err);
 /* Waits until everything enqueued is done. Local. */
 SHERD_API sherd_status sherd_engine_wait(sherd_engine *engine, sherd_error *err);
+/* Offloading as it came out: threads and cores, arenas (bytes asked for and really there, per node), files. "" where nothing is
+ * offloaded. Returns the whole length, as sherd_plan_text. Local; not in a step. */
+SHERD_API size_t sherd_engine_offload_text(sherd_engine *engine, char *buffer, size_t capacity);
 /* COLLECTIVE. 16-byte digests, independent of sharding (NUMERICS in docs/): masters; masters and moments. Either may be NULL. */
 SHERD_API sherd_status sherd_engine_hash(sherd_engine *engine, uint8_t param_hash[16], uint8_t state_hash[16],
                                          sherd_error *err);

@@ -83,7 +83,7 @@ static void test_other_names(void **state)
             assert_string_not_equal(sherd_category_name((sherd_category)c), sherd_category_name((sherd_category)d));
         }
     }
-    assert_int_equal(planned, 7);
+    assert_int_equal(planned, 9);
     assert_string_equal(sherd_category_name(SHERD_CAT_GRADIENTS_SHARED), "gradients/shared");
     assert_non_null(sherd_category_name(SHERD_CATEGORIES));
     assert_string_equal(sherd_tier_name(SHERD_TIER_HOST), "host");

@@ -90,9 +90,12 @@ static const fault faults[] = {
     {"{\"zero_optimization\": {\"stage\": 3}}", NULL, SHERD_EUNSUPPORTED,
      "ds.json: line 1, column 24: zero_optimization.stage: 3 is refused: 1 shards the optimizer's state, 2 gradients "
      "too; 3 (parameters) is not built yet, use 2"},
-    {"{\"zero_optimization\": {\"cpu_offload\": true}}", NULL, SHERD_EUNSUPPORTED,
-     "ds.json: line 1, column 24: zero_optimization.cpu_offload: true is refused: an old form of offload_optimizer "
-     "{\"device\": \"cpu\"}; offloading is not built yet, leave it out"},
+    {"{\"zero_optimization\": {\"offload_optimizer\": {\"device\": \"nvme\"}}}", NULL, SHERD_EINVAL,
+     "ds.json: line 1, column 24: zero_optimization.offload_optimizer.nvme_path: is missing, give the folder (or several, separated by ':') of "
+     "the disk tier"},
+    {"{\"sherd\": {\"device_memory_budget\": \"12 gigs\"}}", NULL, SHERD_EINVAL,
+     "ds.json: line 1, column 12: sherd.device_memory_budget: found the string \"12 gigs\", give a number of bytes, a size as "
+     "\"12GiB\", or \"auto\""},
     {"{" BF16 ", \"communication_data_type\": \"fp32\"}", NULL, SHERD_EUNSUPPORTED,
      "ds.json: line 1, column 29: communication_data_type: \"fp32\" is refused: accepted where it is the gradients' "
      "own type; another type on the wire is not built yet"},

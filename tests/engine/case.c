@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/half.h"
+#include "base/hash.h"
 #include "tests/support/leaves.h"
 
 enum { MATRIX, BIAS, SCALAR, EMPTY, ODD, FROZEN, TIED, UNUSED, LARGE, LAST, N_PARAMS };
@@ -26,16 +27,18 @@ static const struct {
 
 const char *case_name(const engine_case *c)
 {
-    static _Thread_local char text[200];
+    static _Thread_local char text[280];
     static const char *const arrivals[] = {"backward", "shuffled", "forward"};
     snprintf(text, sizeof text,
-             "world %d stage %d bucket %lld %s %s K %lld clip %g grad_sum %s overlap %d arrival %s seed %llu", c->world,
-             c->stage, (long long)c->bucket,
+             "world %d stage %d bucket %lld %s %s K %lld clip %g grad_sum %s overlap %d arrival %s tenths %d disk %d "
+             "speculate %d workers %d seed %llu",
+             c->world, c->stage, (long long)c->bucket,
              c->optimizer == SHERD_ADAMW  ? "AdamW"
              : c->optimizer == SHERD_ADAM ? "Adam"
                                           : "SGD",
              sherd_dtype_name(c->dtype), (long long)c->accumulation, c->clipping, c->grad_sum_bf16 ? "bf16" : "fp32",
-             c->overlap, arrivals[c->arrival], (unsigned long long)c->seed);
+             c->overlap, arrivals[c->arrival], c->tenths, c->disk, c->speculate, c->workers,
+             (unsigned long long)c->seed);
     return text;
 }
 
@@ -93,6 +96,25 @@ const sherd_param *case_params(const engine_case *c, sherd_param out[16], uint32
     return out;
 }
 
+const char *case_folder(void)
+{
+    static const char *const folder = "/tmp";
+    const char *given = getenv("TMPDIR");
+    return given && given[0] ? given : folder;
+}
+
+static void config_offload(const engine_case *c, sherd_config *out)
+{
+    out->offload.tier = c->tenths == 0 ? SHERD_TIER_DEVICE : c->disk == 1 ? SHERD_TIER_DISK : SHERD_TIER_HOST;
+    out->offload.ratio = c->tenths / 10.0;
+    out->offload.speculate = c->speculate;
+    out->offload.host_threads = c->workers;
+    out->offload.pin_memory = 0;
+    out->offload.buffer_count = 2;
+    out->offload.aio_block_size = 4096;
+    snprintf(out->offload.nvme_path, sizeof out->offload.nvme_path, "%s", c->disk ? case_folder() : "");
+}
+
 sherd_status case_config(const engine_case *c, sherd_config *out, sherd_error *err)
 {
     sherd_config_init(out, sizeof *out);
@@ -121,6 +143,7 @@ sherd_status case_config(const engine_case *c, sherd_config *out, sherd_error *e
     out->groups[1] = (sherd_group){1e-3, 0.0};
     out->sherd.grad_sum_bf16 = c->grad_sum_bf16;
     out->sherd.fail_after_s = 60;
+    config_offload(c, out);
     return sherd_config_resolve(out, c->world, err);
 }
 
@@ -268,6 +291,8 @@ static void record(case_result *out, int64_t step, const sherd_report *report)
         out->bad_param = report->bad_param;
     out->updates = report->updates;
     out->parked = report->parked;
+    out->speculated = report->speculated;
+    out->missed = report->speculation_missed;
 }
 
 static int memory_matches(sherd_device *device, const sherd_plan *plan, int32_t rank)
@@ -304,6 +329,29 @@ static sherd_status sum_twice(const engine_case *c, sherd_engine *engine, int32_
     return SHERD_OK;
 }
 
+/* The masters as they are read have the digest that the engine says. */
+static sherd_status read_back(sherd_engine *engine, const sherd_param *params, uint32_t n, case_result *out)
+{
+    sherd__hash_sum sum = {0, 0};
+    uint8_t digest[16];
+
+    for (uint32_t p = 0; p < n; p++) {
+        int64_t elems = elems_of(&params[p]);
+        float *values = calloc((size_t)elems + 1, sizeof *values);
+        sherd_status status = sherd_param_read(engine, p, values, &out->error);
+        if (status == SHERD_OK)
+            sherd__hash_add(&sum, p, 0, 0, values, elems);
+        free(values);
+        if (status != SHERD_OK)
+            return status;
+    }
+    sherd__hash_bytes(sum, digest);
+    if (memcmp(digest, out->param_hash, sizeof digest) == 0)
+        return SHERD_OK;
+    snprintf(out->error.text, sizeof out->error.text, "sherd_param_read does not give what sherd_engine_hash digests");
+    return out->error.status = SHERD_EMISMATCH;
+}
+
 static sherd_status train(const engine_case *c, sherd_engine *engine, const sherd_param *params, uint32_t n,
                           int32_t rank, void *scratch, case_result *out)
 {
@@ -328,9 +376,40 @@ static sherd_status train(const engine_case *c, sherd_engine *engine, const sher
     }
     if (status == SHERD_OK && !c->leave_early)
         status = sum_twice(c, engine, rank, out);
-    return status == SHERD_OK && !c->leave_early
-               ? sherd_engine_hash(engine, out->param_hash, out->state_hash, &out->error)
-               : status;
+    if (status == SHERD_OK && !c->leave_early)
+        status = sherd_engine_hash(engine, out->param_hash, out->state_hash, &out->error);
+    return status == SHERD_OK && c->read_back ? read_back(engine, params, n, out) : status;
+}
+
+static sherd_status host_bytes(const sherd_config *config, const sherd_param *params, uint32_t n, int32_t world,
+                               uint64_t *out)
+{
+    sherd_memory memory = {.bytes = {{0}}};
+    sherd_plan *plan = NULL;
+    sherd_status status = sherd_plan_create(config, params, n, world, &plan, NULL);
+    if (status == SHERD_OK)
+        status = sherd_plan_memory(plan, 0, &memory);
+    sherd_plan_destroy(plan);
+    *out = sherd_memory_total(&memory, SHERD_TIER_HOST);
+    return status;
+}
+
+/* A budget of host memory half-way between all that is offloaded there, and all of it on disk. */
+static sherd_status halve_host(const sherd_param *params, uint32_t n, int32_t world, sherd_config *config)
+{
+    uint64_t most = 0, least = 0;
+    sherd_status status;
+
+    config->offload.speculate = 0;
+    status = host_bytes(config, params, n, world, &most);
+    config->offload.tier = SHERD_TIER_DISK;
+    if (status == SHERD_OK)
+        status = host_bytes(config, params, n, world, &least);
+    config->offload.tier = SHERD_TIER_HOST;
+    config->offload.host_memory_budget = (int64_t)(least < most   ? least + (most - least) / 2
+                                                   : least > most ? most
+                                                                  : least);
+    return status;
 }
 
 void case_run_rank(const engine_case *c, sherd_device *device, sherd_comm *comm, case_result *out)
@@ -346,6 +425,10 @@ void case_run_rank(const engine_case *c, sherd_device *device, sherd_comm *comm,
     out->bad_param = -1;
     case_params(c, params, &n);
     out->status = case_config(c, &config, &out->error);
+    if (out->status == SHERD_OK && c->disk == 2) {
+        out->status = halve_host(params, n, c->world, &config);
+        config.offload.speculate = c->speculate;
+    }
     if (out->status == SHERD_OK)
         out->status = sherd_plan_create(&config, params, n, c->world, &plan, &out->error);
     if (out->status == SHERD_OK)

@@ -28,6 +28,11 @@ typedef struct engine_case {
     int32_t leave_early;  /* the engine is destroyed right after its last step: no digest, zeros in the result */
     int32_t all_used;     /* every gradient comes */
     int32_t tied_large; /* the tied parameter is as large as the largest and follows it: its slot is its neighbour's */
+    int32_t tenths;       /* of the state that leaves the device */
+    int32_t disk;         /* and to where: 1 to files, 2 half to files by a budget of host memory */
+    int32_t speculate;
+    int32_t workers;      /* threads of host updates; 0: the default */
+    int32_t read_back;    /* the masters are read too and must have the digest */
     uint64_t seed;
     sherd_transport transport;
     sherd_reduction reduction;
@@ -41,7 +46,7 @@ typedef struct case_result {
     int32_t skipped[CASE_MAX_STEPS];
     int64_t bad_param; /* of the last skipped step */
     int64_t updates;
-    uint64_t parked;
+    uint64_t parked, speculated, missed;
     int32_t memory_matches; /* ledger = plan in every planned category */
 } case_result;
 
@@ -50,6 +55,8 @@ const char *case_name(const engine_case *c);
 /* The i-th of the matrix for one world; returns 0 past the end. wide: also accumulation, grad_sum, arrival orders. */
 int case_at(uint32_t index, int32_t world, int64_t steps, int wide, engine_case *out);
 
+/* A folder for the disk tier's files, made at first use; removed at exit. */
+const char *case_folder(void);
 sherd_status case_config(const engine_case *c, sherd_config *out, sherd_error *err);
 /* The model: under 30 k parameters; odd, empty, 0-d, frozen, tied, unused, larger than a bucket, two groups. */
 const sherd_param *case_params(const engine_case *c, sherd_param out[16], uint32_t *n);

@@ -5,7 +5,9 @@
  * absence nobody could notice would be listed in `tolerated` with its reason (and in docs/architecture.md); the test
  * fails if one of those is noticed after all.
  *
- *     test_engine_check [SEEDS] [STEPS]
+ *     test_engine_check [SEEDS] [STEPS] [offload]
+ *
+ * With `offload` the same cases keep state on the host and on disk, speculated or not.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -23,6 +25,7 @@
 
 static int64_t seeds = 3, steps = 5;
 static uint32_t combinations;
+static int offload;
 
 typedef struct check_run {
     engine_case c;
@@ -56,6 +59,14 @@ static int case_number(uint32_t i, int32_t world, engine_case *out)
     out->all_used = i % 2;
     out->tied_large = i / 4 % 2;
     out->leave_early = i % 8 == 7;
+    if (offload) {
+        out->tenths = i % 4 == 1 ? 5 : 10;
+        out->disk = i % 4 == 2 ? 2 : i % 4 == 3 ? 1 : 0;
+        out->speculate = i / 4 % 2;
+        out->grad_sum_bf16 = i / 5 % 2;
+        out->bad_step = i % 6 == 4 ? 2 : 0;
+        out->workers = 1;
+    }
     return i < 24;
 }
 
@@ -195,6 +206,7 @@ int main(int argc, char **argv)
         seeds = atoll(argv[1]);
     if (argc > 2)
         steps = atoll(argv[2]);
+    offload = argc > 3 && strcmp(argv[3], "offload") == 0;
     if (seeds < 1 || steps < 2 || steps > CASE_MAX_STEPS)
         return 2;
     failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,8 +5,8 @@
  * path between them. Then each wait is left out in turn, and some pair must lose its path.
  *
  * The caller's own waits (parameters before reading, slots before writing, the vote) are the engine's and always
- * kept. Two callers are tried: one that uses every parameter, and one that never touches those of bucket 0, whose
- * gradients are zeros then.
+ * kept. Callers are tried that use every parameter, and that never touch those of one bucket, whose gradients are
+ * zeros then.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,8 +17,13 @@
 
 #include "tests/shard/make.h"
 
-enum { RANKS = 3, STEPS = 3, MAX_NODES = 2048, WORDS = MAX_NODES / 64, MAX_ACCESSES = 16384, MAX_BUCKETS = 8 };
-enum { MEM_PARAM, MEM_RING, MEM_SUM, MEM_STATE, MEM_NORM, MEM_SCALARS };
+#define NOBODY INT64_C(-1)
+enum { RANKS = 3, STEPS = 3, MAX_NODES = 4096, WORDS = MAX_NODES / 64, MAX_ACCESSES = 16384, MAX_BUCKETS = 8 };
+enum {
+    MEM_PARAM, MEM_RING, MEM_SUM, MEM_STATE, MEM_NORM, MEM_SCALARS,
+    MEM_SUM_SLOT, MEM_HOST_SUM, MEM_EMIT_SLOT, MEM_EMIT, MEM_DISK_SLOT, MEM_FILE, MEM_GUESS
+};
+enum { OTHER_SET = 1 << 20 }; /* elements of a speculated bucket's second set of state lie here */
 
 typedef struct access {
     uint32_t node;
@@ -29,9 +34,10 @@ typedef struct access {
 
 typedef struct graph {
     const sherd_plan *plan;
-    int unused;                      /* bucket 0 is never touched by the caller */
+    int64_t unused;                  /* the bucket that the caller never touches; NOBODY: it uses all */
     uint32_t drop_action, drop_wait; /* left out; drop_wait == SHERD__MAX_WAITS: the slot wait of that action */
     uint32_t n_nodes, n_accesses;
+    int parity; /* of speculated buckets, in this step */
     uint64_t before[MAX_NODES][WORDS];
     access accesses[MAX_ACCESSES];
     int32_t last[RANKS][SHERD__STREAMS];
@@ -80,7 +86,7 @@ static int64_t content(const graph *g, uint32_t bucket)
 
 static int unused(const graph *g, uint32_t bucket)
 {
-    return g->unused && bucket == 0;
+    return g->unused == (int64_t)bucket;
 }
 
 /* Every rank has read the slot's former contents; in FULL mode this rank alone. */
@@ -110,6 +116,16 @@ static void touch_gather(graph *g, uint32_t node, int32_t rank, int32_t memory, 
     }
 }
 
+/* [begin, end) of the bucket's sums on the device, in the own slice where they pass through a slot. */
+static void touch_sum(graph *g, uint32_t node, int32_t rank, uint32_t bucket, int64_t begin, int64_t end, int write)
+{
+    const sherd__bucket *of = &g->plan->buckets[bucket];
+    if (g->plan->placement.sum_slots > 0 && sherd__bucket_offloaded(of))
+        touch(g, node, rank, MEM_SUM_SLOT, (int32_t)of->sum_slot.index, 0, end - begin, write);
+    else
+        touch(g, node, rank, MEM_SUM, (int32_t)bucket, begin, end, write);
+}
+
 static void touch_reduce(graph *g, uint32_t node, int32_t rank, const sherd__action *action)
 {
     const sherd__bucket *bucket = &g->plan->buckets[action->bucket];
@@ -119,7 +135,7 @@ static void touch_reduce(graph *g, uint32_t node, int32_t rank, const sherd__act
             touch_slot(g, node, q, action->bucket, begin, end, 0);
         else
             touch(g, node, q, MEM_SUM, (int32_t)action->bucket, begin, end, 0);
-    touch(g, node, rank, MEM_SUM, (int32_t)action->bucket, begin, end, 1);
+    touch_sum(g, node, rank, action->bucket, begin, end, 1);
     if (action->flags & SHERD__F_FINAL)
         touch(g, node, rank, MEM_NORM, 0, 0, 1, 1);
 }
@@ -133,6 +149,75 @@ static void touch_update(graph *g, uint32_t node, int32_t rank, uint32_t bucket)
     touch(g, node, rank, MEM_SUM, (int32_t)bucket, begin, end, 0);
     touch(g, node, rank, MEM_STATE, (int32_t)bucket, begin, end, 1);
     touch(g, node, rank, MEM_PARAM, (int32_t)bucket, begin, end, 1);
+}
+
+static int64_t part_elems(const graph *g, uint32_t bucket)
+{
+    return g->plan->whole_state ? g->plan->buckets[bucket].elems : g->plan->buckets[bucket].slice_elems;
+}
+
+static void touch_lower(graph *g, uint32_t node, int32_t rank, uint32_t bucket)
+{
+    int64_t begin = g->plan->whole_state ? 0 : rank * g->plan->buckets[bucket].slice_elems;
+    touch_sum(g, node, rank, bucket, begin, begin + part_elems(g, bucket), 0);
+    touch(g, node, rank, MEM_HOST_SUM, (int32_t)bucket, 0, part_elems(g, bucket), 1);
+}
+
+/* The state that a step reads and the one that it writes, on any tier. */
+static void touch_state(graph *g, uint32_t node, int32_t rank, uint32_t bucket, int write)
+{
+    const sherd__bucket *of = &g->plan->buckets[bucket];
+    int64_t at = of->speculated && (g->parity != 0) != (write != 0) ? OTHER_SET : 0;
+    if (of->tier == SHERD_TIER_DISK)
+        touch(g, node, rank, MEM_DISK_SLOT, (int32_t)of->disk_slot.index, 0, 1, write);
+    else
+        touch(g, node, rank, MEM_STATE, (int32_t)bucket, at, at + part_elems(g, bucket), write);
+}
+
+static void touch_emit(graph *g, uint32_t node, int32_t rank, uint32_t bucket, int write)
+{
+    const sherd__bucket *of = &g->plan->buckets[bucket];
+    if (of->dtype == SHERD_FP32)
+        touch_state(g, node, rank, bucket, 1); /* what the step has written is raised */
+    else if (of->speculated)
+        touch(g, node, rank, MEM_EMIT, (int32_t)bucket, 0, 1, write);
+    else
+        touch(g, node, rank, MEM_EMIT_SLOT, (int32_t)of->emit_slot.index, 0, 1, write);
+}
+
+static void touch_host_update(graph *g, uint32_t node, int32_t rank, const sherd__action *action)
+{
+    uint32_t bucket = action->bucket;
+    if (action->kind == SHERD__ACT_HOST_UPDATE)
+        touch(g, node, rank, MEM_SCALARS, 1, 0, 1, 0);
+    if (g->plan->buckets[bucket].speculated)
+        touch(g, node, rank, MEM_GUESS, g->parity, 0, 1, 0);
+    touch(g, node, rank, MEM_HOST_SUM, (int32_t)bucket, 0, part_elems(g, bucket), 0);
+    touch_state(g, node, rank, bucket, 0);
+    touch_state(g, node, rank, bucket, 1);
+    touch_emit(g, node, rank, bucket, 1);
+}
+
+static void touch_raise(graph *g, uint32_t node, int32_t rank, uint32_t bucket)
+{
+    const sherd__bucket *of = &g->plan->buckets[bucket];
+    int64_t begin = g->plan->whole_state ? 0 : rank * of->slice_elems;
+    if (of->dtype == SHERD_FP32) { /* the master that was just written, read */
+        int64_t at = of->speculated && !g->parity ? OTHER_SET : 0;
+        if (of->tier == SHERD_TIER_DISK)
+            touch(g, node, rank, MEM_DISK_SLOT, (int32_t)of->disk_slot.index, 0, 1, 0);
+        else
+            touch(g, node, rank, MEM_STATE, (int32_t)bucket, at, at + part_elems(g, bucket), 0);
+    } else {
+        touch_emit(g, node, rank, bucket, 0);
+    }
+    touch(g, node, rank, MEM_PARAM, (int32_t)bucket, begin, begin + part_elems(g, bucket), 1);
+}
+
+static void touch_disk(graph *g, uint32_t node, int32_t rank, uint32_t bucket, int fetch)
+{
+    touch(g, node, rank, MEM_DISK_SLOT, (int32_t)g->plan->buckets[bucket].disk_slot.index, 0, 1, fetch);
+    touch(g, node, rank, MEM_FILE, (int32_t)bucket, 0, 1, !fetch);
 }
 
 static void touch_action(graph *g, uint32_t node, int32_t rank, const sherd__action *action)
@@ -161,9 +246,16 @@ static void touch_action(graph *g, uint32_t node, int32_t rank, const sherd__act
     case SHERD__ACT_SCALARS:
         touch(g, node, rank, MEM_NORM, 0, 0, 1, 0);
         touch(g, node, rank, MEM_SCALARS, 0, 0, 1, 1);
+        touch(g, node, rank, MEM_SCALARS, 1, 0, 1, 1); /* the host's */
         break;
     case SHERD__ACT_UPDATE: touch_update(g, node, rank, action->bucket); break;
     case SHERD__ACT_GATHER: touch_gather(g, node, rank, MEM_PARAM, action->bucket); break;
+    case SHERD__ACT_LOWER: touch_lower(g, node, rank, action->bucket); break;
+    case SHERD__ACT_SPECULATE:
+    case SHERD__ACT_HOST_UPDATE: touch_host_update(g, node, rank, action); break;
+    case SHERD__ACT_RAISE: touch_raise(g, node, rank, action->bucket); break;
+    case SHERD__ACT_FETCH: touch_disk(g, node, rank, action->bucket, 1); break;
+    case SHERD__ACT_STORE: touch_disk(g, node, rank, action->bucket, 0); break;
     case SHERD__ACTIONS: fail();
     }
 }
@@ -232,17 +324,23 @@ static void run_step(graph *g)
 {
     int64_t accumulation = g->plan->config.gradient_accumulation_steps;
     for (int64_t k = 0; k < accumulation; k++) {
+        for (int32_t r = 0; r < RANKS && k == accumulation - 1 && g->plan->placement.n_speculated > 0; r++)
+            touch(g, add_node(g, r, SHERD__COMPUTE), r, MEM_GUESS, g->parity, 0, 1, 1);
         for (uint32_t left = g->plan->n_buckets; left > 0; left--)
             for (int32_t r = 0; r < RANKS && !unused(g, left - 1); r++)
                 read_params(g, r, left - 1);
         for (uint32_t b = 0; b < g->plan->n_buckets; b++)
             backward(g, b, sherd__phase_of(k, accumulation));
     }
+    for (uint32_t b = 0; b < g->plan->n_buckets; b++) /* the caller may look at any of them once more */
+        for (int32_t r = 0; r < RANKS && !unused(g, b); r++)
+            read_params(g, r, b);
     for (int32_t r = 0; r < RANKS; r++)
         g->event[r][SHERD__EV_CLOSED][0] = (int32_t)add_node(g, r, SHERD__COMPUTE);
     run_range(g, g->plan->schedule.boundary);
     for (int32_t r = 0; r < RANKS; r++)
         after(g, add_node(g, r, SHERD__COMPUTE), g->event[r][SHERD__EV_VOTED][0]);
+    g->parity = !g->parity;
 }
 
 static int conflict(const access *a, const access *b)
@@ -258,7 +356,7 @@ static int ordered(const graph *g, uint32_t a, uint32_t b)
     return (int)(g->before[late][early / 64] >> early % 64 & 1);
 }
 
-static uint64_t races(graph *g, const sherd_plan *plan, int unused_bucket, uint32_t drop_action, uint32_t drop_wait)
+static uint64_t races(graph *g, const sherd_plan *plan, int64_t unused_bucket, uint32_t drop_action, uint32_t drop_wait)
 {
     uint64_t found = 0;
     memset(g, 0, sizeof *g);
@@ -278,13 +376,32 @@ static uint64_t races(graph *g, const sherd_plan *plan, int unused_bucket, uint3
     return found;
 }
 
-static sherd_plan *make_plan(int32_t stage, int64_t accumulation)
+typedef struct where {
+    sherd_tier tier;
+    double ratio;
+    int speculate;
+    sherd_dtype dtype;
+} where;
+
+static void place(sherd_config *config, const where *where)
+{
+    config->offload.tier = where->tier;
+    config->offload.ratio = where->ratio;
+    config->offload.speculate = where->speculate;
+    config->offload.buffer_count = 2;
+    strcpy(config->offload.nvme_path, "/nowhere");
+}
+
+static sherd_plan *make_plan(int32_t stage, int64_t accumulation, const where *where)
 {
     make_table table = {.n = 0};
     sherd_plan *plan = NULL;
     sherd_config config = make_config(stage, accumulation, 1);
-    for (int i = 0; i < 4; i++)
-        make_param(&table, 700);
+    for (int i = 0; i < 4; i++) {
+        sherd_param *param = make_param(&table, 700);
+        param->dtype = param->grad_dtype = where->dtype;
+    }
+    place(&config, where);
     assert_int_equal(sherd_plan_create(&config, table.params, table.n, RANKS, &plan, NULL), SHERD_OK);
     assert_int_equal(plan->n_buckets, 4);
     assert_true(plan->ring_bytes < 4 * plan->buckets[0].ring_bytes); /* a slot is taken over within a micro-step */
@@ -294,13 +411,16 @@ static sherd_plan *make_plan(int32_t stage, int64_t accumulation)
 static void check_plan(graph *g, const sherd_plan *plan, uint32_t *waits)
 {
     const uint32_t none = UINT32_MAX;
-    assert_int_equal(races(g, plan, 0, none, 0), 0);
-    assert_int_equal(races(g, plan, 1, none, 0), 0);
+    /* One that uses every bucket, one that never touches the first, one that never touches the lowest on the device. */
+    const uint32_t n_off = plan->placement.n_off;
+    const int64_t callers[] = {NOBODY, 0, n_off < plan->n_buckets ? (int64_t)n_off : 0};
+    for (size_t c = 0; c < 3; c++)
+        assert_int_equal(races(g, plan, callers[c], none, 0), 0);
     assert_true(g->n_accesses > 300);
     for (uint32_t a = 0; a < plan->schedule.n_actions; a++) {
         const sherd__action *action = &plan->schedule.actions[a];
         for (uint32_t w = 0; w < action->n_waits; w++, ++*waits)
-            if (races(g, plan, 0, a, w) + races(g, plan, 1, a, w) == 0)
+            if (races(g, plan, callers[0], a, w) + races(g, plan, callers[1], a, w) + races(g, plan, callers[2], a, w) == 0)
                 fail_msg("stage %d, action %u: %s %u needs no wait for %s[%u]", plan->config.zero.stage, a,
                          sherd__action_name(action->kind), action->bucket, sherd__event_name(action->wait[w].kind),
                          action->wait[w].bucket);
@@ -310,8 +430,16 @@ static void check_plan(graph *g, const sherd_plan *plan, uint32_t *waits)
     uint32_t phase = plan->config.gradient_accumulation_steps == 1 ? SHERD__ONLY : SHERD__LAST;
     uint32_t move = plan->schedule.on_ready[phase][0].begin;
     assert_int_equal(plan->schedule.actions[move].flags, SHERD__F_SLOT);
-    assert_int_equal(races(g, plan, 1, move, SHERD__MAX_WAITS) > 0, !plan->full_mode && phase != SHERD__ONLY);
+    assert_int_equal(races(g, plan, 0, move, SHERD__MAX_WAITS) > 0, !plan->full_mode && phase != SHERD__ONLY);
 }
+
+static const where places[] = {
+    {SHERD_TIER_DEVICE, 0, 0, SHERD_FP32}, {SHERD_TIER_HOST, 1, 0, SHERD_FP32},
+    {SHERD_TIER_HOST, 1, 0, SHERD_BF16},   {SHERD_TIER_HOST, 0.5, 0, SHERD_BF16},
+    {SHERD_TIER_HOST, 1, 1, SHERD_BF16},   {SHERD_TIER_HOST, 0.5, 1, SHERD_FP32},
+    {SHERD_TIER_DISK, 1, 0, SHERD_BF16},   {SHERD_TIER_DISK, 1, 0, SHERD_FP32},
+    {SHERD_TIER_DISK, 0.5, 0, SHERD_FP32},
+};
 
 static void test_waits(void **state)
 {
@@ -319,12 +447,13 @@ static void test_waits(void **state)
     graph *g = test_malloc(sizeof *g);
     uint32_t waits = 0;
     for (int32_t stage = 0; stage <= 2; stage++)
-        for (int64_t accumulation = 1; accumulation <= 3; accumulation++) {
-            sherd_plan *plan = make_plan(stage, accumulation);
-            check_plan(g, plan, &waits);
-            sherd_plan_destroy(plan);
-        }
-    assert_true(waits > 80);
+        for (int64_t accumulation = 1; accumulation <= 3; accumulation++)
+            for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+                sherd_plan *plan = make_plan(stage, accumulation, &places[i]);
+                check_plan(g, plan, &waits);
+                sherd_plan_destroy(plan);
+            }
+    assert_true(waits > 800);
     print_message("%u waits, each of them needed\n", waits);
     test_free(g);
 }

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What each piece of work reads and writes, said once at creation, for the checking device. A step of a speculated
+ * bucket may write or not; it declares that it does.
+ */
+#include "base/alloc.h"
+#include "offload/internal.h"
+
+/* At most, per place: sum, two sets of state, emit; and per work the two scalars. */
+#define PER_PLACE (2 * SHERD__STATES + 2)
+#define PER_WORK 2
+
+static void add(sherd__work *work, const void *address, uint64_t bytes, int32_t write)
+{
+    if (address && bytes)
+        work->access[work->n_access++] = (sherd__access){address, bytes, write};
+}
+
+static void declare_update(sherd__work *work, sherd__work_kind kind)
+{
+    const sherd__offload *offload = work->offload;
+    const sherd__bucket *bucket = &offload->plan->buckets[work->bucket];
+    uint64_t sum_width = sherd_dtype_bytes(sherd__part_sum_dtype(offload->plan, bucket));
+
+    if (kind == SHERD__WORK_STEP)
+        add(work, offload->scalars, sizeof *offload->scalars, 0);
+    if (bucket->speculated)
+        add(work, offload->guess[work->parity], sizeof *offload->guess[0], 0);
+    for (int32_t node = 0; node < offload->n_nodes; node++) {
+        const sherd__place *place = sherd__places(offload, work->bucket) + node;
+        uint64_t n = (uint64_t)(place->end - place->begin);
+        add(work, place->sum, n * sum_width, 0);
+        for (uint32_t s = 0; s <= offload->plan->n_moments; s++) {
+            add(work, sherd__place_now(place, work->parity, s), n * sizeof(float), !bucket->speculated);
+            if (bucket->speculated)
+                add(work, sherd__place_next(place, work->parity, s), n * sizeof(float), 1);
+        }
+        add(work, place->emit, n * sizeof(uint16_t), 1);
+    }
+}
+
+static void declare_disk(sherd__work *work, sherd__work_kind kind)
+{
+    for (int32_t node = 0; node < work->offload->n_nodes; node++) {
+        const sherd__place *place = sherd__places(work->offload, work->bucket) + node;
+        add(work, place->record, place->record_bytes, kind == SHERD__WORK_FETCH);
+    }
+}
+
+static int occurs(const sherd__bucket *bucket, sherd__work_kind kind, int32_t parity)
+{
+    if (parity && !bucket->speculated)
+        return 0;
+    switch (kind) {
+    case SHERD__WORK_SPECULATE:
+        return bucket->speculated;
+    case SHERD__WORK_FETCH:
+    case SHERD__WORK_STORE:
+        return bucket->tier == SHERD_TIER_DISK;
+    default:
+        return 1;
+    }
+}
+
+sherd_status sherd__works_create(sherd__offload *offload, sherd_error *err)
+{
+    uint32_t n_off = offload->plan->placement.n_off;
+    size_t room = (size_t)offload->n_nodes * PER_PLACE + PER_WORK;
+    sherd__access *next;
+
+    offload->n_accesses = (size_t)n_off * SHERD__WORKS * 2 * room;
+    offload->works =
+        sherd__device_metadata_alloc(offload->device, (size_t)n_off * SHERD__WORKS * 2, sizeof *offload->works);
+    offload->accesses = sherd__device_metadata_alloc(offload->device, offload->n_accesses, sizeof *offload->accesses);
+    if (!offload->works || !offload->accesses)
+        return sherd__fail(err, SHERD_ENOMEM, "no memory for the tables of %u offloaded buckets", (unsigned)n_off);
+    next = offload->accesses;
+    for (uint32_t b = 0; b < n_off; b++)
+        for (int kind = 0; kind < SHERD__WORKS; kind++)
+            for (int32_t parity = 0; parity < 2; parity++, next += room) {
+                sherd__work *work = sherd__work_of(offload, b, (sherd__work_kind)kind, parity);
+                *work = (sherd__work){offload, b, parity, next, 0};
+                if (!occurs(&offload->plan->buckets[b], (sherd__work_kind)kind, parity))
+                    continue;
+                if (kind == SHERD__WORK_FETCH || kind == SHERD__WORK_STORE)
+                    declare_disk(work, (sherd__work_kind)kind);
+                else
+                    declare_update(work, (sherd__work_kind)kind);
+            }
+    return SHERD_OK;
+}
+
+void sherd__works_destroy(sherd__offload *offload)
+{
+    uint32_t n_off = offload->plan->placement.n_off;
+    sherd__device_metadata_free(offload->device, offload->accesses, offload->n_accesses, sizeof *offload->accesses);
+    sherd__device_metadata_free(offload->device, offload->works, (size_t)n_off * SHERD__WORKS * 2,
+                                sizeof *offload->works);
+}

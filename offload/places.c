@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * How one node's arena is laid out, in one walk that runs twice: first to count bytes (base NULL), then to hand out
+ * addresses. In order: sums, state, second state, second emits, emit slots, disk slots (each at a page's start, as the
+ * disk wants).
+ */
+#include "offload/internal.h"
+
+typedef struct walk {
+    char *base; /* NULL: count only */
+    uint64_t at;
+} walk;
+
+static void *take(walk *w, uint64_t bytes)
+{
+    void *place = w->base ? w->base + w->at : NULL;
+    w->at += bytes;
+    return place;
+}
+
+static void page_up(walk *w)
+{
+    w->at = (w->at + SHERD__AIO_ALIGN - 1) / SHERD__AIO_ALIGN * SHERD__AIO_ALIGN;
+}
+
+static uint64_t elems_of(const sherd__place *place)
+{
+    return (uint64_t)(place->end - place->begin);
+}
+
+static uint32_t states(const sherd__offload *offload)
+{
+    return 1 + offload->plan->n_moments;
+}
+
+static uint64_t record_bytes(const sherd__offload *offload, const sherd__place *place)
+{
+    uint64_t bytes = elems_of(place) * sizeof(float) * states(offload);
+    return (bytes + SHERD__AIO_ALIGN - 1) / SHERD__AIO_ALIGN * SHERD__AIO_ALIGN;
+}
+
+static void take_own(sherd__offload *offload, walk *w, uint32_t b, int32_t node)
+{
+    const sherd__bucket *bucket = &offload->plan->buckets[b];
+    sherd__place *place = sherd__places(offload, b) + node;
+    uint64_t n = elems_of(place);
+
+    place->sum = take(w, n * sherd_dtype_bytes(sherd__part_sum_dtype(offload->plan, bucket)));
+    if (bucket->tier == SHERD_TIER_HOST)
+        for (uint32_t s = 0; s < states(offload); s++)
+            place->state[s] = take(w, n * sizeof(float));
+    if (!bucket->speculated)
+        return;
+    for (uint32_t s = 0; s < states(offload); s++)
+        place->shadow[s] = take(w, n * sizeof(float));
+    if (bucket->dtype == SHERD_BF16)
+        place->emit = take(w, n * sizeof(uint16_t));
+}
+
+/* Slots are as large as their largest user on this node. */
+static void take_emit_slots(sherd__offload *offload, walk *w, int32_t node)
+{
+    const sherd_plan *plan = offload->plan;
+    const sherd__placement *placement = &plan->placement;
+    void *slots[SHERD__EMIT_SLOTS] = {NULL};
+    uint64_t largest = 0;
+
+    for (uint32_t b = 0; b < placement->n_off; b++) {
+        uint64_t n = elems_of(sherd__places(offload, b) + node);
+        if (plan->buckets[b].dtype == SHERD_BF16 && !plan->buckets[b].speculated && n > largest)
+            largest = n;
+    }
+    for (uint32_t s = 0; s < placement->emit_slots; s++)
+        slots[s] = take(w, largest * sizeof(uint16_t));
+    for (uint32_t b = 0; b < placement->n_off; b++)
+        if (plan->buckets[b].dtype == SHERD_BF16 && !plan->buckets[b].speculated)
+            sherd__places(offload, b)[node].emit = slots[plan->buckets[b].emit_slot.index];
+}
+
+static void take_disk_slots(sherd__offload *offload, walk *w, int32_t node)
+{
+    const sherd_plan *plan = offload->plan;
+    char *slots[SHERD__MAX_SLOTS] = {NULL};
+    uint64_t largest = 0;
+
+    for (uint32_t b = 0; b < plan->placement.n_disk; b++) {
+        uint64_t bytes = record_bytes(offload, sherd__places(offload, b) + node);
+        largest = bytes > largest ? bytes : largest;
+    }
+    page_up(w);
+    for (uint32_t s = 0; s < plan->placement.disk_slots; s++)
+        slots[s] = take(w, largest);
+    for (uint32_t b = 0; b < plan->placement.n_disk; b++) {
+        sherd__place *place = sherd__places(offload, b) + node;
+        char *record = slots[plan->buckets[b].disk_slot.index];
+        place->record = record;
+        place->record_bytes = record_bytes(offload, place);
+        for (uint32_t s = 0; s < states(offload) && record; s++)
+            place->state[s] = (float *)(void *)(record + s * elems_of(place) * sizeof(float));
+    }
+}
+
+static uint64_t walk_node(sherd__offload *offload, int32_t node, void *base)
+{
+    walk w = {base, 0};
+    for (uint32_t b = 0; b < offload->plan->placement.n_off; b++)
+        take_own(offload, &w, b, node);
+    take_emit_slots(offload, &w, node);
+    if (offload->plan->placement.n_disk > 0)
+        take_disk_slots(offload, &w, node);
+    return w.at;
+}
+
+void sherd__places_cut(sherd__offload *offload)
+{
+    const sherd_plan *plan = offload->plan;
+
+    offload->file_bytes = 0;
+    for (uint32_t b = 0; b < plan->placement.n_off; b++) {
+        const sherd__bucket *bucket = &plan->buckets[b];
+        for (int32_t node = 0; node < offload->n_nodes; node++) {
+            sherd__place *place = sherd__places(offload, b) + node;
+            sherd__even_part(sherd__part_elems(plan, bucket), offload->n_nodes, node, &place->begin, &place->end);
+            place->file_offset = offload->file_bytes;
+            if (bucket->tier == SHERD_TIER_DISK)
+                offload->file_bytes += record_bytes(offload, place);
+        }
+    }
+    for (int32_t node = 0; node < offload->n_nodes; node++)
+        offload->arena_bytes[node] = walk_node(offload, node, NULL);
+}
+
+void sherd__places_address(sherd__offload *offload)
+{
+    for (int32_t node = 0; node < offload->n_nodes; node++)
+        if (offload->arenas[node])
+            (void)walk_node(offload, node, sherd__arena_base(offload->arenas[node]));
+}
+
+float *sherd__offload_state(const sherd__offload *offload, uint32_t bucket, int32_t parity, uint32_t which,
+                            int64_t local, int64_t *run)
+{
+    const sherd__place *place = sherd__places(offload, bucket);
+    while (local >= place->end)
+        place++;
+    *run = place->end - local;
+    return sherd__place_now(place, parity, which) + (local - place->begin);
+}
+
+int32_t sherd__offload_nodes(const sherd__offload *offload)
+{
+    return offload->n_nodes;
+}

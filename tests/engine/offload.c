@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Offloaded runs: every tenth of the state on the host or on disk, speculated or not, on one to eight workers, equal to
+ * the unsharded oracle in the bits of masters, moments and norms; ledger = plan on every tier. Skips and clips are
+ * forced, so that guesses miss; one run without either must never miss.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/engine/case.h"
+#include "tests/engine/worlds.h"
+
+enum { MAX_CASES = 256, STEPS = 4 };
+
+typedef struct run {
+    uint32_t n;
+    engine_case cases[MAX_CASES];
+    case_result (*results)[MAX_CASES]; /* [rank][case] */
+} run;
+
+static uint32_t combinations;
+
+static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
+{
+    const run *run = ctx;
+    for (uint32_t i = 0; i < run->n; i++) {
+        case_run_rank(&run->cases[i], device, comm, &run->results[rank][i]);
+        if (run->results[rank][i].status != SHERD_OK)
+            return;
+    }
+}
+
+static void compare(const engine_case *c, const case_result *want, const case_result *got, int32_t rank)
+{
+    if (got->status != SHERD_OK)
+        fail_msg("%s: rank %d: %s", case_name(c), rank, got->error.text);
+    if (!case_equal(want, got, c->steps))
+        fail_msg("%s: rank %d differs from the oracle (norm %a, want %a)", case_name(c), rank, got->norm[0],
+                 want->norm[0]);
+    if (!got->memory_matches)
+        fail_msg("%s: rank %d: the ledger is not the plan", case_name(c), rank);
+}
+
+static void run_cases(run *run, int32_t world, int processes)
+{
+    world_options options = {.world = world, .threads = 1};
+
+    assert_true(run->n > 0);
+    run->results = world_shared(sizeof *run->results * (size_t)world);
+    assert_non_null(run->results);
+    if (processes)
+        assert_int_equal(world_run_processes(&options, 300, run_rank, run), 0);
+    else
+        assert_int_equal(world_run_threads(&options, run_rank, run), 0);
+    for (uint32_t i = 0; i < run->n; i++) {
+        case_result want;
+        case_run_oracle(&run->cases[i], SHERD_ORACLE_RIGHT, &want);
+        for (int32_t r = 0; r < world; r++)
+            compare(&run->cases[i], &want, &run->results[r][i], r);
+    }
+    combinations += run->n;
+}
+
+static engine_case base_case(int32_t world, uint32_t i)
+{
+    engine_case c;
+    memset(&c, 0, sizeof c);
+    c.world = world;
+    c.stage = (int32_t)(i % 3);
+    c.bucket = i % 2 ? 1 : 3000;
+    c.optimizer = (sherd_optimizer)(i / 3 % 3);
+    c.dtype = i / 2 % 4 == 3 ? SHERD_FP32 : SHERD_BF16;
+    c.accumulation = i / 5 % 2 ? 3 : 1;
+    c.steps = STEPS;
+    c.clipping = 0.02;
+    c.overlap = 1;
+    c.grad_sum_bf16 = i / 4 % 2;
+    c.bad_step = i / 3 % 2 ? 2 : 0;
+    c.read_back = i % 4 == 0;
+    c.seed = 11 + i;
+    return c;
+}
+
+/* Every tenth, each on the host, speculated, on disk, and in parts on all three. */
+static void add_tenths(run *run, int32_t world)
+{
+    for (int32_t tenths = 0; tenths <= 10; tenths++)
+        for (int32_t way = 0; way < 4; way++) {
+            engine_case c = base_case(world, run->n);
+            c.tenths = tenths;
+            c.speculate = way == 1 || way == 3;
+            c.disk = way == 2 ? 1 : way == 3 ? 2 : 0;
+            c.workers = 1 + (int32_t)(run->n % 3);
+            run->cases[run->n++] = c;
+        }
+}
+
+static void test_tenths(void **state)
+{
+    static const int32_t worlds[] = {1, 2, 3};
+    (void)state;
+    for (size_t w = 0; w < sizeof worlds / sizeof *worlds; w++) {
+        static run run;
+        run.n = 0;
+        add_tenths(&run, worlds[w]);
+        run_cases(&run, worlds[w], worlds[w] == 2);
+    }
+}
+
+/* The same case on one to eight workers, with and without speculation: one digest. */
+static void test_workers(void **state)
+{
+    static run run;
+    (void)state;
+    run.n = 0;
+    for (int32_t workers = 1; workers <= 8; workers++)
+        for (int32_t speculate = 0; speculate < 2; speculate++) {
+            engine_case c = base_case(2, 1);
+            c.stage = 2;
+            c.dtype = SHERD_BF16;
+            c.optimizer = SHERD_ADAMW;
+            c.tenths = 10;
+            c.workers = workers;
+            c.speculate = speculate;
+            c.seed = 5;
+            run.cases[run.n++] = c;
+        }
+    run_cases(&run, 2, 0);
+    for (uint32_t i = 1; i < run.n; i++)
+        assert_memory_equal(run.results[0][0].state_hash, run.results[0][i].state_hash, 16);
+}
+
+static case_result one(engine_case c)
+{
+    static run run;
+    run.n = 1;
+    run.cases[0] = c;
+    run_cases(&run, c.world, 0);
+    return run.results[0][0];
+}
+
+static void test_guesses(void **state)
+{
+    engine_case c = base_case(2, 0);
+    case_result result;
+
+    (void)state;
+    c.stage = 2;
+    c.tenths = 10;
+    c.speculate = 1;
+    c.accumulation = 1;
+    c.clipping = 0;
+    c.bad_step = 0;
+    result = one(c);
+    assert_true(result.speculated > 0 && result.speculated % STEPS == 0);
+    assert_int_equal(result.missed, 0);
+    c.bad_step = 2; /* skipped: one step of them is wrong */
+    result = one(c);
+    assert_int_equal(result.missed, result.speculated / STEPS);
+    c.bad_step = 0;
+    c.clipping = 1e-6; /* always clipped */
+    result = one(c);
+    assert_int_equal(result.missed, result.speculated);
+}
+
+/* A digest that could not differ would prove nothing. */
+static void test_another_seed_differs(void **state)
+{
+    engine_case c = base_case(1, 0);
+    case_result a, b;
+
+    (void)state;
+    c.tenths = 5;
+    a = one(c);
+    c.seed++;
+    b = one(c);
+    assert_memory_not_equal(a.state_hash, b.state_hash, 16);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_another_seed_differs),
+        cmocka_unit_test(test_guesses),
+        cmocka_unit_test(test_workers),
+        cmocka_unit_test(test_tenths),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    printf("%u offloaded combinations equal the oracle\n", combinations);
+    return failed;
+}
