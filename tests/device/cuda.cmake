@@ -19,6 +19,13 @@ if(SHERD_CUDA_STUB OR SHERD_HAVE_CUDA)
 endif()
 
 if(SHERD_HAVE_CUDA)
+  # The engine's matrix again, on a GPU.
+  sherd_test(NAME device_cuda_engine_gpu SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_engine.c ${CMAKE_CURRENT_LIST_DIR}/cuda_gpu.c
+    LIBS sherd_test_engine LABELS quick gpu TIMEOUT 300)
+  if(TARGET test_device_cuda_engine_gpu)
+    target_include_directories(test_device_cuda_engine_gpu SYSTEM PRIVATE "${SHERD_CUDA_INCLUDE}")
+    target_link_options(test_device_cuda_engine_gpu PRIVATE "LINKER:--wrap=cudaMalloc,--wrap=cudaFree")
+  endif()
   sherd_test(NAME device_cuda_present SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_present.c LABELS quick gpu)
   sherd_script_test(NAME device_cuda_ptx COMMAND bash "${CMAKE_CURRENT_LIST_DIR}/cuda_ptx.sh" "${SHERD_NVCC}" "${PROJECT_SOURCE_DIR}"
     "${SHERD_CUDA_INCLUDE}" ${SHERD_CUDA_FLAGS})
