@@ -342,7 +342,7 @@ static void warnings_name_place_and_reason(void **state)
                         "ds.json: line 2, column 25: x: unknown key, ignored; remove it\n"
                         "ds.json: line 3, column 2: tensorboard: has no effect: Sherd writes no such files; sherd "
                         "train --log FILE writes one JSON object per step\n"
-                        "ds.json: line 3, column 86: comms_logger: has no effect: Sherd has no such profiler; sherd train "
+                        "ds.json: line 3, column 87: comms_logger: has no effect: Sherd has no such profiler; sherd train "
                         "--trace FILE and sherd bench show where the time goes\n");
 }
 
