@@ -126,6 +126,7 @@ static void what_passes_is_survived(void **state)
 {
     assert_int_equal(fail_every(state, KIND(READ) | KIND(WRITE), EINTR, ""), 0);
     assert_int_equal(fail_every(state, KIND(READ) | KIND(WRITE), EAGAIN, ""), 0);
+    assert_int_equal(fail_every(state, KIND(READ) | KIND(WRITE), 0 /* one byte at most */, ""), 0);
 }
 
 static void a_transfer_that_never_moves_ends(void **state)
