@@ -489,7 +489,7 @@ static const struct {
     [SHERD__OP_HOST_CALL] = {issue_host_call, 0},
     [SHERD__OP_MEET] = {issue_meet, 0},
     [SHERD__OP_TOUCH] = {NULL, 0},
-    [SHERD__OP_HOST_WORK] = {NULL, 0},
+    [SHERD__OP_HOST_WORK] = {NULL, 0}, /* do_host_work */
 };
 
 static sherd_status issue_locked(sherd__cuda_stream *stream, const sherd__op *op)
@@ -522,6 +522,20 @@ static sherd_status issue_hook(sherd__cuda_stream *stream, const sherd__op *op)
     pthread_mutex_lock(&stream->lock);
     status = stamp(stream, op, SHERD__CUDA_STAMP_END);
     pthread_mutex_unlock(&stream->lock);
+    return status;
+}
+
+/* The CPU's own work happens on the issuing thread, once the GPU has done what was issued before; what is issued next comes after it
+ * by the thread's own order. The lock is not held: it may take long. */
+static sherd_status do_host_work(sherd__stream *base, const sherd__op *op)
+{
+    int64_t begin;
+    sherd_status status = sherd__cuda_await_idle((sherd__cuda_stream *)base, op->tag.name);
+    if (status != SHERD_OK)
+        return status;
+    begin = sherd__now_ns();
+    status = sherd__op_do_work(base->device, op);
+    sherd__trace_add(base->device, base->name, op->tag, begin, sherd__now_ns());
     return status;
 }
 
@@ -559,10 +573,12 @@ static sherd_status hold_back(sherd__stream *stream, const sherd__op *op)
 sherd_status sherd__cuda_issue(sherd__stream *stream, const sherd__op *op)
 {
     sherd_status status = hold_back(stream, op);
-    if (status == SHERD_OK && (issues[op->kind].issue || op->kind == SHERD__OP_HOOK)) {
+    if (status == SHERD_OK &&
+        (issues[op->kind].issue || op->kind == SHERD__OP_HOOK || op->kind == SHERD__OP_HOST_WORK)) {
         int former = sherd__cuda_enter(stream->device);
-        status = op->kind == SHERD__OP_HOOK ? issue_hook((sherd__cuda_stream *)stream, op)
-                                            : issue_locked((sherd__cuda_stream *)stream, op);
+        status = op->kind == SHERD__OP_HOOK        ? issue_hook((sherd__cuda_stream *)stream, op)
+                 : op->kind == SHERD__OP_HOST_WORK ? do_host_work(stream, op)
+                                                   : issue_locked((sherd__cuda_stream *)stream, op);
         sherd__cuda_leave(stream->device, former);
     }
     if (op->kind == SHERD__OP_RECORD) /* whatever became of it: who waits for it finds the error */

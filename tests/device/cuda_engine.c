@@ -29,7 +29,7 @@ enum { RANKS = 4, MAX_CASES = 512 };
 typedef struct run {
     int32_t world;
     int64_t steps;
-    int wide;
+    int wide; /* 2: offloaded */
     uint32_t first, stride;
     case_result results[RANKS][MAX_CASES];
 } run;
@@ -54,6 +54,15 @@ static sherd_status touch_by_cpu(sherd_device *device, sherd__tag tag, sherd__ac
     return sherd__cuda_await_idle((sherd__cuda_stream *)device->compute, "client on the CPU");
 }
 
+static int next_case(const run *run, uint32_t i, engine_case *out)
+{
+    if (run->wide < 2)
+        return case_at(i, run->world, run->steps, run->wide, out);
+    int more = case_offload_at(i, run->world, run->steps, out);
+    out->read_back = 0; /* the client here is a CPU and reads main memory only */
+    return more;
+}
+
 static void *rank_main(void *arg)
 {
     rank_thread *self = arg;
@@ -68,8 +77,7 @@ static void *rank_main(void *arg)
     ops.touch = touch_by_cpu;
     device->ops = &ops;
     const run *run = self->run;
-    for (uint32_t i = run->first; i < MAX_CASES && case_at(i, run->world, run->steps, run->wide, &c);
-         i += run->stride) {
+    for (uint32_t i = run->first; i < MAX_CASES && next_case(run, i, &c); i += run->stride) {
         case_result *result = &self->run->results[self->rank][i];
         case_run_rank(&c, device, self->comm, result);
         if (result->status != SHERD_OK)
@@ -145,8 +153,7 @@ static void compare(const run *run)
     engine_case c;
     case_result want;
     uint32_t compared = 0;
-    for (uint32_t i = run->first; i < MAX_CASES && case_at(i, run->world, run->steps, run->wide, &c);
-         i += run->stride) {
+    for (uint32_t i = run->first; i < MAX_CASES && next_case(run, i, &c); i += run->stride) {
         case_run_oracle(&c, SHERD_ORACLE_RIGHT, &want);
         for (int32_t r = 0; r < run->world; r++) {
             const case_result *got = &run->results[r][i];
@@ -213,12 +220,21 @@ static void test_wide(void **state)
     (void)state;
     run_world(2, 3, 1, 0, 5);
     run_world(3, 3, 1, 2, 5);
+}
+
+/* State on the host and on disk, speculated or not. */
+static void test_offload(void **state)
+{
+    (void)state;
+    run_world(1, 3, 2, 0, 1);
+    run_world(2, 3, 2, 0, 2);
+    run_world(3, 3, 2, 1, 3);
     printf("combinations: %u\n", combinations);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_processes), cmocka_unit_test(test_matrix),
-                                       cmocka_unit_test(test_wide)};
+                                       cmocka_unit_test(test_wide), cmocka_unit_test(test_offload)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -75,6 +75,37 @@ int case_at(uint32_t index, int32_t world, int64_t steps, int wide, engine_case 
     return i == 0;
 }
 
+engine_case case_plain(int32_t world, uint32_t i, int64_t steps)
+{
+    engine_case c;
+    memset(&c, 0, sizeof c);
+    c.world = world;
+    c.stage = (int32_t)(i % 3);
+    c.bucket = i % 2 ? 1 : 3000;
+    c.optimizer = (sherd_optimizer)(i / 3 % 3);
+    c.dtype = i / 2 % 4 == 3 ? SHERD_FP32 : SHERD_BF16;
+    c.accumulation = i / 5 % 2 ? 3 : 1;
+    c.steps = steps;
+    c.clipping = 0.02;
+    c.overlap = 1;
+    c.grad_sum_bf16 = i / 4 % 2;
+    c.bad_step = i / 3 % 2 ? 2 : 0;
+    c.read_back = i % 4 == 0;
+    c.seed = 11 + i;
+    return c;
+}
+
+int case_offload_at(uint32_t index, int32_t world, int64_t steps, engine_case *out)
+{
+    uint32_t way = index % 4;
+    *out = case_plain(world, index, steps);
+    out->tenths = (int32_t)(index / 4);
+    out->speculate = way == 1 || way == 3;
+    out->disk = way == 2 ? 1 : way == 3 ? 2 : 0;
+    out->workers = 1 + (int32_t)(index % 3);
+    return out->tenths <= 10;
+}
+
 const sherd_param *case_params(const engine_case *c, sherd_param out[16], uint32_t *n)
 {
     memset(out, 0, 16 * sizeof *out);

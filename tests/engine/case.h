@@ -57,6 +57,12 @@ int case_at(uint32_t index, int32_t world, int64_t steps, int wide, engine_case 
 
 /* A folder for the disk tier's files, made at first use; removed at exit. */
 const char *case_folder(void);
+/* The same for offloading: every tenth on the host, speculated, on disk, and in parts on all three; stages, types, optimizers,
+ * accumulation vary along. */
+int case_offload_at(uint32_t index, int32_t world, int64_t steps, engine_case *out);
+/* Number `i` of those before anything is offloaded. */
+engine_case case_plain(int32_t world, uint32_t i, int64_t steps);
+
 sherd_status case_config(const engine_case *c, sherd_config *out, sherd_error *err);
 /* The model: under 30 k parameters; odd, empty, 0-d, frozen, tied, unused, larger than a bucket, two groups. */
 const sherd_param *case_params(const engine_case *c, sherd_param out[16], uint32_t *n);

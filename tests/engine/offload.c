@@ -67,38 +67,11 @@ static void run_cases(run *run, int32_t world, int processes)
     combinations += run->n;
 }
 
-static engine_case base_case(int32_t world, uint32_t i)
-{
-    engine_case c;
-    memset(&c, 0, sizeof c);
-    c.world = world;
-    c.stage = (int32_t)(i % 3);
-    c.bucket = i % 2 ? 1 : 3000;
-    c.optimizer = (sherd_optimizer)(i / 3 % 3);
-    c.dtype = i / 2 % 4 == 3 ? SHERD_FP32 : SHERD_BF16;
-    c.accumulation = i / 5 % 2 ? 3 : 1;
-    c.steps = STEPS;
-    c.clipping = 0.02;
-    c.overlap = 1;
-    c.grad_sum_bf16 = i / 4 % 2;
-    c.bad_step = i / 3 % 2 ? 2 : 0;
-    c.read_back = i % 4 == 0;
-    c.seed = 11 + i;
-    return c;
-}
-
 /* Every tenth, each on the host, speculated, on disk, and in parts on all three. */
 static void add_tenths(run *run, int32_t world)
 {
-    for (int32_t tenths = 0; tenths <= 10; tenths++)
-        for (int32_t way = 0; way < 4; way++) {
-            engine_case c = base_case(world, run->n);
-            c.tenths = tenths;
-            c.speculate = way == 1 || way == 3;
-            c.disk = way == 2 ? 1 : way == 3 ? 2 : 0;
-            c.workers = 1 + (int32_t)(run->n % 3);
-            run->cases[run->n++] = c;
-        }
+    while (case_offload_at(run->n, world, STEPS, &run->cases[run->n]))
+        run->n++;
 }
 
 static void test_tenths(void **state)
@@ -121,7 +94,7 @@ static void test_workers(void **state)
     run.n = 0;
     for (int32_t workers = 1; workers <= 8; workers++)
         for (int32_t speculate = 0; speculate < 2; speculate++) {
-            engine_case c = base_case(2, 1);
+            engine_case c = case_plain(2, 1, STEPS);
             c.stage = 2;
             c.dtype = SHERD_BF16;
             c.optimizer = SHERD_ADAMW;
@@ -147,7 +120,7 @@ static case_result one(engine_case c)
 
 static void test_guesses(void **state)
 {
-    engine_case c = base_case(2, 0);
+    engine_case c = case_plain(2, 0, STEPS);
     case_result result;
 
     (void)state;
@@ -172,7 +145,7 @@ static void test_guesses(void **state)
 /* A digest that could not differ would prove nothing. */
 static void test_another_seed_differs(void **state)
 {
-    engine_case c = base_case(1, 0);
+    engine_case c = case_plain(1, 0, STEPS);
     case_result a, b;
 
     (void)state;
