@@ -29,4 +29,6 @@ if(SHERD_HAVE_CUDA)
   sherd_test(NAME device_cuda_present SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_present.c LABELS quick gpu)
   sherd_script_test(NAME device_cuda_ptx COMMAND bash "${CMAKE_CURRENT_LIST_DIR}/cuda_ptx.sh" "${SHERD_NVCC}" "${PROJECT_SOURCE_DIR}"
     "${SHERD_CUDA_INCLUDE}" ${SHERD_CUDA_FLAGS})
+  sherd_script_test(NAME device_cuda_sass COMMAND bash "${CMAKE_CURRENT_LIST_DIR}/cuda_sass.sh" "${SHERD_NVCC}" "${PROJECT_SOURCE_DIR}"
+    "${SHERD_CUDA_INCLUDE}" ${SHERD_CUDA_FLAGS})
 endif()
