@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,7 @@
 #include "base/log.h"
 #include "store/aio_core.h"
 
-enum { NAME_MAX_BYTES = 64 };
+enum { NAME_MAX_BYTES = 64, NAMES_MAX = 100 };
 
 static sherd_status check_options(const sherd__aio_file_options *options, sherd_error *err)
 {
@@ -54,19 +55,22 @@ static uint64_t stripe_bytes(uint64_t bytes, uint64_t unit, uint32_t i, uint32_t
 /* ------------------------------------------------------------------------------------------------------------- one
  * stripe */
 
-static sherd_status name_stripe(const sherd_allocator *memory, const sherd__aio_file_options *options, uint32_t i,
-                                sherd__aio_stripe *stripe, sherd_error *err)
+static void name_stripe(const sherd__aio_file_options *options, uint32_t i, sherd__aio_stripe *stripe)
 {
-    char owner[32] = "";
-    if (!options->keep)
-        snprintf(owner, sizeof owner, "-p%ld", (long)getpid()); /* two jobs may share a folder and a rank */
-    stripe->path_bytes = strlen(options->folders[i]) + strlen(options->name) + 80;
-    stripe->path = sherd__alloc(memory, 1, stripe->path_bytes);
-    if (!stripe->path)
-        return sherd__fail(err, SHERD_ENOMEM, "no memory for the name of a scratch file");
+    static _Atomic uint32_t serial;
+    char owner[48] = "";
+    if (!options->keep) /* jobs may share a folder and a rank, and engines a process */
+        snprintf(owner, sizeof owner, "-p%ld-%" PRIu32, (long)getpid(), atomic_fetch_add(&serial, 1));
     snprintf(stripe->path, stripe->path_bytes, "%s/sherd-%s-r%05" PRId32 "%s-%" PRIu32 "of%" PRIu32 ".bin",
              options->folders[i], options->name, options->rank, owner, i + 1, options->n_folders);
-    return SHERD_OK;
+}
+
+static sherd_status make_path(const sherd_allocator *memory, const sherd__aio_file_options *options, uint32_t i,
+                              sherd__aio_stripe *stripe, sherd_error *err)
+{
+    stripe->path_bytes = strlen(options->folders[i]) + strlen(options->name) + 96;
+    stripe->path = sherd__alloc(memory, 1, stripe->path_bytes);
+    return stripe->path ? SHERD_OK : sherd__fail(err, SHERD_ENOMEM, "no memory for the name of a scratch file");
 }
 
 /* Kept files of another process are not taken over; the lock goes with the descriptor. */
@@ -126,21 +130,33 @@ static int drop_direct(int fd)
     return flags >= 0 && fcntl(fd, F_SETFL, flags & ~O_DIRECT) == 0;
 }
 
-static sherd_status open_stripe(sherd__aio *aio, const sherd__aio_file_options *options, sherd__aio_stripe *stripe,
-                                int *reserved, sherd_error *err)
+/* Under a name that nobody has (kept: under the one it must have). −errno, or the descriptor. */
+static int create_stripe(sherd__aio *aio, const sherd__aio_file_options *options, uint32_t i, sherd__aio_stripe *stripe)
 {
     const sherd__io *io = aio->options.io;
-    /* A scratch file left over under our own process number is nobody's: it is written anew. */
-    int flags = O_RDWR | O_CREAT | O_NOFOLLOW;
+    int flags = O_RDWR | O_CREAT | O_NOFOLLOW | (options->keep ? 0 : O_EXCL), fd = -EEXIST;
     stripe->direct = !options->buffered;
-    stripe->fd = sherd__io_open(io, stripe->path, flags | (stripe->direct ? O_DIRECT : 0), 0600);
-    if (stripe->fd == -EINVAL && stripe->direct) {
-        stripe->direct = 0;
-        stripe->fd = sherd__io_open(io, stripe->path, flags, 0600);
+    for (int tries = 0; fd == -EEXIST && tries < NAMES_MAX; tries++) {
+        name_stripe(options, i, stripe);
+        fd = sherd__io_open(io, stripe->path, flags | (stripe->direct ? O_DIRECT : 0), 0600);
+        if (fd == -EINVAL && stripe->direct) {
+            stripe->direct = 0;
+            if (!options->keep)
+                (void)unlink(stripe->path); /* Linux makes the file before it refuses the flag */
+            fd = sherd__io_open(io, stripe->path, flags, 0600);
+        }
     }
+    return fd;
+}
+
+static sherd_status open_stripe(sherd__aio *aio, const sherd__aio_file_options *options, uint32_t i,
+                                sherd__aio_stripe *stripe, int *reserved, sherd_error *err)
+{
+    const sherd__io *io = aio->options.io;
+    stripe->fd = create_stripe(aio, options, i, stripe);
     if (stripe->fd < 0)
         return fail_file("creating", stripe->path, -stripe->fd, err);
-    sherd_status status = claim_stripe(stripe, err);
+    sherd_status status = options->keep ? claim_stripe(stripe, err) : SHERD_OK;
     if (status != SHERD_OK)
         return status;
     stripe->named = 1;
@@ -196,9 +212,9 @@ sherd_status sherd__aio_file_create(sherd__aio *aio, const sherd__aio_file_optio
         sherd__aio_stripe *stripe = &file->stripes[file->n_stripes++];
         stripe->fd = -1;
         stripe->bytes = stripe_bytes(file->bytes, file->unit, i, options->n_folders);
-        status = name_stripe(&aio->options.allocator, options, i, stripe, err);
+        status = make_path(&aio->options.allocator, options, i, stripe, err);
         if (status == SHERD_OK)
-            status = open_stripe(aio, options, stripe, &file->reserved, err);
+            status = open_stripe(aio, options, i, stripe, &file->reserved, err);
     }
     if (status != SHERD_OK) {
         free_file(file, 1);

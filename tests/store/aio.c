@@ -150,7 +150,7 @@ static void run_model(rig *self, uint32_t folders, int moves, int bind)
 static void schedules_equal_a_memory_model(void **state)
 {
     static const uint32_t depths[] = {1, 2, 8, 33};
-    for (int turn = 0; turn < 16; turn++) {
+    for (int turn = 0; turn < 12; turn++) {
         rig self;
         begin(&self, state);
         seed = 77 + (uint64_t)turn;
@@ -160,7 +160,7 @@ static void schedules_equal_a_memory_model(void **state)
         self.options.thread_count = turn % 2 ? 3 : 0;
         self.options.block_size = turn % 5 == 0 ? 5000 : 32768; /* 5000 is rounded up */
         self.file_options.buffered = turn % 4 == 3;
-        run_model(&self, 1 + (uint32_t)turn % RIG_FOLDERS, 250, turn % 2 == 0);
+        run_model(&self, 1 + (uint32_t)turn % RIG_FOLDERS, 120, turn % 2 == 0);
         rig_fini(&self);
     }
 }
@@ -173,7 +173,7 @@ static void short_transfers_are_continued(void **state)
         begin(&self, state);
         seed = 5 + (uint64_t)turn;
         self.faults.most = most[turn];
-        run_model(&self, 2, 80, turn % 2);
+        run_model(&self, 2, 50, turn % 2);
         rig_fini(&self);
     }
 }
@@ -185,7 +185,7 @@ static void odd_short_transfers_are_continued_where_buffered(void **state)
     begin(&self, state);
     self.faults.most = 3001;
     self.file_options.buffered = 1;
-    run_model(&self, 2, 60, 1);
+    run_model(&self, 2, 40, 1);
     rig_fini(&self);
 }
 

@@ -416,6 +416,46 @@ static void a_kept_file_that_failed_leaves_nothing(void **state)
     rig_fini(&self); /* finds the folders empty */
 }
 
+/* O_DIRECT refused at the open, or only by the first transfer. */
+static void a_file_system_without_o_direct_is_used_buffered(void **state)
+{
+    static const uint32_t kinds[] = {KIND(OPEN), KIND(READ)};
+    for (int i = 0; i < 2; i++) {
+        rig self;
+        char text[600];
+        begin(&self, state);
+        if (i == 1 && !rig_has_direct(&self)) { /* then there is no such transfer */
+            rig_fini(&self);
+            break;
+        }
+        self.faults.kinds = kinds[i];
+        self.faults.fail_at = 1;
+        self.faults.code = EINVAL;
+        assert_int_equal(one_run(&self), SHERD_OK); /* of two files, one buffered */
+        assert_int_equal(self.faults.struck, 1);
+        self.faults.counted = 0;
+        assert_int_equal(rig_open(&self, 1, PAGE), SHERD_OK);
+        sherd__aio_describe(self.aio, self.file, text, sizeof text);
+        assert_non_null(strstr(text, "(buffered)"));
+        rig_fini(&self);
+    }
+}
+
+static void a_name_that_is_taken_is_not(void **state)
+{
+    rig self;
+    begin(&self, state);
+    self.faults.kinds = KIND(OPEN);
+    self.faults.fail_at = 1;
+    self.faults.fail_for = 20;
+    self.faults.code = EEXIST;
+    assert_int_equal(one_run(&self), SHERD_OK);
+    self.faults.counted = 0;
+    self.faults.fail_for = 1000;
+    assert_int_equal(rig_open(&self, 1, PAGE), SHERD_EIO); /* it gives up in the end */
+    rig_fini(&self);
+}
+
 static void a_file_system_that_cannot_reserve_is_looked_at_instead(void **state)
 {
     rig self;
@@ -453,6 +493,8 @@ int main(void)
         cmocka_unit_test(a_hung_storage_does_not_hang_destroy),
         cmocka_unit_test(a_full_disk_shows_at_creation),
         cmocka_unit_test(a_kept_file_that_failed_leaves_nothing),
+        cmocka_unit_test(a_file_system_without_o_direct_is_used_buffered),
+        cmocka_unit_test(a_name_that_is_taken_is_not),
         cmocka_unit_test(a_file_system_that_cannot_reserve_is_looked_at_instead),
     };
     enum { N = sizeof once / sizeof once[0] };

@@ -81,6 +81,16 @@ int rig_has_uring(void)
     return has;
 }
 
+int rig_has_direct(rig *self)
+{
+    char text[600];
+    assert_int_equal(rig_open(self, 1, SHERD__AIO_ALIGN), SHERD_OK);
+    sherd__aio_describe(self->aio, self->file, text, sizeof text);
+    rig_close(self);
+    memset(&self->faults, 0, sizeof self->faults);
+    return strstr(text, "(O_DIRECT)") != NULL;
+}
+
 void *rig_buffer(uint64_t bytes)
 {
     void *buffer = aligned_alloc(SHERD__AIO_ALIGN, bytes);

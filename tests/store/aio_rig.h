@@ -38,6 +38,8 @@ void rig_close(rig *self);
 void rig_fini(rig *self);
 /* Is io_uring to be had here? */
 int rig_has_uring(void);
+/* Does the folders' file system take O_DIRECT? Before the first rig_open. */
+int rig_has_direct(rig *self);
 /* 4096-aligned; free() */
 void *rig_buffer(uint64_t bytes);
 sherd__aio_op rig_op(rig *self, int write, uint64_t offset, uint64_t bytes, void *buffer);
