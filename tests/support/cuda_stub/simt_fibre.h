@@ -133,6 +133,9 @@ static inline bool fibre_create(fibre_context *fibre)
 static inline void fibre_destroy(fibre_context *fibre)
 {
     enum : size_t { PAGE = 64 * 1024 };
+#if defined(SIMT__ASAN)
+    __asan_unpoison_memory_region(fibre->stack, fibre->stack_bytes); /* the next mapping may be here */
+#endif
     munmap(fibre->stack - PAGE, PAGE + fibre->stack_bytes);
 }
 
