@@ -218,9 +218,9 @@ __global__ void __launch_bounds__(ATTENTION_THREADS) queries(const __grid_consta
             continue; /* the warp's queries see none of these keys */
         float s[M][N / 8][4], ds[M][N / 8][4];
         multiply_turned<D>(s, q_tile, warp_row, k_tile);
+        multiply_turned<D>(ds, dout_tile, warp_row, v_tile);
         if ((round + 1) * N > row)
             hide<true>(s, row, round * N);
-        multiply_turned<D>(ds, dout_tile, warp_row, v_tile);
         slope_queries(ds, s, lse_log2, delta, a.scale_log2);
         multiply_added<D>(dq, ds, k_tile);
     }
@@ -256,7 +256,7 @@ template <int D, int KM, int KN, int QM, int QN> static int launch(const sherd__
 #define MAP(X)                                                                                                         \
     X(32, 2, 32, 2, 64)                                                                                                \
     X(64, 2, 32, 2, 32)                                                                                                \
-    X(128, 1, 32, 1, 64)
+    X(128, 1, 32, 2, 32)
 
 extern "C" int sherd__attention_mma_prepare_backward(int32_t dim)
 {
