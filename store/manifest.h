@@ -14,7 +14,7 @@
 #define SHERD__MANIFEST_FORMAT 1
 #define SHERD__MANIFEST_NAME_MAX 256 /* with the NUL */
 #define SHERD__MANIFEST_STATES_MAX 8
-#define SHERD__MANIFEST_NOTE_MAX 1024
+#define SHERD__MANIFEST_NOTE_MAX 4096
 #define SHERD__MANIFEST_BYTES_MAX ((uint64_t)256 << 20) /* of the text: what is longer is the wrong file */
 
 typedef struct sherd__manifest_param {

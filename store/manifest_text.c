@@ -104,9 +104,9 @@ static sherd_status add_notes(const sherd__manifest *manifest, json_t *root, she
 static sherd_status add_scalars(const sherd__manifest *m, json_t *root, sherd_error *err)
 {
     json_t *states = json_array();
-    int good = isfinite(m->loss_scale.scale) && isfinite(m->lr);
-    for (uint32_t i = 0; i < m->n_states && i < SHERD__MANIFEST_STATES_MAX; i++)
-        good = good && json_array_append_new(states, json_string(m->states[i])) == 0;
+    int good = isfinite(m->loss_scale.scale) && isfinite(m->lr) && m->n_states <= SHERD__MANIFEST_STATES_MAX;
+    for (uint32_t i = 0; good && i < m->n_states; i++)
+        good = json_array_append_new(states, json_string(m->states[i])) == 0;
     /* json_real is NULL for what JSON cannot write: the test above says it in time. */
     good = set(root, "states", states) && good && set(root, "format", json_integer(SHERD__MANIFEST_FORMAT)) &&
            set(root, "step", json_integer(m->step)) && set(root, "updates", json_integer(m->updates)) &&
@@ -123,7 +123,7 @@ static sherd_status add_scalars(const sherd__manifest *m, json_t *root, sherd_er
     return good ? SHERD_OK
                 : sherd__fail(err, SHERD_EINVAL,
                               "a manifest's scalars cannot be written: a loss scale or rate that is not "
-                              "finite, or no memory");
+                              "finite, too many states, or no memory");
 }
 
 /* The checksum's place is the first thing in the text; fills it in. */

@@ -3,15 +3,13 @@
  * Asynchronous block I/O against a model in memory: random schedules over stripes, depths, submit modes, short
  * transfers; and the contract's smaller clauses. Everything runs on both engines.
  */
-#include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -109,8 +107,20 @@ static void one_move(model *m)
     s->busy = 1;
 }
 
+/* Memory and descriptors of the child are the parent's, its threads are not there: it must not matter to the parent. */
+static void fork_and_forget(void)
+{
+    int status = -1;
+    pid_t child = fork();
+    if (child == 0) {
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
 /* Runs `moves` random operations; the file holds what the model says, to the last page, and the counts agree. */
-static void run_model(rig *self, uint32_t folders, int moves, int bind)
+static void run_model(rig *self, uint32_t folders, int moves, int bind, int forks)
 {
     model m = {.rig = self};
     uint64_t each = (uint64_t)PAGES * PAGE;
@@ -127,6 +137,9 @@ static void run_model(rig *self, uint32_t folders, int moves, int bind)
     }
     for (int i = 0; i < moves; i++) {
         one_move(&m);
+        if (forks && i % 8 == 0) {
+            fork_and_forget();
+        }
     }
     for (int i = 0; i < SLOTS; i++) {
         if (m.slots[i].busy) {
@@ -160,7 +173,7 @@ static void schedules_equal_a_memory_model(void **state)
         self.options.thread_count = turn % 2 ? 3 : 0;
         self.options.block_size = turn % 5 == 0 ? 5000 : 32768; /* 5000 is rounded up */
         self.file_options.buffered = turn % 4 == 3;
-        run_model(&self, 1 + (uint32_t)turn % RIG_FOLDERS, 120, turn % 2 == 0);
+        run_model(&self, 1 + (uint32_t)turn % RIG_FOLDERS, 120, turn % 2 == 0, 0);
         rig_fini(&self);
     }
 }
@@ -173,7 +186,7 @@ static void short_transfers_are_continued(void **state)
         begin(&self, state);
         seed = 5 + (uint64_t)turn;
         self.faults.most = most[turn];
-        run_model(&self, 2, 50, turn % 2);
+        run_model(&self, 2, 50, turn % 2, 0);
         rig_fini(&self);
     }
 }
@@ -185,8 +198,19 @@ static void odd_short_transfers_are_continued_where_buffered(void **state)
     begin(&self, state);
     self.faults.most = 3001;
     self.file_options.buffered = 1;
-    run_model(&self, 2, 40, 1);
+    run_model(&self, 2, 40, 1, 0);
     rig_fini(&self);
+}
+
+static void forks_in_the_middle_do_not_matter(void **state)
+{
+    for (int bind = 0; bind < 2; bind++) {
+        rig self;
+        begin(&self, state);
+        seed = 1234;
+        run_model(&self, 2, 120, bind, 1);
+        rig_fini(&self);
+    }
 }
 
 /* ---------------------------------------------------------------------------------------------------------- stripes */
@@ -412,6 +436,7 @@ int main(void)
         cmocka_unit_test(schedules_equal_a_memory_model),
         cmocka_unit_test(short_transfers_are_continued),
         cmocka_unit_test(odd_short_transfers_are_continued_where_buffered),
+        cmocka_unit_test(forks_in_the_middle_do_not_matter),
         cmocka_unit_test(a_file_begins_as_zeros_and_every_size_is_divided_exactly),
         cmocka_unit_test(a_kept_file_stays_and_is_refused_to_others),
         cmocka_unit_test(a_callback_may_submit),
