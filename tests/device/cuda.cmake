@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # Included by tests/device/CMakeLists.txt. The CUDA device on the stub of CUDA's runtime: device/cuda's own sources, compiled
 # against the stub's header, beside the library.
-if(SHERD_CUDA_STUB OR SHERD_HAVE_CUDA)
+if(SHERD_CUDA_STUB)
   file(GLOB sherd_cuda_stub_sources "${PROJECT_SOURCE_DIR}/device/cuda*.c" "${PROJECT_SOURCE_DIR}/tests/support/cuda_stub/*.c")
   add_library(sherd_cuda_stub STATIC ${sherd_cuda_stub_sources} "${PROJECT_SOURCE_DIR}/device/registry.c")
   target_compile_definitions(sherd_cuda_stub PRIVATE SHERD_HAVE_CUDA)

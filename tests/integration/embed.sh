@@ -42,7 +42,7 @@ cd "$scratch"
 "$cc" "${strict[@]}" embed.c -o shared $(pkg-config --cflags --libs sherd)
 # shellcheck disable=SC2046
 "$cc" "${strict[@]}" embed.c -o static $(pkg-config --cflags sherd) "$library/libsherd.a" \
-    $(pkg-config --static --libs-only-l sherd | sed -e 's/-lsherd\b//')
+    $(pkg-config --static --libs sherd | sed -e 's/-lsherd\b//')
 for how in shared static; do
     LD_LIBRARY_PATH=$library timeout 60 "./$how" >"$how.out"
     diff -u promised "$how.out" || {

@@ -3,7 +3,7 @@
 # launchers compiled as C++ for the emulator (simt.h), to be linked by tests. SHERD_SIMT says whether it is there: it needs the
 # stub of CUDA's runtime and a C++ compiler.
 set(SHERD_SIMT OFF)
-if(SHERD_CUDA_STUB OR SHERD_HAVE_CUDA)
+if(SHERD_CUDA_STUB)
   include(CheckLanguage)
   check_language(CXX)
   if(CMAKE_CXX_COMPILER)
