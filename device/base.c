@@ -18,6 +18,7 @@ typedef struct sherd__block {
     uint64_t bytes, rounding;
     sherd_tier tier;
     sherd_category category;
+    int32_t recycled; /* the device may keep it when it is freed */
 } sherd__block;
 
 void *sherd__device_metadata_alloc(sherd_device *device, size_t count, size_t bytes)
@@ -132,8 +133,25 @@ sherd_status sherd__device_error(sherd_device *device, sherd_error *err)
     return status;
 }
 
-sherd_status sherd__device_alloc(sherd_device *device, sherd_tier tier, sherd_category category, uint64_t bytes,
-                                 void **out, sherd_error *err)
+static sherd_status get_memory(sherd_device *device, sherd__block *block, sherd_error *err)
+{
+    if (block->recycled && device->ops->recycle_get(device, block->bytes, &block->address, &block->rounding))
+        return SHERD_OK;
+    return device->ops->memory_get(device, block->tier, block->bytes, &block->address, &block->rounding, err);
+}
+
+/* What the device keeps counts against the limit: it goes first. */
+static sherd_status book(sherd_device *device, const sherd__block *block, sherd_error *err)
+{
+    sherd_status status =
+        sherd__ledger_add(&device->ledger, block->tier, block->category, block->bytes, block->rounding, err);
+    if (status == SHERD_ENOMEM && device->ops->recycle_flush && device->ops->recycle_flush(device))
+        status = sherd__ledger_add(&device->ledger, block->tier, block->category, block->bytes, block->rounding, err);
+    return status;
+}
+
+static sherd_status alloc(sherd_device *device, sherd_tier tier, sherd_category category, uint64_t bytes,
+                          int32_t recycled, void **out, sherd_error *err)
 {
     if ((unsigned)tier >= SHERD_TIERS || (unsigned)category >= SHERD_CATEGORIES || category == SHERD_CAT_ROUNDING)
         return sherd__fail(err, SHERD_EINVAL,
@@ -146,10 +164,11 @@ sherd_status sherd__device_alloc(sherd_device *device, sherd_tier tier, sherd_ca
     block->tier = tier;
     block->category = category;
     block->bytes = bytes;
-    sherd_status status = device->ops->memory_get(device, tier, bytes, &block->address, &block->rounding, err);
+    block->recycled = recycled;
+    sherd_status status = get_memory(device, block, err);
     if (status != SHERD_OK)
         goto free_block;
-    status = sherd__ledger_add(&device->ledger, tier, category, bytes, block->rounding, err);
+    status = book(device, block, err);
     if (status != SHERD_OK)
         goto put_memory;
     void *address = block->address; /* from here on another thread could free it */
@@ -166,6 +185,19 @@ put_memory:
 free_block:
     sherd__device_metadata_free(device, block, 1, sizeof *block);
     return status;
+}
+
+sherd_status sherd__device_alloc(sherd_device *device, sherd_tier tier, sherd_category category, uint64_t bytes,
+                                 void **out, sherd_error *err)
+{
+    return alloc(device, tier, category, bytes, 0, out, err);
+}
+
+sherd_status sherd__device_alloc_client(sherd_device *device, sherd_category category, uint64_t bytes, void **out,
+                                        sherd_error *err)
+{
+    int transient = category == SHERD_CAT_ACTIVATIONS || category == SHERD_CAT_WORKSPACE;
+    return alloc(device, SHERD_TIER_DEVICE, category, bytes, transient && device->ops->recycle_get, out, err);
 }
 
 static sherd__block *unlink_block(sherd_device *device, const void *address)
@@ -193,7 +225,10 @@ void sherd_device_free(sherd_device *device, void *address)
                    "sherd_device_free: %p is not an allocation of this device; ignored", address);
         return;
     }
-    device->ops->memory_put(device, block->tier, address, block->bytes);
+    if (!block->recycled)
+        device->ops->memory_put(device, block->tier, address, block->bytes);
     sherd__ledger_sub(&device->ledger, block->tier, block->category, block->bytes, block->rounding);
+    if (block->recycled && !device->ops->recycle_put(device, address, block->bytes))
+        device->ops->memory_put(device, block->tier, address, block->bytes);
     sherd__device_metadata_free(device, block, 1, sizeof *block);
 }

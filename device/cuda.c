@@ -65,6 +65,7 @@ static void destroy(sherd_device *base)
     sherd__cuda_stream_destroy(base->compute);
     sherd__cuda_events_free(device);
     int settled = sherd__cuda_settle(base);
+    (void)sherd__cuda_recycle_flush(base);
     if (settled)
         (void)cudaEventDestroy(device->epoch);
     else
@@ -106,6 +107,9 @@ static const sherd__device_ops cuda_ops = {
     .meet = sherd__cuda_meet,
     .announce = sherd__cuda_announce,
     .share = &sherd__cuda_share,
+    .recycle_get = sherd__cuda_recycle_get,
+    .recycle_put = sherd__cuda_recycle_put,
+    .recycle_flush = sherd__cuda_recycle_flush,
 };
 
 /* ---------------------------------------------------------------------------------------------------------- creation */

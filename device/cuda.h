@@ -33,6 +33,7 @@
 /* Callbacks that can be pending at once: each is one of those calls. */
 #define SHERD__CUDA_CALLBACKS (SHERD__CUDA_MARK_EVERY * (SHERD__CUDA_MARKS + 2))
 #define SHERD__CUDA_BOUNCE_ELEMS 16384
+#define SHERD__CUDA_KEPT 2048 /* blocks that are kept for the client */
 
 typedef struct sherd__cuda_event {
     sherd_device *device;
@@ -44,6 +45,11 @@ typedef struct sherd__cuda_event {
     _Atomic uint32_t word;     /* changes with every record issued: what waiters sleep on */
     _Atomic uint32_t sleepers;
 } sherd__cuda_event;
+
+typedef struct sherd__cuda_kept {
+    void *address;
+    uint64_t whole;
+} sherd__cuda_kept;
 
 typedef struct sherd__cuda_device {
     sherd_device base;
@@ -57,6 +63,8 @@ typedef struct sherd__cuda_device {
     pthread_mutex_t stream_lock;
     struct sherd__cuda_stream *streams;
     sherd__cuda_event *events, *free_events; /* under base.lock */
+    uint32_t n_kept;                         /* under base.lock */
+    sherd__cuda_kept kept[SHERD__CUDA_KEPT];
 } sherd__cuda_device;
 
 typedef enum sherd__cuda_callback_kind {
@@ -172,6 +180,11 @@ void sherd__cuda_unwatch(sherd_device *device, const void *address, uint64_t byt
 /* 1 when the device's streams are idle (or broken: then they run nothing); 0 where they did not become so within the
  * limit and the device is `stuck` from now on. */
 int sherd__cuda_settle(sherd_device *device);
+
+/* cuda_cache.c: of the table */
+int sherd__cuda_recycle_get(sherd_device *device, uint64_t bytes, void **out, uint64_t *rounding);
+int sherd__cuda_recycle_put(sherd_device *device, void *block, uint64_t bytes);
+int sherd__cuda_recycle_flush(sherd_device *device);
 
 /* cuda_share.c: windows */
 extern const sherd__share_ops sherd__cuda_share;

@@ -41,6 +41,11 @@ sherd_status sherd__cuda_memory_get(sherd_device *device, sherd_tier tier, uint6
     if (whole > 0)
         code = tier == SHERD_TIER_DEVICE ? (int)cudaMalloc(out, (size_t)whole)
                                          : (int)cudaHostAlloc(out, (size_t)whole, cudaHostAllocPortable);
+    if (code == (int)cudaErrorMemoryAllocation && whole > 0 && tier == SHERD_TIER_DEVICE &&
+        sherd__cuda_recycle_flush(device)) {
+        (void)cudaGetLastError();
+        code = (int)cudaMalloc(out, (size_t)whole);
+    }
     if (code == (int)cudaErrorMemoryAllocation) {
         (void)cudaGetLastError(); /* the device is as good as before */
         (void)cudaMemGetInfo(&free_bytes, &total_bytes);
@@ -143,6 +148,7 @@ sherd_status sherd__cuda_memory_free(sherd_device *base, uint64_t *out, sherd_er
     uint64_t limit = base->ledger.limit[SHERD_TIER_DEVICE], held;
     size_t free_bytes = 0, total_bytes = 0;
     sherd_memory live;
+    (void)sherd__cuda_recycle_flush(base);
     int former = sherd__cuda_enter(base), code = (int)cudaMemGetInfo(&free_bytes, &total_bytes);
 
     sherd__cuda_leave(base, former);

@@ -5,6 +5,7 @@
  */
 #include "device/cuda.h"
 
+#include <string.h>
 #include <unistd.h>
 
 #define NAP_US 200
@@ -187,6 +188,15 @@ static sherd_status queue_submit(sherd__stream *stream, const sherd__op *op)
     return sherd__cuda_queue_put(&((sherd__cuda_stream *)stream)->queue, op);
 }
 
+/* What others wait for goes first: reductions beside backward, gathers beside updates. */
+static int create_handle(const char *name, cudaStream_t *out)
+{
+    int least = 0, greatest = 0;
+    if (strcmp(name, "comm") != 0 || cudaDeviceGetStreamPriorityRange(&least, &greatest) != cudaSuccess)
+        return (int)cudaStreamCreateWithFlags(out, cudaStreamNonBlocking);
+    return (int)cudaStreamCreateWithPriority(out, cudaStreamNonBlocking, greatest);
+}
+
 /* The cudaStream (its own, or `adopt`) and the parts. */
 static sherd_status open_stream(sherd_device *device, const char *name, void *adopt, int32_t adopted,
                                 sherd__cuda_stream **out, sherd_error *err)
@@ -200,7 +210,7 @@ static sherd_status open_stream(sherd_device *device, const char *name, void *ad
     if (adopted)
         stream->handle = (cudaStream_t)adopt;
     else
-        code = (int)cudaStreamCreateWithFlags(&stream->handle, cudaStreamNonBlocking);
+        code = create_handle(name, &stream->handle);
     status = code == (int)cudaSuccess ? make_parts(stream, err)
                                       : sherd__cuda_refused(err, code, "cudaStreamCreateWithFlags");
     if (status != SHERD_OK && code == (int)cudaSuccess && !adopted)

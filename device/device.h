@@ -192,6 +192,11 @@ typedef struct sherd__device_ops {
     sherd_status (*announce)(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value,
                              sherd__post *post);
     const sherd__share_ops *share; /* NULL: memory is main memory */
+    /* NULL, or: keeps the client's freed blocks for later requests. get and put: 1 if it had, or keeps, the block; flush: 1
+     * if something was given up. What is kept is booked as rounding. */
+    int (*recycle_get)(sherd_device *device, uint64_t bytes, void **out, uint64_t *rounding);
+    int (*recycle_put)(sherd_device *device, void *block, uint64_t bytes);
+    int (*recycle_flush)(sherd_device *device);
 } sherd__device_ops;
 
 /* Implementations put this first in their own struct and fill it with sherd__device_base_init. */
@@ -213,6 +218,7 @@ struct sherd_device {
     sherd_status (*_Atomic guard)(void *ctx, sherd_error *err);
     void *guard_ctx;
     char description[128];
+    const struct sherd__io *io; /* for tests: a hook of the disk tier's system calls; NULL: none */
     char pci[16]; /* bus id of a GPU, "0000:3b:00.0"; "" where there is none */
 };
 
@@ -227,6 +233,9 @@ sherd_status sherd__device_error(sherd_device *device, sherd_error *err);
 /* Tensor memory by tier and category, booked in the ledger; 64-byte aligned at least; freed by sherd_device_free. */
 sherd_status sherd__device_alloc(sherd_device *device, sherd_tier tier, sherd_category category, uint64_t bytes,
                                  void **out, sherd_error *err);
+/* The same for sherd_device_alloc: the device may keep the block when it is freed. */
+sherd_status sherd__device_alloc_client(sherd_device *device, sherd_category category, uint64_t bytes, void **out,
+                                        sherd_error *err);
 /* Trace: no-op where tracing is off; any thread; never allocates. */
 void sherd__trace_add(sherd_device *device, const char *stream, sherd__tag tag, int64_t begin_ns, int64_t end_ns);
 int64_t sherd__now_ns(void); /* CLOCK_MONOTONIC */

@@ -71,7 +71,7 @@ void sherd_device_destroy(sherd_device *device)
 sherd_status sherd_device_alloc(sherd_device *device, uint64_t bytes, sherd_category category, void **out,
                                 sherd_error *err)
 {
-    return sherd__device_alloc(device, SHERD_TIER_DEVICE, category, bytes, out, err);
+    return sherd__device_alloc_client(device, category, bytes, out, err);
 }
 
 void sherd_device_memory(sherd_device *device, sherd_memory *live, sherd_memory *peak)

@@ -364,6 +364,8 @@ SHERD_API void sherd_device_destroy(sherd_device *device);
 /* Memory on the device, counted in its ledger. Aligned to 64 bytes at least; contents undefined. Any thread. */
 SHERD_API sherd_status sherd_device_alloc(sherd_device *device, uint64_t bytes, sherd_category category, void **out,
                                           sherd_error *err);
+/* On a GPU, blocks of the categories activations and workspace are kept for the next request of their size, which may
+ * come before the GPU is through with them: use them on the compute stream only, whose order keeps the two apart. */
 SHERD_API void sherd_device_free(sherd_device *device, void *block);
 /* The ledger: bytes held now, and the highest each category (and the tiers' totals) has been. Either may be NULL. */
 SHERD_API void sherd_device_memory(sherd_device *device, sherd_memory *live, sherd_memory *peak);

@@ -62,7 +62,10 @@ static void pass_gate(void *arg)
     atomic_store(&self->passed, 1);
 }
 
-static void set_flag(void *arg) { atomic_store((_Atomic int32_t *)arg, 1); }
+static void set_flag(void *arg)
+{
+    atomic_store((_Atomic int32_t *)arg, 1);
+}
 
 static void an_event_orders_streams(void **state)
 {
@@ -171,8 +174,8 @@ static void memory_is_booked_as_the_driver_takes_it(void **state)
 {
     static const struct {
         uint64_t bytes, rounding;
-    } sizes[] = {{0, 512},           {1, 511},     {512, 0}, {1000, 24},
-                 {1 << 20, 1 << 20}, {2 << 20, 0}, {(2 << 20) + 1, (2 << 20) - 1}};
+    } sizes[] = {
+        {0, 512}, {1, 511}, {512, 0}, {1000, 24}, {1 << 20, 1 << 20}, {2 << 20, 0}, {(2 << 20) + 1, (2 << 20) - 1}};
     (void)state;
     cuda_stub_reset(1, 16u << 20);
     sherd_device *device = make_cuda_device(0);
@@ -194,6 +197,48 @@ static void memory_is_booked_as_the_driver_takes_it(void **state)
     assert_int_equal(sherd__device_alloc(device, SHERD_TIER_HOST, SHERD_CAT_METADATA, 8, &block, &err), SHERD_ENOMEM);
     assert_non_null(strstr(err.text, "pinned"));
     assert_int_equal(live(device, SHERD_TIER_HOST, SHERD_CAT_METADATA), metadata);
+    sherd_device_destroy(device);
+    assert_nothing_left();
+}
+
+static uint64_t rounding_of(sherd_device *device)
+{
+    return live(device, SHERD_TIER_DEVICE, SHERD_CAT_ROUNDING);
+}
+
+/* Activations come and go in every micro-step. */
+static void freed_blocks_are_kept(void **state)
+{
+    enum { SIZES = 5 };
+    static const uint64_t sizes[SIZES] = {100, 512, 70000, 1 << 20, 3000000};
+    void *block[SIZES];
+    (void)state;
+    cuda_stub_reset(1, 16 << 20);
+    sherd_device *device = make_cuda_device(0);
+    uint64_t before = rounding_of(device), mallocs = cuda_stub_calls("cudaMalloc"), frees = cuda_stub_calls("cudaFree");
+    for (int step = 0; step < 20; step++) {
+        for (int i = 0; i < SIZES; i++)
+            OK(sherd_device_alloc(device, sizes[i], SHERD_CAT_ACTIVATIONS, &block[i], NULL));
+        assert_int_equal(live(device, SHERD_TIER_DEVICE, SHERD_CAT_ACTIVATIONS),
+                         100 + 512 + 70000 + (1 << 20) + 3000000);
+        for (int i = 0; i < SIZES; i++)
+            sherd_device_free(device, block[(i + step) % SIZES]);
+        assert_int_equal(live(device, SHERD_TIER_DEVICE, SHERD_CAT_ACTIVATIONS), 0);
+    }
+    assert_int_equal(cuda_stub_calls("cudaMalloc") - mallocs, SIZES);
+    assert_int_equal(cuda_stub_calls("cudaFree"), frees);
+    assert_int_equal(rounding_of(device) - before, 512 + 512 + 70144 + (2 << 20) + (4 << 20));
+    void *large; /* there is room for it only without what is kept */
+    OK(sherd_device_alloc(device, 14 << 20, SHERD_CAT_MASTER, &large, NULL));
+    assert_int_equal(rounding_of(device), before);
+    sherd_device_free(device, large);
+    assert_int_equal(rounding_of(device), before); /* only what comes and goes is kept */
+    OK(sherd_device_alloc(device, 3 << 20, SHERD_CAT_WORKSPACE, &block[0], NULL));
+    sherd_device_free(device, block[0]);
+    device->ledger.limit[SHERD_TIER_DEVICE] = rounding_of(device) + (1 << 20);
+    OK(sherd_device_alloc(device, 2 << 20, SHERD_CAT_WORKSPACE, &block[0],
+                          NULL)); /* within the limit for the same reason */
+    sherd_device_free(device, block[0]);
     sherd_device_destroy(device);
     assert_nothing_left();
 }
@@ -284,6 +329,7 @@ int main(void)
         cmocka_unit_test(events_are_used_again),
         cmocka_unit_test(ranks_meet),
         cmocka_unit_test(memory_is_booked_as_the_driver_takes_it),
+        cmocka_unit_test(freed_blocks_are_kept),
         cmocka_unit_test(a_stream_is_adopted),
         cmocka_unit_test(operations_are_traced),
         cmocka_unit_test(no_gpu_is_one_sentence),
