@@ -113,6 +113,8 @@ sherd_status sherd__disk_open(sherd__offload *offload, sherd_error *err)
     options.overlap_events = config->offload.aio_overlap_events;
     options.allocator = offload->device->allocator;
     options.log = offload->device->log;
+    options.io = offload->device->io;
+    options.fail_after_s = config->sherd.fail_after_s;
     status = sherd__aio_create(&options, &offload->aio, err);
     return status == SHERD_OK ? open_file(offload, err) : status;
 }

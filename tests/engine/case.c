@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/half.h"
 #include "base/hash.h"
@@ -140,7 +142,7 @@ static void config_offload(const engine_case *c, sherd_config *out)
     out->offload.ratio = c->tenths / 10.0;
     out->offload.speculate = c->speculate;
     out->offload.host_threads = c->workers;
-    out->offload.pin_memory = 0;
+    out->offload.pin_memory = c->pin;
     out->offload.buffer_count = 2;
     out->offload.aio_block_size = 4096;
     snprintf(out->offload.nvme_path, sizeof out->offload.nvme_path, "%s", c->disk ? case_folder() : "");
@@ -293,6 +295,16 @@ static sherd_status read_all(sherd_engine *engine)
     return SHERD_OK;
 }
 
+/* What a data loader or a shell does: a child that touches nothing of the engine, and ends. */
+static sherd_status fork_once(void)
+{
+    int status = -1;
+    pid_t child = fork();
+    if (child == 0)
+        _exit(0);
+    return child > 0 && waitpid(child, &status, 0) == child && status == 0 ? SHERD_OK : SHERD_ESYSTEM;
+}
+
 static sherd_status run_micro(const engine_case *c, sherd_engine *engine, const sherd_param *params, void *scratch)
 {
     uint32_t order[N_PARAMS + 1], n, uses[N_PARAMS] = {0};
@@ -301,6 +313,8 @@ static sherd_status run_micro(const engine_case *c, sherd_engine *engine, const 
 
     if (status == SHERD_OK && !c->blind)
         status = read_all(engine);
+    if (status == SHERD_OK && c->fork_at == micro.step && micro.index == 0)
+        status = fork_once();
     n = arrival_order(c, micro.step, micro.number, order);
     for (uint32_t i = 0; status == SHERD_OK && i < n; i++) {
         const void *data; /* backward reads the weights it is about to leave */
