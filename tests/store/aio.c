@@ -137,7 +137,7 @@ static void run_model(rig *self, uint32_t folders, int moves, int bind, int fork
     }
     for (int i = 0; i < moves; i++) {
         one_move(&m);
-        if (forks && i % 8 == 0) {
+        if (forks && i % 24 == 0) {
             fork_and_forget();
         }
     }
@@ -165,7 +165,9 @@ static void schedules_equal_a_memory_model(void **state)
     static const uint32_t depths[] = {1, 2, 8, 33};
     for (int turn = 0; turn < 12; turn++) {
         rig self;
+        rig_on_disk = turn == 0;
         begin(&self, state);
+        rig_on_disk = 0;
         seed = 77 + (uint64_t)turn;
         self.options.queue_depth = depths[turn % 4];
         self.options.single_submit = turn / 2 % 2;

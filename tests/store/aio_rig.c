@@ -11,6 +11,8 @@
 
 #include <cmocka.h>
 
+int rig_on_disk;
+
 static void count_warning(void *ctx, sherd_log_level level, const char *text)
 {
     rig *self = ctx;
@@ -21,7 +23,9 @@ static void count_warning(void *ctx, sherd_log_level level, const char *text)
 void rig_init(rig *self, sherd__aio_engine engine)
 {
     memset(self, 0, sizeof *self);
-    char parent[] = "/var/tmp/sherd-aio-XXXXXX";
+    char parent[64];
+    int memory = !rig_on_disk && access("/dev/shm", W_OK) == 0;
+    snprintf(parent, sizeof parent, "%s/sherd-aio-XXXXXX", memory ? "/dev/shm" : "/var/tmp");
     assert_non_null(mkdtemp(parent));
     memcpy(self->parent, parent, sizeof parent);
     for (int i = 0; i < RIG_FOLDERS; i++) {

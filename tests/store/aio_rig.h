@@ -29,6 +29,8 @@ typedef struct rig {
     _Atomic int warnings;
 } rig;
 
+/* 0: folders of rig_init are in memory where there is /dev/shm (quick whatever else the disk does). 1: in /var/tmp. */
+extern int rig_on_disk;
 /* Makes the folders and the options; nothing else yet. */
 void rig_init(rig *self, sherd__aio_engine engine);
 /* Creates queue and file; the first status that is not OK. */
