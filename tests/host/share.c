@@ -319,6 +319,25 @@ static void four_nodes_per_package(void **state)
     sherd__topology_free(&it);
 }
 
+/* The last core of a node is not reserved away: somebody must work on that node's memory. */
+static void small_nodes_keep_a_seat(void **state)
+{
+    static const machine small = {
+        .packages = 1, .nodes_per_package = 4, .cores_per_node = 1, .smt = 1, .node_bytes = GIB};
+    static const machine pairs = {
+        .packages = 1, .nodes_per_package = 4, .cores_per_node = 2, .smt = 1, .node_bytes = GIB};
+    (void)state;
+    if (!has_hwloc())
+        skip();
+    sherd__topology it = load(&small, NULL);
+    sherd__share_options options = {.ranks = 1, .reserve = 3};
+    expect(&it, options, 0, "0@0,1@1,2@2,3@3", 0);
+    sherd__topology_free(&it);
+    it = load(&pairs, NULL);
+    expect(&it, options, 0, "0@0,2@1,4-5@2,6-7@3,!1,!3", 0);
+    sherd__topology_free(&it);
+}
+
 static void nodes_without_cores(void **state)
 {
     (void)state;
@@ -503,11 +522,17 @@ static void even_parts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_core_once_and_near),  cmocka_unit_test(eight_gpus_on_two_packages),
-        cmocka_unit_test(four_nodes_per_package),    cmocka_unit_test(nodes_without_cores),
-        cmocka_unit_test(three_odd_cores),           cmocka_unit_test(text_there_and_back),
-        cmocka_unit_test(bad_texts_are_refused),     cmocka_unit_test(bad_options_are_refused),
-        cmocka_unit_test(every_allocation_may_fail), cmocka_unit_test(even_parts),
+        cmocka_unit_test(every_core_once_and_near),
+        cmocka_unit_test(eight_gpus_on_two_packages),
+        cmocka_unit_test(four_nodes_per_package),
+        cmocka_unit_test(small_nodes_keep_a_seat),
+        cmocka_unit_test(nodes_without_cores),
+        cmocka_unit_test(three_odd_cores),
+        cmocka_unit_test(text_there_and_back),
+        cmocka_unit_test(bad_texts_are_refused),
+        cmocka_unit_test(bad_options_are_refused),
+        cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(even_parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
