@@ -51,9 +51,9 @@ static int with_stream(rank_ctx *ctx, rank_fn body)
         ctx->device->ops->stream_create(ctx->device, "comm", 64, &ctx->stream, &error) != SHERD_OK ||
         ctx->device->ops->event_create(ctx->device, &ctx->event, &error) != SHERD_OK) {
         fprintf(stderr, "rank %d: %s\n", (int)ctx->rank, error.text);
-        return 1;
+        body = NULL;
     }
-    int failed = body(ctx);
+    int failed = body == NULL || body(ctx);
     ctx->device->ops->stream_destroy(ctx->stream);
     ctx->device->ops->event_destroy(ctx->event);
     ctx->comm->ops->unbind(ctx->comm);

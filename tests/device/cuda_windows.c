@@ -203,6 +203,9 @@ static void the_waits_are_what_keeps_order(void **state)
 {
     int32_t wrong = 0;
     (void)state;
+#if defined(__SANITIZE_THREAD__)
+    skip(); /* it would find exactly that */
+#endif
     for (int attempt = 0; attempt < 10 && wrong == 0; attempt++) {
         meeting meeting = {0};
         cuda_stub_reset(1, 0);

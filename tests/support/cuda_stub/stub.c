@@ -159,9 +159,9 @@ static void run_item(item *it)
     }
     if (delay_us) {
         chance = chance * 1664525u + 1013904223u;
-        unsigned us = (chance >> 8) % (unsigned)delay_us;
+        unsigned us = chance >> 30 == 3 ? (chance >> 8) % (unsigned)delay_us : 0;
         pthread_mutex_unlock(&lock);
-        if (chance >> 30 == 3)
+        if (us)
             usleep(us);
         pthread_mutex_lock(&lock);
     }
