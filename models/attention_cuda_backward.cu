@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(ATTENTION_THREADS) queries(const __grid_consta
     store_rows<D>(dq, q_tile, warp_row, head_rows<bf16>((bf16 *)a.dq, a, a.heads, batch, head), row);
 }
 
-/* ------------------------------------------------------------------------------------------------------- launchers */
+/* -------------------------------------------------------------------------------------------------------- launchers */
 
 template <int D, int KM, int KN, int QM, int QN> static int prepare(void)
 {

@@ -219,7 +219,7 @@ __global__ void __launch_bounds__(THREADS) row_delta(const __grid_constant__ she
     }
 }
 
-/* ------------------------------------------------------------------------------------------------------- launchers */
+/* -------------------------------------------------------------------------------------------------------- launchers */
 
 /* So many tiles of rows, and of scores. */
 size_t shared_bytes(int32_t dim, int rows, int scores)
