@@ -59,7 +59,7 @@ def tests(run):
         began = time.monotonic()
         where = {p["name"]: p["value"] for p in test["properties"]}
         done = subprocess.run(test["command"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=run.env,
-                              cwd=where.get("WORKING_DIRECTORY", run.folder), timeout=max(1, run.left()))
+                              cwd=where.get("WORKING_DIRECTORY", run.scratch), timeout=max(1, run.left()))
         row = {"name": test["name"], "value": time.monotonic() - began, "unit": "s", "failed": done.returncode != 0}
         if done.returncode != 0:
             row["note"] = ("skipped, which a GPU forbids: " if done.returncode == 77 else "") + done.stdout.strip()[-300:]
@@ -70,7 +70,7 @@ def tests(run):
 
 
 def text_file(run):
-    path = os.path.join(run.folder, "text.txt")
+    path = os.path.join(run.scratch, "text.txt")
     if not os.path.exists(path):
         draw = random.Random(1)
         words = "the shard of a gradient waits for no rank and every bucket goes home in order".split()
@@ -81,7 +81,7 @@ def text_file(run):
 
 def train(run, world, stage, *more):
     """Hashes of parameters and state after a short run, and the last record of its log."""
-    log = os.path.join(run.folder, "train.jsonl")
+    log = os.path.join(run.scratch, "train.jsonl")
     size = ["--model", "tiny", "--seq", "16", "--steps", "3"] if run.stub else ["--model", "10m", "--seq", "128", "--steps", "10"]
     run.run([run.program("sherd"), "train", "--device", "cuda", "--data", text_file(run), "--ranks", str(world), "--log", log,
              "--set", "train_batch_size=8", "--set", "zero_optimization.stage=%d" % stage] + size + BF16 + list(more), 120)
@@ -253,10 +253,10 @@ class TorchTrainer:
         python = torch_python(run)
         if python is None:
             raise RuntimeError("PyTorch is not installed here")
-        env = dict(run.env, TORCHINDUCTOR_CACHE_DIR=os.path.join(run.folder, "inductor"))
+        env = dict(run.env, TORCHINDUCTOR_CACHE_DIR=os.path.join(run.scratch, "inductor"))
         command = [python, os.path.join(run.root, "bench/peers/torch_train.py"), "train", "--model", model, "--seq", str(seq),
                    "--batch", str(max(1, tokens // seq))] + list(more)
-        self.run, self.log = run, open(os.path.join(run.folder, "torch.log"), "w")
+        self.run, self.log = run, open(os.path.join(run.scratch, "torch.log"), "w")
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=env)
         self.ready = self.answer()
 
