@@ -205,8 +205,7 @@ void sherd__aio_destroy(sherd__aio *aio)
     sherd__free(&memory, aio, 1, sizeof *aio);
 }
 
-/* ----------------------------------------------------------------------------------------------------- fixed buffers
- */
+/* ---------------------------------------------------------------------------------------------------- fixed buffers */
 
 static sherd_status add_buffer(sherd__aio *aio, void *buffer, uint64_t bytes, sherd_error *err)
 {

@@ -177,8 +177,7 @@ static sherd_status open_stripe(sherd__aio *aio, const sherd__aio_file_options *
     return SHERD_OK;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- the file
- */
+/* --------------------------------------------------------------------------------------------------------- the file */
 
 static void free_file(sherd__aio_file *file, int remove_names)
 {
@@ -250,7 +249,7 @@ uint64_t sherd__aio_file_bytes(const sherd__aio_file *file)
     return file->bytes;
 }
 
-/* -------------------------------------------------------------------------------------------------------- in words */
+/* --------------------------------------------------------------------------------------------------------- in words */
 
 typedef struct line {
     char *text;

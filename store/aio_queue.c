@@ -16,8 +16,7 @@
 enum { STALLS_MAX = 100 };
 enum { IDLE = 0, QUEUED, HANDED_OUT, CALLBACK, DONE };
 
-/* ------------------------------------------------------------------------------------------------------------
- * completion */
+/* ------------------------------------------------------------------------------------------------------- completion */
 
 sherd__aio_op *sherd__aio_drop(sherd__aio *aio, sherd_status status)
 {

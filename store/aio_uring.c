@@ -102,8 +102,7 @@ static sherd_status uring_open(sherd__aio_worker *worker, sherd_error *err)
     return open_ring(aio, self, err);
 }
 
-/* ------------------------------------------------------------------------------------------------------- fixed buffers
- */
+/* ---------------------------------------------------------------------------------------------------- fixed buffers */
 
 static uint32_t pieces_of(uint64_t bytes)
 {

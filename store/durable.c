@@ -202,8 +202,7 @@ sherd_status sherd__durable_make_folder(const char *path, const sherd__io *io, s
     return sync_parent(path, &sherd__default_allocator, io, err);
 }
 
-/* -------------------------------------------------------------------------------------------------------- small files
- */
+/* ------------------------------------------------------------------------------------------------------ small files */
 
 sherd_status sherd__durable_replace(const char *path, const char *text, uint64_t bytes,
                                     const sherd_allocator *allocator, const sherd__io *io, sherd_error *err)
@@ -253,8 +252,7 @@ sherd_status sherd__durable_read(const char *path, uint64_t most, const sherd_al
     return status;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ latest
- */
+/* ----------------------------------------------------------------------------------------------------------- latest */
 
 int64_t sherd__step_of_name(const char *name)
 {

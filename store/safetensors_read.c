@@ -38,7 +38,7 @@ static sherd_status refuse(const char *path, const char *tensor, const char *wha
                        path, tensor, what);
 }
 
-/* ------------------------------------------------------------------------------------------------------- one entry */
+/* -------------------------------------------------------------------------------------------------------- one entry */
 
 static int read_pair(const json_t *list, uint64_t out[2])
 {
@@ -322,8 +322,7 @@ sherd_status sherd_safetensors_open(const char *path, const sherd_allocator *all
     return sherd__safetensors_open(path, allocator, NULL, out, err);
 }
 
-/* ------------------------------------------------------------------------------------------------------- what is in it
- */
+/* ---------------------------------------------------------------------------------------------------- what is in it */
 
 size_t sherd_safetensors_count(const sherd_safetensors *file)
 {

@@ -108,8 +108,7 @@ static sherd_status make_header(const sherd__tensor *tensors, uint32_t n_tensors
     return status;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- the file
- */
+/* --------------------------------------------------------------------------------------------------------- the file */
 
 static sherd_status write_header(sherd__durable *file, const char *text, uint64_t bytes, sherd_error *err)
 {

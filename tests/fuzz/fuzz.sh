@@ -39,7 +39,7 @@ corpus=$work/corpus-$target
 mkdir -p "$corpus"
 "$smoke" --seeds "$corpus"
 cd "$work"
-"./fuzz-$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=8192 -print_final_stats=1 \
+"./fuzz-$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=8192 "-dict=$root/tests/fuzz/$target.dict" -print_final_stats=1 \
     -artifact_prefix="finding-$target-" "$corpus" 2>&1 | tee "fuzz-$target.log" |
     grep -E '^(SUMMARY|==|stat::number_of_executed|artifact_prefix|.*runtime error)|INITED|DONE' || true
 exit "${PIPESTATUS[0]}"

@@ -5,13 +5,20 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -244,8 +251,89 @@ static void buffers_that_cannot_be_registered_work_all_the_same(void **state)
     free(buffer);
 }
 
-/* ------------------------------------------------------------------------------------------------------ a hanging disk
- */
+static int run_in_child(int (*body)(rig *self, void **state), rig *self, void **state)
+{
+    int status = -1;
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(60);
+        _exit(body(self, state));
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+/* As containers do it: the system call is refused by a filter. 77: no filter can be set here. */
+static int under_a_filter(rig *self, void **state)
+{
+    struct sock_filter program[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog filter = {.len = sizeof program / sizeof program[0], .filter = program};
+    char text[400];
+    (void)state;
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0) {
+        return 77;
+    }
+    self->options.engine = SHERD__AIO_AUTO;
+    if (one_run(self) != SHERD_OK || rig_open(self, 1, PAGE) != SHERD_OK) {
+        return 1;
+    }
+    sherd__aio_describe(self->aio, NULL, text, sizeof text);
+    rig_close(self);
+    return strstr(text, "threads (3)") != NULL && strstr(text, "no io_uring: ") != NULL ? 0 : 2;
+}
+
+/* A memlock limit below the buffers, and no capability to pass it. */
+static int under_a_memlock_limit(rig *self, void **state)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct none[2] = {{0}};
+    struct rlimit limit = {16 * PAGE, 16 * PAGE}; /* room for the ring itself, which is counted too */
+    char text[400];
+    (void)state;
+    if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 || syscall(SYS_capset, &header, none) != 0) {
+        return 77;
+    }
+    if (one_run(self) != SHERD_OK || rig_open(self, 1, PAGE) != SHERD_OK) {
+        return 1; /* the folders are ours: no capability is needed for them */
+    }
+    void *buffers[1] = {rig_buffer(64 * PAGE)};
+    if (sherd__aio_register(self->aio, buffers, &(uint64_t){64 * PAGE}, 1, &self->err) != SHERD_OK) {
+        return 2;
+    }
+    sherd__aio_describe(self->aio, NULL, text, sizeof text);
+    rig_close(self);
+    return strstr(text, "buffers not registered: ") != NULL ? 0 : 3;
+}
+
+static void in_a_child(int (*body)(rig *self, void **state), void **state)
+{
+    rig self;
+    begin(&self, state);
+    int code = run_in_child(body, &self, state);
+    rig_fini(&self);
+    if (code == 77) {
+        skip();
+    }
+    assert_int_equal(code, 0);
+}
+
+static void a_filter_of_system_calls_leads_to_threads(void **state)
+{
+    in_a_child(under_a_filter, state);
+}
+
+static void a_memlock_limit_is_survived(void **state)
+{
+    in_a_child(under_a_memlock_limit, state);
+}
+
+/* --------------------------------------------------------------------------------------------------- a hanging disk */
 
 static void a_wait_has_a_limit(void **state)
 {
@@ -271,19 +359,6 @@ static void count_call(void *ctx, sherd__aio_op *op)
 {
     (void)op;
     atomic_fetch_add((_Atomic int *)ctx, 1);
-}
-
-static int run_in_child(int (*body)(rig *self, void **state), rig *self, void **state)
-{
-    int status = -1;
-    pid_t child = fork();
-    if (child == 0) {
-        alarm(60);
-        _exit(body(self, state));
-    }
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_true(WIFEXITED(status));
-    return WEXITSTATUS(status);
 }
 
 /* What has not started ends with ESTATE, what is at the storage is waited for; every callback comes. The file is left
@@ -353,8 +428,7 @@ static void a_hung_storage_does_not_hang_destroy(void **state)
     rig_fini(&self);
 }
 
-/* ------------------------------------------------------------------------------------------------------- a full disk
- */
+/* ------------------------------------------------------------------------------------------------------ a full disk */
 
 static int write_text(const char *path, const char *text)
 {
@@ -394,14 +468,7 @@ static int on_a_small_disk(rig *self, void **state)
 
 static void a_full_disk_shows_at_creation(void **state)
 {
-    rig self;
-    begin(&self, state);
-    int code = run_in_child(on_a_small_disk, &self, state);
-    rig_fini(&self);
-    if (code == 77) {
-        skip();
-    }
-    assert_int_equal(code, 0);
+    in_a_child(on_a_small_disk, state);
 }
 
 static void a_kept_file_that_failed_leaves_nothing(void **state)
@@ -488,6 +555,8 @@ int main(void)
         cmocka_unit_test(every_thread_fails_to_start_once),
         cmocka_unit_test(a_refused_io_uring_becomes_threads),
         cmocka_unit_test(buffers_that_cannot_be_registered_work_all_the_same),
+        cmocka_unit_test(a_filter_of_system_calls_leads_to_threads),
+        cmocka_unit_test(a_memlock_limit_is_survived),
         cmocka_unit_test(a_wait_has_a_limit),
         cmocka_unit_test(destroying_a_busy_queue_ends_every_operation),
         cmocka_unit_test(a_hung_storage_does_not_hang_destroy),

@@ -288,8 +288,7 @@ static void a_right_checksum_is_not_enough(void **state)
     folder_remove(&place, 0);
 }
 
-/* ---------------------------------------------------------------------------------------------------- the files named
- */
+/* -------------------------------------------------------------------------------------------------- the files named */
 
 static void every_damage_of_a_file_is_detected(void **state)
 {

@@ -181,7 +181,7 @@ static void narrow_types_widen_exactly(void **state)
     folder_remove(&place, 1);
 }
 
-/* ------------------------------------------------------------------------------------------------------- distrust */
+/* --------------------------------------------------------------------------------------------------------- distrust */
 
 /* A file of this header and `data_bytes` zeros; what opening says. */
 static sherd_status open_header(const char *header, uint64_t data_bytes)
@@ -323,7 +323,7 @@ static void files_that_are_none_are_refused(void **state)
     folder_remove(&place, 0);
 }
 
-/* -------------------------------------------------------------------------------------------------------- writing */
+/* ---------------------------------------------------------------------------------------------------------- writing */
 
 static void tables_that_cannot_be_written_are_refused(void **state)
 {
