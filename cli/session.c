@@ -138,14 +138,17 @@ sherd_status cli_session_open(cli_session *session, const cli_rank *rank, const 
         status = cli_model_table(shape, config, &session->params, &session->names, &session->n_params, err);
     }
     if (status == SHERD_OK) {
-        status =
-            sherd_plan_create(&session->config, session->params, session->n_params, rank->world, &session->plan, err);
-    }
-    if (status == SHERD_OK) {
         status = open_device(session, err);
     }
-    if (status == SHERD_OK) {
+    if (status == SHERD_OK) { /* before the plan: what a budget leaves is known when the model has what it needs */
         status = open_model(session, seq, err);
+    }
+    if (status == SHERD_OK) {
+        status = sherd_config_resolve_memory(&session->config, session->device, rank->comm, 0, err);
+    }
+    if (status == SHERD_OK) {
+        status =
+            sherd_plan_create(&session->config, session->params, session->n_params, rank->world, &session->plan, err);
     }
     if (status == SHERD_OK) {
         status = sherd_engine_create(session->plan, session->device, rank->comm, &session->engine, err);

@@ -34,6 +34,7 @@ typedef struct trainer {
     cli_feed feed;
     double first_loss, last_loss;
     int64_t steps, skipped, elapsed_ns;
+    sherd_report last_report;
 } trainer;
 
 static double rate(double amount, int64_t ns)
@@ -99,6 +100,22 @@ static void print_breakdowns(const trainer *t, const cli_step *step)
     }
 }
 
+/* Where the state lives and who works on it, as it came out. */
+static void print_offload(const trainer *t)
+{
+    char text[4096];
+    char *rest = text, *line;
+
+    if (sherd_engine_offload_text(t->session.engine, text, sizeof text) == 0) {
+        return;
+    }
+    while ((line = strsep(&rest, "\n")) != NULL) {
+        if (line[0] != '\0') {
+            cli_message(-1, "%s", line);
+        }
+    }
+}
+
 static void print_progress(const trainer *t, const cli_step *step)
 {
     const sherd_report *r = &step->report;
@@ -135,6 +152,10 @@ static void log_step(const trainer *t, const cli_step *step)
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
         fprintf(out, ", \"%s\": ", fields[i].name);
         cli_print_number(out, fields[i].value);
+    }
+    if (r->speculated > 0) {
+        fprintf(out, ", \"speculated\": %llu, \"speculation_missed\": %llu", (unsigned long long)r->speculated,
+                (unsigned long long)r->speculation_missed);
     }
     fputs(", \"memory\": ", out);
     cli_print_memory_json(out, &live);
@@ -196,6 +217,10 @@ static void print_table(const trainer *t, const uint8_t hashes[2][16], const cli
     printf("%-22s %.1f\n", "tokens/s", rate(samples * (double)t->feed.seq, t->elapsed_ns));
     printf("%-22s %.2f\n", "samples/s", rate(samples, t->elapsed_ns));
     printf("%-22s %.1f\n", "seconds", (double)t->elapsed_ns / 1e9);
+    if (t->last_report.speculated > 0) {
+        printf("%-22s %llu buckets, of which %llu again\n", "updated before vote",
+               (unsigned long long)t->last_report.speculated, (unsigned long long)t->last_report.speculation_missed);
+    }
     printf("%-22s ", "parameters' hash");
     cli_print_hash(stdout, hashes[0]);
     printf("\n%-22s ", "state's hash");
@@ -260,6 +285,7 @@ static sherd_status train_steps(trainer *t, sherd_error *err)
         t->skipped += step.report.skipped;
         t->first_loss = s == 0 ? step.loss : t->first_loss;
         t->last_loss = step.loss;
+        t->last_report = step.report;
         if (first && t->shared->log != NULL) {
             log_step(t, &step);
         }
@@ -288,6 +314,7 @@ static int train_body(const cli_rank *rank, void *ctx)
         t.feed.ctx = &t;
         if (rank->rank == 0) {
             print_start(&t);
+            print_offload(&t);
         }
         status = train_steps(&t, &err);
     }

@@ -127,6 +127,11 @@ static void print_row(FILE *out, int32_t rank, const char *name, const uint64_t 
     fprintf(out, " %12s\n", pss);
 }
 
+static int offloads(const sherd_memory *plan)
+{
+    return plan->bytes[SHERD_TIER_HOST][SHERD_CAT_GRAD_SUMS] > 0;
+}
+
 static void print_rank(FILE *out, int32_t rank, const cli_usage_of_rank *u, int show_pss)
 {
     uint64_t total[3] = {u->live_total, u->peak_total, sherd_memory_total(&u->plan, SHERD_TIER_DEVICE)};
@@ -147,6 +152,17 @@ static void print_rank(FILE *out, int32_t rank, const cli_usage_of_rank *u, int 
     }
     if (show_pss) {
         snprintf(pss, sizeof pss, "%.2f", (double)u->pss / 1048576.0);
+    }
+    for (int tier = SHERD_TIER_HOST; tier < SHERD_TIERS; tier++) {
+        uint64_t plan = sherd_memory_total(&u->plan, (sherd_tier)tier);
+        uint64_t sums[3] = {sherd_memory_total(&u->live, (sherd_tier)tier), 0, plan};
+
+        for (int c = 0; c < SHERD_CATEGORIES; c++) {
+            sums[1] += u->peak.bytes[tier][c];
+        }
+        if (offloads(&u->plan)) {
+            print_row(out, rank, tier == SHERD_TIER_HOST ? "total on the host" : "total on disk", sums, "");
+        }
     }
     print_row(out, rank, "total on the device", total, pss);
 }
