@@ -91,8 +91,8 @@ static const fault faults[] = {
      "ds.json: line 1, column 24: zero_optimization.stage: 3 is refused: 1 shards the optimizer's state, 2 gradients "
      "too; 3 (parameters) is not built yet, use 2"},
     {"{\"zero_optimization\": {\"offload_optimizer\": {\"device\": \"nvme\"}}}", NULL, SHERD_EINVAL,
-     "ds.json: line 1, column 24: zero_optimization.offload_optimizer.nvme_path: is missing, give the folder (or several, separated by ':') of "
-     "the disk tier"},
+     "ds.json: line 1, column 24: zero_optimization.offload_optimizer.nvme_path: is missing, give the folder (or "
+     "several, separated by ':') of the disk tier"},
     {"{\"sherd\": {\"device_memory_budget\": \"12 gigs\"}}", NULL, SHERD_EINVAL,
      "ds.json: line 1, column 12: sherd.device_memory_budget: found the string \"12 gigs\", give a number of bytes, a size as "
      "\"12GiB\", or \"auto\""},
