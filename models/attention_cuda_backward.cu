@@ -104,14 +104,15 @@ template <int D, int M, int N>
 __global__ void __launch_bounds__(ATTENTION_THREADS) keys(const __grid_constant__ sherd__attention_args a)
 {
     typedef backward_shape<D, M, N> shape;
+    static_assert(shape::ROWS % N == 0, "a tile of keys begins where a tile of queries does");
     SHERD_DYNAMIC_SHARED(bf16, k_tile);
     bf16 *v_tile = k_tile + shape::ROWS * D, *stages = v_tile + shape::ROWS * D;
     float *columns = reinterpret_cast<float *>(stages + 2 * shape::STAGE);
     int heads = a.batch * a.kv_heads, first = (int)blockIdx.x / heads * shape::ROWS;
     int batch = (int)blockIdx.x % heads / a.kv_heads, kv_head = (int)blockIdx.x % a.kv_heads;
-    int group = a.heads / a.kv_heads, end = (kv_head + 1) * group, first_query = first / N * N;
+    int group = a.heads / a.kv_heads, end = (kv_head + 1) * group;
     int warp_row = (int)threadIdx.x / 32 * 16 * M, row = first + warp_row, stage = 0;
-    query_stream<D, N> stream = {a, batch, first_query, first_query, kv_head * group};
+    query_stream<D, N> stream = {a, batch, first, first, kv_head * group};
 
     float dk[M][D / 8][4], dv[M][D / 8][4];
     clear(dk);
