@@ -36,8 +36,11 @@ static void unbind_device(sherd_comm *comm)
 {
     sherd__nccl *nccl = (sherd__nccl *)comm;
     sherd_device *device = comm->device;
+    sherd_error error;
     if (!device)
         return;
+    if (sherd__device_error(device, &error) != SHERD_OK)
+        sherd__nccl_give_up(nccl, &error); /* there may be operations on the GPU that never end: no leaving in good order */
     sherd__nccl_window_destroy(comm, &nccl->receive);
     for (int i = 0; i < SHERD__NCCL_MARKS; i++) {
         device->ops->event_destroy(nccl->event[i]);
@@ -110,6 +113,7 @@ static sherd_status bind_device(sherd_comm *comm, sherd_device *device, sherd_er
 static void nccl_free(sherd__nccl *nccl)
 {
     sherd_allocator allocator = nccl->base.allocator;
+    sherd__nccl_windows_free(nccl);
     pthread_cond_destroy(&nccl->changed);
     pthread_mutex_destroy(&nccl->lock);
     pthread_mutex_destroy(&nccl->calls);
@@ -121,6 +125,8 @@ static void destroy(sherd_comm *comm)
 {
     sherd__nccl *nccl = (sherd__nccl *)comm;
     unbind_device(comm);
+    if (nccl->side) /* before NCCL's own leaving, which waits for the peers: they may be waiting for this rank */
+        atomic_store(&nccl->side->control[comm->rank]->left, 1);
     if (!sherd__nccl_close(nccl))
         return;
     if (nccl->side)

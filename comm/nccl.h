@@ -69,6 +69,7 @@ typedef struct sherd__nccl {
 
     pthread_mutex_t calls;   /* held during calls of NCCL's that name `comm` */
     sherd__nccl_handle comm; /* NULL: not yet, or no longer */
+    sherd__nccl_handle made; /* where NCCL writes it */
 
     unsigned char *control; /* on the GPU, SHERD__CONTROL_SIZE bytes */
     uint64_t *words;        /* pinned, SHERD__NCCL_WORDS */
@@ -82,6 +83,7 @@ typedef struct sherd__nccl {
     sherd__window receive;
     const void **sources; /* [world]; the issuing thread's */
     sherd__nccl_memory memory;
+    struct nccl_window *abandoned; /* windows whose creation failed */
 } sherd__nccl;
 
 /* nccl_watch.c */
@@ -118,6 +120,8 @@ int sherd__nccl_close(sherd__nccl *nccl);
 sherd_status sherd__nccl_agree(sherd__nccl *nccl, const char *place, uint64_t *words, uint32_t n, sherd_error *err);
 sherd_status sherd__nccl_window_create(sherd_comm *comm, uint64_t bytes, sherd_category category, sherd__window *out,
                                        sherd_error *err);
+/* Those whose creation failed, once NCCL's communicator is gone. */
+void sherd__nccl_windows_free(sherd__nccl *nccl);
 void sherd__nccl_window_destroy(sherd_comm *comm, sherd__window *window);
 
 /* nccl_collect.c */

@@ -34,6 +34,13 @@ static struct timespec after(int clock, int64_t ns)
     return until;
 }
 
+/* The caller's own limit, between a second and `most`. */
+static int64_t within(const sherd__nccl *nccl, int64_t most)
+{
+    int64_t ns = (int64_t)(nccl->base.fail_after_s * 1e9);
+    return ns > most ? most : ns < 1000000000 ? 1000000000 : ns;
+}
+
 /* --------------------------------------------------------------------------------------------------------------- open */
 
 static sherd__nccl_config config(void)
@@ -67,15 +74,15 @@ static int split(sherd__nccl *nccl, sherd__nccl_handle *out)
 static sherd_status open_nccl(sherd__nccl *nccl, sherd_error *err)
 {
     sherd__nccl_config settings = config();
-    sherd__nccl_handle comm = NULL;
-    int code = nccl->parent ? split(nccl, &comm)
-                            : nccl->api->CommInitRankConfig(&comm, nccl->base.world, nccl->id, nccl->base.rank, &settings);
-    if (code == SHERD__NCCL_SUCCESS && comm)
+    int code = nccl->parent
+                   ? split(nccl, &nccl->made)
+                   : nccl->api->CommInitRankConfig(&nccl->made, nccl->base.world, nccl->id, nccl->base.rank, &settings);
+    if (code == SHERD__NCCL_SUCCESS && nccl->made)
         code = SHERD__NCCL_IN_PROGRESS; /* a new one may still be under way */
     pthread_mutex_lock(&nccl->calls);
-    nccl->comm = comm;
+    nccl->comm = nccl->made;
     pthread_mutex_unlock(&nccl->calls);
-    if (!comm && (code == SHERD__NCCL_SUCCESS || code == SHERD__NCCL_IN_PROGRESS))
+    if (!nccl->made && (code == SHERD__NCCL_SUCCESS || code == SHERD__NCCL_IN_PROGRESS))
         return sherd__fail(err, SHERD_ETIMEOUT, "NCCL made no communicator within %g s in the %s", nccl->base.fail_after_s,
                            creation);
     return sherd__nccl_settle(nccl, code, 0, creation, err);
@@ -187,33 +194,33 @@ static int peers_are_well(sherd__nccl *nccl)
     return sherd__direct_look(&wait, INT64_MAX, "leaving", &error) == SHERD_OK;
 }
 
-static int finalize(sherd__nccl *nccl)
+static int finalize(sherd__nccl *nccl, sherd__nccl_handle comm)
 {
-    int64_t begin = sherd__now_ns(), limit = (int64_t)(nccl->base.fail_after_s * 1e9);
+    int64_t begin = sherd__now_ns(), limit = within(nccl, LEAVE_NS);
     uint32_t naps = 0;
-    limit = limit < LEAVE_NS ? limit : LEAVE_NS;
-    int code = nccl->api->CommFinalize(nccl->comm);
+    int code = nccl->api->CommFinalize(comm);
     while (code == SHERD__NCCL_IN_PROGRESS) {
         if (sherd__now_ns() - begin > limit || atomic_load(&nccl->failed) || !peers_are_well(nccl))
             return 0;
         sherd__nccl_nap(&naps);
-        if (nccl->api->CommGetAsyncError(nccl->comm, &code) != SHERD__NCCL_SUCCESS)
+        if (nccl->api->CommGetAsyncError(comm, &code) != SHERD__NCCL_SUCCESS)
             return 0;
     }
     return code == SHERD__NCCL_SUCCESS;
 }
 
+/* Taken from the others first: none of them waits for what happens here. */
 static void close_nccl(sherd__nccl *nccl)
 {
     int locked = lock_calls(nccl);
     sherd__nccl_handle comm = nccl->comm;
-    if (comm && !atomic_load(&nccl->failed) && finalize(nccl))
-        (void)nccl->api->CommDestroy(comm);
-    else if (comm)
-        (void)nccl->api->CommAbort(comm);
     nccl->comm = NULL;
     if (locked)
         pthread_mutex_unlock(&nccl->calls);
+    if (comm && !atomic_load(&nccl->failed) && finalize(nccl, comm))
+        (void)nccl->api->CommDestroy(comm);
+    else if (comm)
+        (void)nccl->api->CommAbort(comm);
 }
 
 /* cudaFree waits for the GPU: only when there is nothing to wait for. */
@@ -300,7 +307,7 @@ sherd_status sherd__nccl_open(sherd__nccl *nccl, sherd_error *err)
         return sherd__fail(err, SHERD_ESYSTEM, "the thread that keeps NCCL could not be started: %s", strerror(code));
     }
     sherd__nccl_phase phase =
-        wait_beyond(nccl, SHERD__NCCL_OPENING, (int64_t)(nccl->base.fail_after_s * 1e9) + GRACE_NS);
+        wait_beyond(nccl, SHERD__NCCL_OPENING, (int64_t)(nccl->base.fail_after_s * 1e9) + within(nccl, GRACE_NS));
     if (phase == SHERD__NCCL_SERVING)
         return SHERD_OK;
     if (phase == SHERD__NCCL_ENDED)
@@ -312,7 +319,7 @@ sherd_status sherd__nccl_open(sherd__nccl *nccl, sherd_error *err)
 int sherd__nccl_close(sherd__nccl *nccl)
 {
     pthread_mutex_lock(&nccl->lock);
-    int64_t limit = nccl->phase == SHERD__NCCL_OPENING ? CALLS_NS : LEAVE_NS + GRACE_NS;
+    int64_t limit = nccl->phase == SHERD__NCCL_OPENING ? CALLS_NS : within(nccl, LEAVE_NS) + within(nccl, GRACE_NS);
     if (nccl->order == SHERD__NCCL_STAY)
         nccl->order = SHERD__NCCL_LEAVE;
     nccl->dismissed = 1;

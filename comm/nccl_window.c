@@ -19,14 +19,16 @@
 
 static const char making[] = "creation of a window";
 
-typedef struct nccl_window {
+typedef struct nccl_window nccl_window;
+struct nccl_window {
     void *base;
     uint64_t bytes, rounding;
     sherd_category category;
     void *handle; /* of the registration */
     sherd__nccl_memory memory;
     int32_t of_nccl; /* 1: ncclMemAlloc's */
-} nccl_window;
+    nccl_window *next; /* among the abandoned */
+};
 
 /* ---------------------------------------------------------------------------------------------------------- agreement */
 
@@ -237,7 +239,8 @@ sherd_status sherd__nccl_window_create(sherd_comm *comm, uint64_t bytes, sherd_c
         unmake(nccl, window);
     sherd__cuda_leave(comm->device, former);
     if (status != SHERD_OK) {
-        sherd__free(&comm->allocator, window, 1, sizeof *window);
+        window->next = nccl->abandoned; /* NCCL may still be about to write the handle */
+        nccl->abandoned = window;
         return status;
     }
     sherd__nccl_name(nccl);
@@ -257,4 +260,13 @@ void sherd__nccl_window_destroy(sherd_comm *comm, sherd__window *out)
     sherd__cuda_leave(comm->device, former);
     sherd__free(&comm->allocator, window, 1, sizeof *window);
     memset(out, 0, sizeof *out);
+}
+
+void sherd__nccl_windows_free(sherd__nccl *nccl)
+{
+    while (nccl->abandoned) {
+        nccl_window *window = nccl->abandoned;
+        nccl->abandoned = window->next;
+        sherd__free(&nccl->base.allocator, window, 1, sizeof *window);
+    }
 }

@@ -19,4 +19,6 @@ if(TARGET sherd_cuda_stub)
   endfunction()
   sherd_nccl_test(NAME comm_nccl_collectives TIMEOUT 60 SOURCES ${CMAKE_CURRENT_LIST_DIR}/nccl_collectives.c
     ${CMAKE_CURRENT_LIST_DIR}/bodies.c ${CMAKE_CURRENT_LIST_DIR}/world.c)
+  sherd_nccl_test(NAME comm_nccl_engine TIMEOUT 120 SOURCES ${CMAKE_CURRENT_LIST_DIR}/nccl_engine.c LIBS sherd_test_engine)
+  sherd_nccl_test(NAME comm_nccl_failure TIMEOUT 120 SOURCES ${CMAKE_CURRENT_LIST_DIR}/nccl_failure.c LIBS sherd_test_engine)
 endif()

@@ -118,6 +118,8 @@ static void *rank_main(void *arg)
     sherd_comm_options_init(&options, sizeof options);
     options.fail_after_s = rank->fail_after_s;
     options.log = rank->log;
+    if (rank->absent == rank->rank + 1)
+        return NULL;
     if (rank->adopt) {
         parent = client_comm(rank, &api);
         rank->status = sherd_comm_adopt_nccl(&options, parent, &rank->comm, &rank->err);
@@ -141,7 +143,7 @@ void nccl_run(int32_t world, nccl_rank *ranks)
 {
     pthread_t threads[NCCL_RANKS];
     nccl_meeting meeting = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER, .world = world,
-                            .limit_s = 5};
+                            .limit_s = ranks[0].absent ? 0.2 : 5};
     for (int32_t r = 0; r < world; r++) {
         if (r > 0)
             ranks[r] = ranks[0];

@@ -36,6 +36,7 @@ struct nccl_rank {
     nccl_body body; /* with comm, where its creation succeeded */
     void *arg;
     int adopt;      /* 1: the communicator is split from one of the test's own */
+    int32_t absent; /* 1 + a rank that never comes */
     sherd_log log;
     sherd_comm *comm;
     sherd_status status; /* of creation */

@@ -57,7 +57,8 @@ struct ncclComm {
     void **window; /* to be given a handle */
     struct ncclComm *splitting;
     uint64_t batches, splits;
-    int running, aborted;
+    int running, aborted; /* running: batches given to streams; the last one frees what was aborted */
+    struct ncclComm *next;
 };
 typedef struct ncclComm *comm_t;
 typedef struct id_t {
@@ -73,6 +74,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static nccl_stub_cuda cuda;
 static world *worlds;
+static struct ncclComm *comms; /* all there are: what a broken GPU keeps is not lost to leak checkers */
 static struct {
     const char *name;
     uint64_t calls, refuse_at;
@@ -84,7 +86,7 @@ static struct {
 } faults[RANKS];
 static int version_code = 22809, init_polls, launch_polls, has_symmetric = 1, stuck;
 static uint64_t ids, misuses, alive;
-static _Thread_local int depth;
+static _Thread_local int depth, group_code; /* a refused call makes its whole group fail */
 static _Thread_local batch *group;
 static _Thread_local void *group_stream;
 
@@ -204,12 +206,17 @@ static char *compute(const batch *mine, int index, size_t *bytes)
     return out;
 }
 
-/* With the lock held: until all ranks' counters are there. 0: aborted. */
+/* With the lock held: until all ranks' counters are there at one time: an aborted rank takes its own back. 0: aborted. */
 static int meet(const batch *mine, const uint64_t *counters)
 {
-    for (int r = 0; r < mine->comm->world->ranks; r++)
-        while (counters[r] < mine->number && !mine->comm->aborted)
-            pthread_cond_wait(&changed, &lock);
+    for (int r = 0; r < mine->comm->world->ranks && !mine->comm->aborted;) {
+        if (counters[r] >= mine->number) {
+            r++;
+            continue;
+        }
+        pthread_cond_wait(&changed, &lock);
+        r = 0;
+    }
     return !mine->comm->aborted;
 }
 
@@ -222,6 +229,34 @@ static int faulty(comm_t comm)
     while ((n == faults[rank].error_at || n == faults[rank].hang_at) && !comm->aborted)
         pthread_cond_wait(&changed, &lock);
     return comm->aborted;
+}
+
+static void leave_world(world *world)
+{
+    if (--world->members > 0)
+        return;
+    for (struct world **link = &worlds; *link; link = &(*link)->next) {
+        if (*link == world) {
+            *link = world->next;
+            break;
+        }
+    }
+    free(world);
+}
+
+/* Its operations have ended. */
+static void comm_free(comm_t comm)
+{
+    for (comm_t *link = &comms; *link; link = &(*link)->next) {
+        if (*link == comm) {
+            *link = comm->next;
+            break;
+        }
+    }
+    free(comm->waiting);
+    comm->world->member[comm->rank] = NULL;
+    leave_world(comm->world);
+    free(comm);
 }
 
 /* On the stream's thread. */
@@ -256,7 +291,8 @@ static void run_batch(const void *args)
     if (!ok)
         world->arrived[comm->rank] = 0; /* aborted: a slower peer finds nobody, its operation hangs */
     world->posted[comm->rank] = NULL;
-    comm->running--;
+    if (--comm->running == 0 && comm->aborted)
+        comm_free(comm);
     pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&lock);
     free(mine);
@@ -298,8 +334,10 @@ static int add(const char *name, comm_t comm, void *stream, const call *what)
 {
     pthread_mutex_lock(&lock);
     int code = enter(name);
-    if (code != SUCCESS)
+    if (code != SUCCESS) {
+        group_code = depth ? code : SUCCESS;
         return leave(code);
+    }
     batch *work = depth ? group : NULL;
     if (!work && !(work = calloc(1, sizeof *work)))
         abort();
@@ -365,6 +403,8 @@ EXPORT int ncclGroupEnd(void)
         misuses++;
     depth--;
     group = NULL;
+    code = code == SUCCESS ? group_code : code;
+    group_code = SUCCESS;
     if (code != SUCCESS) {
         free(work);
         return leave(code);
@@ -389,19 +429,6 @@ static world *world_of(const char *id, int ranks)
     return made;
 }
 
-static void leave_world(world *world)
-{
-    if (--world->members > 0)
-        return;
-    for (struct world **link = &worlds; *link; link = &(*link)->next) {
-        if (*link == world) {
-            *link = world->next;
-            break;
-        }
-    }
-    free(world);
-}
-
 /* With the lock held. A blocking one waits for its peers here. */
 static int join(const char *id, int ranks, int rank, int blocking, comm_t *out)
 {
@@ -415,6 +442,8 @@ static int join(const char *id, int ranks, int rank, int blocking, comm_t *out)
     comm->world->member[rank] = comm;
     comm->world->joined++;
     comm->world->members++;
+    comm->next = comms;
+    comms = comm;
     alive++;
     *out = comm;
     pthread_cond_broadcast(&changed);
@@ -533,21 +562,12 @@ EXPORT int ncclCommFinalize(comm_t comm)
     return leave(code != SUCCESS ? code : IN_PROGRESS);
 }
 
-/* Its operations have ended. */
-static void comm_free(comm_t comm)
-{
-    free(comm->waiting);
-    comm->world->member[comm->rank] = NULL;
-    leave_world(comm->world);
-    alive--;
-    free(comm);
-}
-
 EXPORT int ncclCommDestroy(comm_t comm)
 {
     pthread_mutex_lock(&lock);
     int code = enter("CommDestroy");
     misuses += comm->running > 0 || comm->finalizing || comm->state == IN_PROGRESS;
+    alive--;
     comm_free(comm);
     return leave(code);
 }
@@ -559,10 +579,10 @@ EXPORT int ncclCommAbort(comm_t comm)
     while (stuck)
         pthread_cond_wait(&changed, &lock);
     comm->aborted = 1;
+    alive--;
     pthread_cond_broadcast(&changed);
-    while (comm->running > 0)
-        pthread_cond_wait(&changed, &lock);
-    comm_free(comm);
+    if (comm->running == 0)
+        comm_free(comm);
     return leave(code);
 }
 
