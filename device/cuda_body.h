@@ -171,30 +171,13 @@ CUDA__FN void cuda__min_u64(unsigned long long *to, unsigned long long value)
 /* Sum of squares ≥ 0, finite, into limbs: as sherd__norm_add_double. */
 CUDA__FN void cuda__limbs_add(unsigned long long *limb, double square_sum)
 {
-    union {
-        double value;
-        uint64_t bits;
-    } pun;
-    uint64_t mantissa, high;
-    int shift, at;
-    pun.value = square_sum;
-    if (pun.bits == 0) {
-        return;
-    }
-    mantissa = (pun.bits & ((UINT64_C(1) << 52) - 1)) | UINT64_C(1) << 52;
-    shift = (int)(pun.bits >> 52) - 1075 + 298;
-    if (shift < 0) {
-        mantissa >>= -shift;
-        shift = 0;
-    }
-    at = shift / 32;
-    shift %= 32;
-    high = shift ? mantissa >> (64 - shift) : 0;
-    mantissa <<= shift;
-    cuda__add_u64(&limb[at], mantissa & UINT32_MAX);
-    cuda__add_u64(&limb[at + 1], mantissa >> 32);
-    if (high) {
-        cuda__add_u64(&limb[at + 2], high);
+    uint64_t part[3];
+    int at = sherd__norm_split(square_sum, part);
+    CUDA__UNROLL
+    for (int i = 0; i < 3; ++i) {
+        if (at >= 0 && part[i]) {
+            cuda__add_u64(&limb[at + i], part[i]);
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define LANES 16
-#define LOWEST_BIT (-298)
+#define LOWEST_BIT (-SHERD__NORM_LOW_BITS)
 
 void sherd__norm_clear(sherd__norm *norm)
 {
@@ -38,26 +38,11 @@ void sherd__norm_add_block(sherd__norm *norm, const float *values, int32_t n, ui
 
 void sherd__norm_add_double(sherd__norm *norm, double square_sum)
 {
-    uint64_t bits, mantissa, high;
-    int shift, at;
-    memcpy(&bits, &square_sum, sizeof bits);
-    if (bits == 0) {
-        return;
+    uint64_t part[3];
+    int at = sherd__norm_split(square_sum, part);
+    for (int i = 0; at >= 0 && i < 3; ++i) {
+        norm->limb[at + i] += part[i];
     }
-    /* Subnormal doubles cannot occur: the smallest square is 2^-298. */
-    mantissa = (bits & ((UINT64_C(1) << 52) - 1)) | UINT64_C(1) << 52;
-    shift = (int)(bits >> 52) - 1075 - LOWEST_BIT;
-    if (shift < 0) {
-        mantissa >>= -shift; /* drops zeros only */
-        shift = 0;
-    }
-    at = shift / 32;
-    shift %= 32;
-    high = shift ? mantissa >> (64 - shift) : 0;
-    mantissa <<= shift;
-    norm->limb[at] += mantissa & UINT32_MAX;
-    norm->limb[at + 1] += mantissa >> 32;
-    norm->limb[at + 2] += high;
 }
 
 void sherd__norm_merge(sherd__norm *norm, const sherd__norm *other)
