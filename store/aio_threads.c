@@ -37,8 +37,9 @@ static int64_t move(sherd__aio *aio, const sherd__aio_block *block)
     if (verdict < 0)
         return verdict;
     int fd = block->stripe->fd;
-    return sherd__aio_judge(verdict, block->write ? sherd__io_pwrite(NULL, fd, block->data, bytes, block->offset)
-                                                  : sherd__io_pread(NULL, fd, block->data, bytes, block->offset));
+    return sherd__aio_judge(verdict, block->write
+                                         ? sherd__io_pwrite(&sherd__io_none, fd, block->data, bytes, block->offset)
+                                         : sherd__io_pread(&sherd__io_none, fd, block->data, bytes, block->offset));
 }
 
 static void threads_run(sherd__aio_worker *worker)

@@ -3,14 +3,25 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 enum { INTERRUPTIONS_MAX = 1000, PIECE_MAX = 1 << 30 /* Linux moves at most 2 GiB − 4096 in one call */ };
 
+const sherd__io sherd__io_none = {NULL, NULL};
+static _Atomic(const sherd__io *) default_io;
+
+void sherd__io_set_default(const sherd__io *io)
+{
+    atomic_store(&default_io, io);
+}
+
 int64_t sherd__io_ask(const sherd__io *io, sherd__io_kind kind, uint64_t bytes)
 {
+    if (!io)
+        io = atomic_load_explicit(&default_io, memory_order_acquire);
     return io && io->hook ? io->hook(io->ctx, kind, bytes) : 0;
 }
 

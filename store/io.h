@@ -37,6 +37,11 @@ typedef struct sherd__io {
     void *ctx;
 } sherd__io;
 
+/* What `io` NULL means, here and everywhere in store/: no hook, unless a test of a higher layer has set one for the
+ * whole process. It must stay until it is set back to NULL, and be set while nothing is under way. */
+void sherd__io_set_default(const sherd__io *io);
+/* No hook, whatever the default. */
+extern const sherd__io sherd__io_none;
 /* `io` may be NULL. */
 int64_t sherd__io_ask(const sherd__io *io, sherd__io_kind kind, uint64_t bytes);
 int sherd__io_open(const sherd__io *io, const char *path, int flags, mode_t mode); /* O_CLOEXEC is added */

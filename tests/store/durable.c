@@ -124,6 +124,23 @@ static void every_length_and_piece_is_written_and_digested(void **state)
     folder_remove(&place, 1);
 }
 
+/* What a test of a higher layer uses. */
+static void a_hook_for_the_whole_process_is_asked_where_none_is_given(void **state)
+{
+    (void)state;
+    sherd_test_io faults = {.kinds = 1u << SHERD__IO_WRITE, .fail_at = 1, .code = ENOSPC}, counts = {.fail_at = 0};
+    sherd__io io = sherd_test_io_hook(&faults), other = sherd_test_io_hook(&counts);
+    sherd__io_set_default(&io);
+    assert_int_equal(sherd__durable_replace(folder_file(&place, "f"), "x", 1, NULL, NULL, &err), SHERD_EIO);
+    assert_int_equal(sherd__durable_replace(folder_file(&place, "f"), "x", 1, NULL, &other, &err), SHERD_OK);
+    sherd__io_set_default(NULL);
+    assert_int_equal(faults.calls[SHERD__IO_WRITE], 1);
+    assert_int_equal(counts.calls[SHERD__IO_WRITE], 1);
+    assert_int_equal(sherd__durable_replace(folder_file(&place, "f"), "x", 1, NULL, NULL, &err), SHERD_OK);
+    assert_int_equal(faults.calls[SHERD__IO_WRITE], 1);
+    folder_remove(&place, 1);
+}
+
 static void an_abandoned_file_was_never_there(void **state)
 {
     (void)state;
@@ -220,6 +237,7 @@ int main(void)
         cmocka_unit_test_setup(replacing_is_all_or_nothing, set_up),
         cmocka_unit_test_setup(the_order_of_calls_makes_it_durable, set_up),
         cmocka_unit_test_setup(every_length_and_piece_is_written_and_digested, set_up),
+        cmocka_unit_test_setup(a_hook_for_the_whole_process_is_asked_where_none_is_given, set_up),
         cmocka_unit_test_setup(an_abandoned_file_was_never_there, set_up),
         cmocka_unit_test_setup(the_first_error_stays, set_up),
         cmocka_unit_test_setup(folders_are_made_and_may_exist, set_up),
