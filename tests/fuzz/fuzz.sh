@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# fuzz.sh CLANG ROOT SMOKE TARGET SECONDS WORKDIR [MPI_OR_OTHER_FLAGS…]
+# fuzz.sh CLANG ROOT SMOKE TARGET SECONDS WORKDIR [FLAGS…]
 # Builds the parsers with clang, libFuzzer and the address and undefined-behaviour sanitizers, and fuzzes TARGET from the
 # seeds that SMOKE writes. The corpus stays in WORKDIR/corpus-TARGET for the next run; a finding is left there too and named.
 # 77 where this clang has no libFuzzer.
@@ -14,7 +14,7 @@ sanitize=fuzzer,address,undefined
 
 echo 'int LLVMFuzzerTestOneInput(const unsigned char *d, unsigned long n) { (void)d; return n > 1u << 30; }' >"$work/probe.c"
 if ! "$clang" -fsanitize=$sanitize "$work/probe.c" -o "$work/probe" 2>"$work/probe.log"; then
-    echo "skipped: $clang cannot link libFuzzer (Debian: libclang-rt-14-dev)"
+    echo "skipped: $clang cannot link libFuzzer (Debian: libclang-rt-dev)"
     exit 77
 fi
 
