@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "device/cuda.h"
+#include "device/cuda_nvtx.h"
 #include "host/futex.h"
 
 #define VECTOR_BYTES 16 /* of every access, bf16 or fp32 */
@@ -496,12 +497,16 @@ static sherd_status issue_locked(sherd__cuda_stream *stream, const sherd__op *op
 {
     sherd_status status = SHERD_OK;
     pthread_mutex_lock(&stream->lock);
-    if (issues[op->kind].traced)
+    if (issues[op->kind].traced) {
+        sherd__cuda_range_begin(&op->tag);
         status = stamp(stream, op, SHERD__CUDA_STAMP_BEGIN);
+    }
     if (status == SHERD_OK)
         status = issues[op->kind].issue(stream, op);
     if (status == SHERD_OK && issues[op->kind].traced)
         status = stamp(stream, op, SHERD__CUDA_STAMP_END);
+    if (issues[op->kind].traced)
+        sherd__cuda_range_end();
     pthread_mutex_unlock(&stream->lock);
     return status;
 }
