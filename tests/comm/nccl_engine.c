@@ -120,15 +120,15 @@ static void test_matrix(void **state)
 {
     (void)state;
     for (int32_t world = 1; world <= 4; world++)
-        run_world(world, STEPS, 0, 0, world < 3 ? 1 : 3);
+        run_world(world, STEPS, 0, 0, world == 1 ? 1 : world);
 }
 
 static void test_wide(void **state)
 {
     (void)state;
-    run_world(2, 3, 1, 0, 7);
-    run_world(3, 3, 1, 2, 7);
-    run_world(4, 3, 1, 4, 11);
+    run_world(2, 3, 1, 0, 11);
+    run_world(3, 3, 1, 2, 17);
+    run_world(4, 3, 1, 4, 23);
     printf("combinations: %u, with several micro-steps: %u\n", combinations, accumulated);
     assert_true(accumulated > 4);
 }
