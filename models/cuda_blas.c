@@ -9,6 +9,7 @@
  */
 #include "models/cuda_blas.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 
 #define ENTRIES 64 /* shapes remembered: a step of the decoder has about 20 */
 #define CHOICES 8
+#define HANDLES 64
 #define WORKSPACE_BYTES ((size_t)32 << 20)
 #define WORKSPACE_BYTES_SM90 ((size_t)64 << 20)
 
@@ -52,6 +54,55 @@ static sherd_status failed(sherd_error *err, const char *call, int code)
 {
     return sherd__model_fail(err, SHERD_EDEVICE, "cuBLASLt: %s failed with status %d; is the GPU's memory full?", call,
                              code);
+}
+
+/* ------------------------------------------------------------------------------------------------------------ handles
+ */
+
+/* Destroying a handle waits for the whole GPU without a limit, so it never happens: a handle that a model has given
+ * back serves the next one on its GPU. No two models have one at the same time. */
+static pthread_mutex_t handles_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct {
+    void *handle; /* NULL: no more behind it */
+    int ordinal, taken;
+} handles[HANDLES];
+
+static sherd_status take_handle(const sherd_blas_api *api, void **out, sherd_error *err)
+{
+    int ordinal = 0, code = 0, i = 0;
+    (void)cudaGetDevice(&ordinal);
+    pthread_mutex_lock(&handles_lock);
+    while (i < HANDLES && handles[i].handle && (handles[i].taken || handles[i].ordinal != ordinal)) {
+        i++;
+    }
+    if (i < HANDLES && !handles[i].handle) {
+        code = api->create(&handles[i].handle);
+        handles[i].handle = code == 0 ? handles[i].handle : NULL;
+        handles[i].ordinal = ordinal;
+    }
+    if (i < HANDLES && code == 0) {
+        handles[i].taken = 1;
+        *out = handles[i].handle;
+    }
+    pthread_mutex_unlock(&handles_lock);
+    if (i == HANDLES) {
+        return sherd__model_fail(err, SHERD_ENOMEM,
+                                 "model: %d models of this process multiply on GPUs already; "
+                                 "destroy one first",
+                                 HANDLES);
+    }
+    return code == 0 ? SHERD_OK : failed(err, "cublasLtCreate", code);
+}
+
+static void give_handle_back(const void *handle)
+{
+    pthread_mutex_lock(&handles_lock);
+    for (int i = 0; i < HANDLES; i++) {
+        if (handle && handles[i].handle == handle) {
+            handles[i].taken = 0;
+        }
+    }
+    pthread_mutex_unlock(&handles_lock);
 }
 
 /* ----------------------------------------------------------------------------------------------------------- choosing
@@ -236,9 +287,7 @@ void sherd__cuda_blas_destroy(sherd_cuda_blas *blas)
             forget(blas, &blas->entries[i]);
         }
     }
-    if (blas->handle) {
-        blas->api.destroy(blas->handle);
-    }
+    give_handle_back(blas->handle);
     sherd__release(blas->device, blas->workspace);
     free(blas);
 }
@@ -278,8 +327,7 @@ sherd_status sherd__cuda_blas_create(const sherd_ops_options *options, int compu
                             : compute_major >= 9      ? WORKSPACE_BYTES_SM90
                                                       : WORKSPACE_BYTES;
     if (status == SHERD_OK) {
-        int code = blas->api.create(&blas->handle);
-        status = code == 0 ? SHERD_OK : failed(err, "cublasLtCreate", code);
+        status = take_handle(&blas->api, &blas->handle, err);
     }
     if (status == SHERD_OK) {
         status = sherd__scratch(options->device, blas->workspace_bytes, &blas->workspace, err);

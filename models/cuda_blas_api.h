@@ -43,7 +43,6 @@ typedef struct sherd_blas_choice {
 
 typedef struct sherd_blas_api {
     int (*create)(void **handle);
-    int (*destroy)(void *handle);
     size_t (*version)(void);
     int (*desc_create)(void **desc, int compute_type, int scale_type);
     int (*desc_destroy)(void *desc);

@@ -99,7 +99,6 @@ static int resolve(void *library, sherd_blas_api *api, const char **missing)
         const char *name;
     } names[] = {
         {&api->create, "cublasLtCreate"},
-        {&api->destroy, "cublasLtDestroy"},
         {&api->version, "cublasLtGetVersion"},
         {&api->desc_create, "cublasLtMatmulDescCreate"},
         {&api->desc_destroy, "cublasLtMatmulDescDestroy"},

@@ -90,7 +90,9 @@ static int gone(void *block)
 
 static int create(void **handle)
 {
-    *handle = made(1);
+    static char handles[64]; /* the models keep theirs for good */
+    static atomic_int next;
+    *handle = &handles[next++ % 64];
     return 0;
 }
 
@@ -309,7 +311,6 @@ sherd_status sherd__cuda_blas_open(sherd_blas_api *out, sherd_error *err)
     (void)err;
     *out = (sherd_blas_api){
         .create = create,
-        .destroy = gone,
         .version = version,
         .desc_create = desc_create,
         .desc_destroy = gone,

@@ -13,7 +13,7 @@ void cublaslt_stub_refuse(int on);
 void cublaslt_stub_fail_at(uint64_t nth);
 uint64_t cublaslt_stub_products(void);
 uint64_t cublaslt_stub_heuristics(void);
-/* Handles, descriptors, layouts and preferences that exist. */
+/* Descriptors, layouts and preferences that exist. */
 int64_t cublaslt_stub_alive(void);
 /* 1 if every product so far was asked for as a deterministic one, within its workspace, with true alignments. */
 int cublaslt_stub_honest(void);
