@@ -73,6 +73,7 @@ static sherd_status needed_bytes(const bench *b, const cli_rank *rank, const she
     options.seq = b->options->seq;
     options.threads = rank->threads;
     options.checkpointing = b->options->checkpointing;
+    options.device_kind = b->options->device == CLI_CUDA ? SHERD_DEVICE_CUDA : SHERD_DEVICE_HOST;
     status = sherd_model_memory(&b->shape, &options, &activations, &workspace, err);
     if (status == SHERD_OK) {
         status = sherd_config_resolve(&config, rank->world, err);
