@@ -150,9 +150,12 @@ static sherd_status make_tables(sherd__offload *offload, sherd_error *err)
 
     offload->arenas = sherd__device_metadata_alloc(offload->device, nodes, sizeof(sherd__arena *));
     offload->arena_bytes = sherd__device_metadata_alloc(offload->device, nodes, sizeof *offload->arena_bytes);
+    offload->slot_area = sherd__device_metadata_alloc(offload->device, nodes, sizeof(void *));
+    offload->slot_area_bytes = sherd__device_metadata_alloc(offload->device, nodes, sizeof *offload->slot_area_bytes);
     offload->ends = sherd__device_metadata_alloc(offload->device, nodes, sizeof *offload->ends);
     offload->places = sherd__device_metadata_alloc(offload->device, n_off * nodes, sizeof *offload->places);
-    if (!offload->arenas || !offload->arena_bytes || !offload->ends || !offload->places)
+    if (!offload->arenas || !offload->arena_bytes || !offload->ends || !offload->places || !offload->slot_area ||
+        !offload->slot_area_bytes)
         return sherd__fail(err, SHERD_ENOMEM, "no memory for the tables of %" PRIu32 " offloaded buckets", n_off);
     return SHERD_OK;
 }
@@ -175,7 +178,10 @@ static sherd_status make_all(sherd__offload *offload, const sherd__offload_optio
     if (status != SHERD_OK)
         return status;
     sherd__places_address(offload);
-    status = sherd__works_create(offload, err);
+    if (offload->aio)
+        status = sherd__disk_register(offload, err);
+    if (status == SHERD_OK)
+        status = sherd__works_create(offload, err);
     return status == SHERD_OK ? book(offload, err) : status;
 }
 
@@ -220,6 +226,8 @@ void sherd__offload_destroy(sherd__offload *offload)
         sherd__arena_destroy(offload->arenas[node]);
     sherd__device_metadata_free(device, offload->places, offload->plan->placement.n_off * nodes,
                                 sizeof *offload->places);
+    sherd__device_metadata_free(device, offload->slot_area, nodes, sizeof(void *));
+    sherd__device_metadata_free(device, offload->slot_area_bytes, nodes, sizeof *offload->slot_area_bytes);
     sherd__device_metadata_free(device, offload->ends, nodes, sizeof *offload->ends);
     sherd__device_metadata_free(device, offload->arena_bytes, nodes, sizeof *offload->arena_bytes);
     sherd__device_metadata_free(device, offload->arenas, nodes, sizeof(sherd__arena *));

@@ -119,6 +119,22 @@ sherd_status sherd__disk_open(sherd__offload *offload, sherd_error *err)
     return status == SHERD_OK ? open_file(offload, err) : status;
 }
 
+#define MOST_BUFFERS 64 /* the queue's limit; with more nodes the records work unregistered */
+
+sherd_status sherd__disk_register(sherd__offload *offload, sherd_error *err)
+{
+    void *areas[MOST_BUFFERS];
+    uint64_t bytes[MOST_BUFFERS];
+    uint32_t n = 0;
+
+    for (int32_t node = 0; node < offload->n_nodes && n < MOST_BUFFERS; node++)
+        if (offload->slot_area_bytes[node] > 0) {
+            areas[n] = offload->slot_area[node];
+            bytes[n++] = offload->slot_area_bytes[node];
+        }
+    return n > 0 ? sherd__aio_register(offload->aio, areas, bytes, n, err) : SHERD_OK;
+}
+
 void sherd__disk_close(sherd__offload *offload)
 {
     sherd__aio_file_destroy(offload->file);

@@ -65,6 +65,8 @@ struct sherd__offload {
     sherd__aio *aio;
     sherd__aio_file *file;
     uint64_t file_bytes;
+    void **slot_area;          /* [n_nodes]: its disk slots, one after the other */
+    uint64_t *slot_area_bytes; /* [n_nodes] */
 };
 
 static inline sherd__place *sherd__places(const sherd__offload *offload, uint32_t bucket)
@@ -114,6 +116,8 @@ void sherd__works_destroy(sherd__offload *offload);
 
 /* disk.c */
 sherd_status sherd__disk_open(sherd__offload *offload, sherd_error *err);
+/* Tells the queue about the slots, once they have addresses. */
+sherd_status sherd__disk_register(sherd__offload *offload, sherd_error *err);
 void sherd__disk_close(sherd__offload *offload);
 
 #endif

@@ -90,6 +90,8 @@ static void take_disk_slots(sherd__offload *offload, walk *w, int32_t node)
     page_up(w);
     for (uint32_t s = 0; s < plan->placement.disk_slots; s++)
         slots[s] = take(w, largest);
+    offload->slot_area[node] = slots[0];
+    offload->slot_area_bytes[node] = largest * plan->placement.disk_slots;
     for (uint32_t b = 0; b < plan->placement.n_disk; b++) {
         sherd__place *place = sherd__places(offload, b) + node;
         char *record = slots[plan->buckets[b].disk_slot.index];
