@@ -94,7 +94,7 @@ static sherd_status plan_stage(forecast *f, int32_t stage, sherd_error *err)
 static int stage3_unit(const sherd_config *c)
 {
     int narrow = c->dtype != SHERD_FP32;
-    int moments = c->optimizer.kind == SHERD_SGD ? (c->optimizer.momentum != 0 ? 4 : 0) : 8;
+    int moments = c->optimizer.kind == SHERD_ADAMW || c->optimizer.kind == SHERD_ADAM ? 8 : 4;
 
     return (narrow ? 2 + 4 : 4) + (narrow && c->sherd.grad_sum_bf16 ? 2 : 4) + moments;
 }

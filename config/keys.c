@@ -34,6 +34,9 @@
 
 #define ADAM SHERD__FOR_ADAM
 #define SGD SHERD__FOR_SGD
+#define LION SHERD__FOR_LION
+#define ADAGRAD SHERD__FOR_ADAGRAD
+#define OPTIMIZERS SHERD__FOR_OPTIMIZERS
 #define WARMUP (SHERD__FOR_WARMUP | SHERD__FOR_DECAY)
 #define COSINE SHERD__FOR_COSINE
 
@@ -189,17 +192,19 @@ const sherd__key sherd__keys[] = {
     /* ---- optimizer */
     SECTION("optimizer", HONOURED, 0, "absent: AdamW with the defaults below"),
     CHOICE("optimizer.type", 0, SHERD__KEY_ANY_CASE, optimizer_type,
-           "AdamW|Adam|SGD|{Adagrad}|{Lamb}|{Lion}|{Muon}|{OneBitAdam}|{OneBitLamb}|{ZeroOneAdam}", "",
-           "AdamW, Adam (which is AdamW too unless adam_w_mode is false) and SGD are built; use one of these"),
+           "AdamW|Adam|SGD|Lion|Adagrad|{Lamb}|{Muon}|{OneBitAdam}|{OneBitLamb}|{ZeroOneAdam}", "",
+           "AdamW, Adam (which is AdamW too unless adam_w_mode is false), SGD, Lion and Adagrad are built; use one of "
+           "these"),
     SECTION("optimizer.params", HONOURED, 0, "the optimizer's own parameters"),
-    PARAMETER("optimizer.params.lr", ADAM | SGD, NUMBER, ZERO_UP, F64, config.optimizer.lr, "1e-3",
-              "learning rate; a scheduler replaces it or multiplies it"),
-    PARAMETER("optimizer.params.betas", ADAM, BETAS, BELOW_ONE, BETAS, config.optimizer.beta1, "[0.9, 0.999]",
-              "decay of the first and the second moment"),
-    PARAMETER("optimizer.params.eps", ADAM, NUMBER, ZERO_UP, F64, config.optimizer.eps, "1e-8",
-              "added to the root of the second moment"),
-    PARAMETER("optimizer.params.weight_decay", ADAM | SGD, NUMBER, ZERO_UP, F64, config.optimizer.weight_decay, "0",
-              "decoupled for AdamW, added to the gradient for Adam and SGD"),
+    PARAMETER("optimizer.params.lr", OPTIMIZERS, NUMBER, ZERO_UP, F64, config.optimizer.lr, "1e-3",
+              "learning rate; a scheduler replaces it or multiplies it; Adagrad's default is 1e-2"),
+    PARAMETER("optimizer.params.betas", ADAM | LION, BETAS, BELOW_ONE, BETAS, config.optimizer.beta1, "[0.9, 0.999]",
+              "decay of the first and the second moment; for Lion, of the moment as it enters the step and as it is "
+              "kept"),
+    PARAMETER("optimizer.params.eps", ADAM | ADAGRAD, NUMBER, ZERO_UP, F64, config.optimizer.eps, "1e-8",
+              "added to the root of the second moment; Adagrad's default is 1e-10"),
+    PARAMETER("optimizer.params.weight_decay", OPTIMIZERS, NUMBER, ZERO_UP, F64, config.optimizer.weight_decay, "0",
+              "decoupled for AdamW and Lion, added to the gradient for Adam, SGD and Adagrad"),
     PARAMETER("optimizer.params.bias_correction", ADAM, BOOLEAN, ANY, I32, config.optimizer.bias_correction, "true",
               "corrects the moments' start from zero"),
     PARAMETER("optimizer.params.adam_w_mode", ADAM, BOOLEAN, ANY, I32, adam_w_mode, "true",
@@ -209,7 +214,7 @@ const sherd__key sherd__keys[] = {
     {"optimizer.params.torch_adam", SHERD__BOOLEAN, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_NO_EFFECT, 0,
      ADAM, NULL, "false", "Sherd always updates with its own optimizers"},
     {"optimizer.params.max_grad_norm", SHERD__ANY, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_REFUSED,
-     SHERD__KEY_FORBIDDEN, ADAM | SGD, NULL, "", "an error, as in DeepSpeed; use gradient_clipping at top level"},
+     SHERD__KEY_FORBIDDEN, OPTIMIZERS, NULL, "", "an error, as in DeepSpeed; use gradient_clipping at top level"},
 
     /* ---- scheduler */
     SECTION("scheduler", HONOURED, 0, "absent: the learning rate stays as it is"),
@@ -332,13 +337,14 @@ int32_t sherd__key_choose(const sherd__key *key, const char *text)
 
 uint32_t sherd__key_members(const sherd__key *type_key, int32_t index)
 {
-    static const uint32_t optimizers[] = {ADAM, ADAM, SGD};
+    static const uint32_t optimizers[] = {ADAM, ADAM, SGD, LION, ADAGRAD};
     static const uint32_t schedulers[] = {SHERD__FOR_WARMUP, SHERD__FOR_DECAY, SHERD__FOR_COSINE};
+    int optimizer = type_key->offset == AT(optimizer_type);
 
-    if (index < 0 || index > 2) {
+    if (index < 0 || index > (optimizer ? 4 : 2)) {
         return 0;
     }
-    return type_key->offset == AT(optimizer_type) ? optimizers[index] : schedulers[index];
+    return optimizer ? optimizers[index] : schedulers[index];
 }
 
 /* Only what is built: nobody is told to give what would be refused. */

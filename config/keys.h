@@ -45,7 +45,9 @@ enum { /* row flags */
 };
 
 enum { /* which optimizers and schedulers a parameter belongs to; 0: not a parameter of either */
-    SHERD__FOR_ADAM = 1, SHERD__FOR_SGD = 2, SHERD__FOR_WARMUP = 4, SHERD__FOR_DECAY = 8, SHERD__FOR_COSINE = 16
+    SHERD__FOR_ADAM = 1, SHERD__FOR_SGD = 2, SHERD__FOR_WARMUP = 4, SHERD__FOR_DECAY = 8, SHERD__FOR_COSINE = 16,
+    SHERD__FOR_LION = 32, SHERD__FOR_ADAGRAD = 64,
+    SHERD__FOR_OPTIMIZERS = SHERD__FOR_ADAM | SHERD__FOR_SGD | SHERD__FOR_LION | SHERD__FOR_ADAGRAD
 };
 
 typedef struct sherd__key {

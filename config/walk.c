@@ -181,6 +181,24 @@ static sherd_status check_type(walk *w, json_t *root, const char *section, int32
                               sherd__key_expects(sherd__key_find(path), expected, sizeof expected));
 }
 
+static int given(json_t *params, const char *name)
+{
+    const json_t *value = json_object_get(params, name);
+    return value && !(json_is_string(value) && strcmp(json_string_value(value), "auto") == 0);
+}
+
+/* Adagrad's defaults are not those of the others. */
+static void default_adagrad(sherd_config *config, json_t *root)
+{
+    json_t *params = json_object_get(json_object_get(root, "optimizer"), "params");
+    if (!given(params, "lr")) {
+        config->optimizer.lr = 1e-2;
+    }
+    if (!given(params, "eps")) {
+        config->optimizer.eps = 1e-10;
+    }
+}
+
 static sherd_status finish_optimizer(walk *w, json_t *root)
 {
     sherd__draft *draft = w->draft;
@@ -189,11 +207,14 @@ static sherd_status finish_optimizer(walk *w, json_t *root)
     if (status != SHERD_OK) {
         return status;
     }
-    if (draft->optimizer_type >= 0 && draft->optimizer_type <= SHERD_SGD) {
+    if (draft->optimizer_type >= 0 && draft->optimizer_type <= SHERD_ADAGRAD) {
         draft->config.optimizer.kind = (sherd_optimizer)draft->optimizer_type;
     }
     if (draft->config.optimizer.kind == SHERD_ADAM && draft->optimizer_type == SHERD_ADAM && draft->adam_w_mode) {
         draft->config.optimizer.kind = SHERD_ADAMW;
+    }
+    if (draft->config.optimizer.kind == SHERD_ADAGRAD) {
+        default_adagrad(&draft->config, root);
     }
     if (draft->optimizer_type == SHERD_ADAMW && !draft->adam_w_mode) {
         sherd__source_log(w->source, SHERD_LOG_WARNING, "optimizer.params.adam_w_mode",
@@ -271,7 +292,7 @@ sherd_status sherd__walk(const sherd__source *source, json_t *root, sherd__draft
     walk w = {.source = source, .draft = draft, .err = err};
     sherd_status status;
 
-    w.members = members_of(root, "optimizer", SHERD__FOR_ADAM | SHERD__FOR_SGD, &w.optimizer_open) |
+    w.members = members_of(root, "optimizer", SHERD__FOR_OPTIMIZERS, &w.optimizer_open) |
                 members_of(root, "scheduler", SHERD__FOR_WARMUP | SHERD__FOR_DECAY | SHERD__FOR_COSINE,
                            &w.scheduler_open);
     status = walk_section(&w, root, "");

@@ -10,12 +10,16 @@
 #ifndef SHERD_OPTIM_LIST_H
 #define SHERD_OPTIM_LIST_H
 
+#include "optim/adagrad.h"
 #include "optim/adamw.h"
+#include "optim/lion.h"
 #include "optim/sgd.h"
 
 #define SHERD__OPTIM_MAP(X)                                                                                            \
     X(ADAMW, adamw, 2)                                                                                                 \
     X(ADAM, adam, 2)                                                                                                   \
-    X(SGD, sgd, 1)
+    X(SGD, sgd, 1)                                                                                                     \
+    X(LION, lion, 1)                                                                                                   \
+    X(ADAGRAD, adagrad, 1)
 
 #endif

@@ -15,5 +15,5 @@ SHERD__OPTIM_MAP(X)
 
 const sherd__optim *sherd__optim_get(sherd_optimizer kind)
 {
-    return rows[kind];
+    return (size_t)kind < sizeof rows / sizeof *rows ? rows[kind] : NULL;
 }

@@ -63,7 +63,7 @@ typedef struct sherd__optim {
                     float *moment);
 } sherd__optim;
 
-/* Never NULL for the kinds of sherd_optimizer. */
+/* NULL for what is not a value of sherd_optimizer. */
 const sherd__optim *sherd__optim_get(sherd_optimizer kind);
 void sherd__step_rules_init(sherd__step_rules *rules, const sherd_config *config, int32_t world); /* config resolved */
 void sherd__step_state_init(sherd__step_state *state);

@@ -26,8 +26,7 @@ static sherd_status check_config(const sherd_config *config, sherd_error *err)
     if (config->n_groups > SHERD_MAX_GROUPS)
         return sherd__fail(err, SHERD_EINVAL, "%" PRIu32 " parameter groups; at most %d", config->n_groups,
                            SHERD_MAX_GROUPS);
-    if (config->optimizer.kind != SHERD_ADAMW && config->optimizer.kind != SHERD_ADAM &&
-        config->optimizer.kind != SHERD_SGD)
+    if (!sherd__optim_get(config->optimizer.kind))
         return sherd__fail(err, SHERD_EINVAL, "optimizer kind %d is unknown; use a value of sherd_optimizer",
                            (int)config->optimizer.kind);
     return SHERD_OK;

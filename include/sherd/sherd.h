@@ -150,7 +150,9 @@ SHERD_API uint64_t sherd_memory_total(const sherd_memory *memory, sherd_tier tie
 #define SHERD_BUDGET_NONE (-1) /* no limit */
 #define SHERD_BUDGET_AUTO (-2) /* what is free: to be made a number by sherd_config_resolve_budget */
 
-typedef enum sherd_optimizer { SHERD_ADAMW = 0, SHERD_ADAM = 1 /* L2, not decoupled */, SHERD_SGD = 2 } sherd_optimizer;
+typedef enum sherd_optimizer {
+    SHERD_ADAMW = 0, SHERD_ADAM = 1 /* L2, not decoupled */, SHERD_SGD = 2, SHERD_LION = 3, SHERD_ADAGRAD = 4
+} sherd_optimizer;
 
 typedef enum sherd_scheduler {
     SHERD_SCHED_NONE = 0, SHERD_SCHED_WARMUP, SHERD_SCHED_WARMUP_DECAY, SHERD_SCHED_WARMUP_COSINE

@@ -118,6 +118,8 @@ static const arrival arrivals[] = {
     ARRIVES("bf16.check_grad_overflow", "false", 'i', check_grad_overflow, 0),
     ARRIVES("optimizer.type", "\"SGD\"", 'i', optimizer.kind, SHERD_SGD),
     ARRIVES("optimizer.type", "\"adamw\"", 'i', optimizer.kind, SHERD_ADAMW),
+    ARRIVES("optimizer.type", "\"Lion\"", 'i', optimizer.kind, SHERD_LION),
+    ARRIVES("optimizer.type", "\"Adagrad\"", 'i', optimizer.kind, SHERD_ADAGRAD),
     ARRIVES("optimizer.params.lr", "3e-4", 'd', optimizer.lr, 3e-4),
     ARRIVES("optimizer.params.betas", "[0.8, 0.95]", 'd', optimizer.beta1, 0.8),
     ARRIVES("optimizer.params.betas", "[0.8, 0.95]", 'd', optimizer.beta2, 0.95),
@@ -285,7 +287,7 @@ static void keys_without_effect_warn_and_change_nothing(void **state)
 static void refused_keys_are_refused(void **state)
 {
     static const char *const more[][2] = {
-        {"zero_optimization.stage", "3"}, {"fp16.enabled", "true"}, {"optimizer.type", "\"Lion\""},
+        {"zero_optimization.stage", "3"}, {"fp16.enabled", "true"}, {"optimizer.type", "\"Lamb\""},
         {"optimizer.type", "\"onebitadam\""}, {"scheduler.type", "\"OneCycle\""}, {"scheduler.type", "\"LRRangeTest\""},
         {"zero_optimization.offload_param.device", "\"nvme\""},
         {"communication_data_type", "\"bf16\""}, {"communication_data_type", "\"fp16\""},
@@ -346,6 +348,20 @@ static void warnings_name_place_and_reason(void **state)
                         "--trace FILE and sherd bench show where the time goes\n");
 }
 
+static void optimizers_have_their_own_defaults(void **state)
+{
+    parsed p;
+    (void)state;
+    parse(&p, "{\"optimizer\": {\"type\": \"Adagrad\"}}");
+    assert_true(p.config.optimizer.lr == 1e-2 && p.config.optimizer.eps == 1e-10);
+    parse(&p, "{\"optimizer\": {\"type\": \"Adagrad\", \"params\": {\"lr\": 0.5, \"eps\": \"auto\"}}}");
+    assert_true(p.config.optimizer.lr == 0.5 && p.config.optimizer.eps == 1e-10);
+    parse(&p, "{\"optimizer\": {\"type\": \"Adagrad\", \"params\": {\"lr\": \"auto\", \"eps\": 1e-3}}}");
+    assert_true(p.config.optimizer.lr == 1e-2 && p.config.optimizer.eps == 1e-3);
+    parse(&p, "{\"optimizer\": {\"type\": \"Lion\"}}");
+    assert_true(p.config.optimizer.lr == 1e-3 && p.config.optimizer.beta1 == 0.9 && p.config.optimizer.beta2 == 0.999);
+}
+
 static void absent_optimizer_is_said(void **state)
 {
     parsed p;
@@ -398,7 +414,7 @@ int main(void)
         cmocka_unit_test(refused_keys_are_refused),
         cmocka_unit_test(what_asks_for_nothing_is_fine),
         cmocka_unit_test(warnings_name_place_and_reason),
-        cmocka_unit_test(absent_optimizer_is_said),
+        cmocka_unit_test(absent_optimizer_is_said), cmocka_unit_test(optimizers_have_their_own_defaults),
         cmocka_unit_test(adamw_is_not_changed_by_adam_w_mode),
         cmocka_unit_test(sets_make_objects_and_come_in_order),
     };

@@ -117,7 +117,7 @@ static void sums_equal_reference(void **state)
 
 /* ------------------------------------------------------------------------------------------------------------ update */
 
-enum { ELEMS = 90000, ORIGIN = 512, MANY = 300 };
+enum { ELEMS = 90000, ORIGIN = 512, MANY = 300, KINDS = SHERD_ADAGRAD + 1 };
 
 typedef struct arrays {
     float *master, *moment[2];
@@ -162,7 +162,7 @@ static sherd__update update_of(const arrays *a, sherd_optimizer kind, sherd_dtyp
     sherd__update update = {.kind = kind, .sum = (char *)a->sum + bytes_of(sum_dtype, shift), .sum_dtype = sum_dtype,
                             .master = a->master + shift, .emit = emit ? a->emit + shift : NULL, .origin = ORIGIN};
     update.moment[0] = a->moment[0] + shift;
-    update.moment[1] = kind == SHERD_SGD ? NULL : a->moment[1] + shift;
+    update.moment[1] = sherd__optim_get(kind)->n_moments < 2 ? NULL : a->moment[1] + shift;
     return update;
 }
 
@@ -201,7 +201,7 @@ static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, 
     if (elsewhere) {
         update.master_out = second.master + shift;
         update.moment_out[0] = second.moment[0] + shift;
-        update.moment_out[1] = kind == SHERD_SGD ? NULL : second.moment[1] + shift;
+        update.moment_out[1] = sherd__optim_get(kind)->n_moments < 2 ? NULL : second.moment[1] + shift;
     }
     OK(device->ops->prepare(stream, tag, &rules, vote, state, scalars));
     OK(device->ops->update(stream, tag, &update));
@@ -240,20 +240,21 @@ static void updates_equal_reference(void **state)
     (void)state;
     for (int64_t i = 0; i < MANY; i++)
         many[i] = (sherd__span){ORIGIN + 256 * i, ORIGIN + 256 * i + 1 + i * 7 % 256, (uint32_t)(i % 3)};
-    for (int k = 0; k < 3 * 32; k++) {
-        int bits = k / 3;
+    for (int k = 0; k < KINDS * 32; k++) {
+        int bits = k / KINDS;
         sherd_dtype sum_dtype = bits & 1 ? SHERD_BF16 : SHERD_FP32;
         value_mix mix = bits >> 1 & 1 ? SPECIAL : FINITE;
         int64_t shift = bits >> 4 & 1 ? 1 + k % 3 : 0;
-        check_update((sherd_optimizer)(k % 3), sum_dtype, bits >> 2 & 1, bits >> 3 & 1, 0, mix, shift, whole, 1, k % 5 == 2);
-        check_update((sherd_optimizer)(k % 3), sum_dtype, bits >> 2 & 1, bits >> 3 & 1, 0, mix, shift, odd, 7, k % 5 == 3);
+        int emit = bits >> 2 & 1, first = bits >> 3 & 1;
+        check_update((sherd_optimizer)(k % KINDS), sum_dtype, emit, first, 0, mix, shift, whole, 1, k % 5 == 2);
+        check_update((sherd_optimizer)(k % KINDS), sum_dtype, emit, first, 0, mix, shift, odd, 7, k % 5 == 3);
     }
-    assert_int_equal(cuda_stub_calls("update") - updates, 2 * 96);
-    for (int kind = 0; kind < 3; kind++) {
+    assert_int_equal(cuda_stub_calls("update") - updates, 2 * 32 * KINDS);
+    for (int kind = 0; kind < KINDS; kind++) {
         check_update((sherd_optimizer)kind, SHERD_FP32, 1, 1, 0, SPECIAL, 0, many, MANY, kind % 2);
         check_update((sherd_optimizer)kind, SHERD_FP32, 1, 1, 1, SPECIAL, 0, whole, 1, 1 - kind % 2); /* skipped */
     }
-    assert_int_equal(cuda_stub_calls("update") - updates, 2 * 96 + 3 * (3 + 1));
+    assert_int_equal(cuda_stub_calls("update") - updates, 2 * 32 * KINDS + KINDS * (3 + 1));
 }
 
 /* -------------------------------------------------------------------------------------------- zero, convert, reduce */

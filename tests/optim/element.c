@@ -10,7 +10,9 @@
 
 #include <cmocka.h>
 
+#include "optim/adagrad.h"
 #include "optim/adamw.h"
+#include "optim/lion.h"
 #include "optim/optim.h"
 #include "optim/sgd.h"
 #include "tests/support/leaves.h"
@@ -76,6 +78,28 @@ static double sgd_in_double(double momentum, double decay)
     return p;
 }
 
+static double lion_in_double(double decay)
+{
+    double p = 0.37f, m = 0;
+    for (int t = 1; t <= STEPS; ++t) {
+        double g = gradient_at(t), c = 0.9 * m + 0.1 * g;
+        p -= 1e-2 * (decay * p + (c > 0) - (c < 0));
+        m = 0.999 * m + 0.001 * g;
+    }
+    return p;
+}
+
+static double adagrad_in_double(double decay)
+{
+    double p = 0.37f, sum = 0;
+    for (int t = 1; t <= STEPS; ++t) {
+        double g = gradient_at(t) + decay * p;
+        sum += g * g;
+        p -= 1e-2 * g / (sqrt(sum) + 1e-8);
+    }
+    return p;
+}
+
 static float trajectory(sherd_optimizer kind, double decay, double momentum)
 {
     run r = run_make(kind, decay, momentum);
@@ -97,10 +121,14 @@ static void test_trajectories_mean_what_they_should(void **state)
         assert_true(fabs(trajectory(SHERD_ADAM, decay, 0) - adam_in_double(0, decay)) < bound);
         assert_true(fabs(trajectory(SHERD_SGD, decay, 0.9) - sgd_in_double(0.9, decay)) < bound);
         assert_true(fabs(trajectory(SHERD_SGD, decay, 0.0) - sgd_in_double(0.0, decay)) < bound);
+        assert_true(fabs(trajectory(SHERD_LION, decay, 0.0) - lion_in_double(decay)) < bound);
+        assert_true(fabs(trajectory(SHERD_ADAGRAD, decay, 0.0) - adagrad_in_double(decay)) < bound);
     }
     /* The bound can tell the optimizers apart. */
     assert_true(fabs(trajectory(SHERD_ADAMW, 0.3, 0) - adam_in_double(0, 0.3)) > 10 * bound);
     assert_true(fabs(trajectory(SHERD_SGD, 0.3, 0.9) - sgd_in_double(0.9, 0.0)) > 10 * bound);
+    assert_true(fabs(trajectory(SHERD_LION, 0.3, 0.9) - lion_in_double(0.0)) > 10 * bound);
+    assert_true(fabs(trajectory(SHERD_ADAGRAD, 0.3, 0.9) - adagrad_in_double(0.0)) > 10 * bound);
 }
 
 /* The sequence by hand, over spread values; sequences with one operation fused otherwise differ somewhere. */
@@ -153,6 +181,46 @@ static void test_sgd_sequence(void **state)
     }
 }
 
+static void test_lion_and_adagrad_sequences(void **state)
+{
+    static const float lion[SHERD__GROUP_SCALARS] = {0.9f, 0.1f, 0.99f, 0.01f, -1e-4f, -3e-3f};
+    static const float adagrad[SHERD__GROUP_SCALARS] = {1e-10f, 0.01f, -0.05f};
+    float x[3];
+    (void)state;
+    for (uint64_t seed = 0; seed < 200; ++seed) {
+        float p, m, c, g;
+        sherd_test_leaf(seed, 4, 0, 0, SHERD_FP32, 3, x);
+        p = x[0];
+        m = x[1];
+        c = fmaf(x[2], 0.1f, 0.9f * x[1]);
+        sherd__lion_element(lion, 0, x[2], &p, &m);
+        assert_int_equal(sherd__bits_of_f32(m), sherd__bits_of_f32(fmaf(x[2], 0.01f, 0.99f * x[1])));
+        assert_int_equal(sherd__bits_of_f32(p),
+                         sherd__bits_of_f32(fmaf(x[0], -1e-4f, x[0]) + (c > 0 ? -3e-3f : c < 0 ? 3e-3f : -0.0f)));
+        p = x[0];
+        m = fabsf(x[1]);
+        g = fmaf(x[0], 0.01f, x[2]);
+        sherd__adagrad_element(adagrad, 0, x[2], &p, &m);
+        assert_int_equal(sherd__bits_of_f32(m), sherd__bits_of_f32(fmaf(g, g, fabsf(x[1]))));
+        assert_int_equal(sherd__bits_of_f32(p), sherd__bits_of_f32(fmaf(g / (sqrtf(m) + 1e-10f), -0.05f, x[0])));
+    }
+}
+
+/* What was never moved by a gradient stays, sign of zero included; what became NaN is not hidden by a sign. */
+static void test_lion_at_zero(void **state)
+{
+    static const float s[SHERD__GROUP_SCALARS] = {0.9f, 0.1f, 0.99f, 0.01f, 0.0f, -3e-3f};
+    static const float places[] = {0.0f, -0.0f, 1.5f, -2.0f};
+    (void)state;
+    for (size_t i = 0; i < sizeof places / sizeof *places; ++i) {
+        float p = places[i], m = 0.0f;
+        sherd__lion_element(s, 1, i % 2 ? -0.0f : 0.0f, &p, &m);
+        assert_int_equal(sherd__bits_of_f32(p), sherd__bits_of_f32(places[i]));
+        sherd__lion_element(s, 0, (float)NAN, &p, &m);
+        assert_true(isnan(p) && isnan(m));
+    }
+}
+
 /* Without decay a gradient of -0 and a weight of -0 keep their signs; buf = g must not be 0 + g. */
 static void test_signs_of_zero(void **state)
 {
@@ -172,6 +240,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_trajectories_mean_what_they_should), cmocka_unit_test(test_adamw_sequence),
         cmocka_unit_test(test_sgd_sequence), cmocka_unit_test(test_signs_of_zero),
+        cmocka_unit_test(test_lion_and_adagrad_sequences), cmocka_unit_test(test_lion_at_zero),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

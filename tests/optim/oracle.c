@@ -210,7 +210,7 @@ static void test_two_implementations_agree(void **state)
 {
     int combinations = 0;
     (void)state;
-    for (int kind = 0; kind < 3; ++kind) {
+    for (int kind = 0; kind <= SHERD_ADAGRAD; ++kind) {
         for (int stage = 0; stage < 3; ++stage) {
             for (int32_t world = 1; world <= 8; ++world) {
                 for (int64_t accumulation = 1; accumulation <= 3; accumulation += 2) {
@@ -222,21 +222,24 @@ static void test_two_implementations_agree(void **state)
             }
         }
     }
-    assert_int_equal(combinations, 144);
+    assert_int_equal(combinations, 240);
     printf("combinations: %d\n", combinations);
 }
 
-/* Adam hides a wrong scale, not a wrong order; SGD is used too. */
+/* Adam hides a wrong scale, not a wrong order; SGD is used too. Lion's signs may hide it in the masters, not in the
+ * moment. */
 static void test_wrong_orders_are_noticed(void **state)
 {
     (void)state;
-    for (int kind = 0; kind < 3; ++kind) {
+    for (int kind = 0; kind <= SHERD_ADAGRAD; ++kind) {
+        int hidden = kind == SHERD_LION;
         for (int32_t world = 3; world <= 8; ++world) {
             sherd_config config = config_make((sherd_optimizer)kind, 2, 1, SHERD_FP32);
-            assert_int_equal(agree(&config, world, SHERD_FP32, SHERD_ORACLE_RIGHT_TO_LEFT), 0);
-            assert_int_equal(agree(&config, world, SHERD_FP32, SHERD_ORACLE_LEFT_TO_RIGHT), world == 3 ? 2 : 0);
+            assert_in_range(agree(&config, world, SHERD_FP32, SHERD_ORACLE_RIGHT_TO_LEFT), 0, hidden);
+            int left = agree(&config, world, SHERD_FP32, SHERD_ORACLE_LEFT_TO_RIGHT);
+            assert_in_range(left, world == 3 ? 2 : 0, world == 3 ? 2 : hidden);
             config = config_make((sherd_optimizer)kind, 1, world == 3 ? 2 : 3, SHERD_FP32);
-            assert_int_equal(agree(&config, world, SHERD_FP32, SHERD_ORACLE_OTHER_ORDER), 0);
+            assert_in_range(agree(&config, world, SHERD_FP32, SHERD_ORACLE_OTHER_ORDER), 0, hidden);
         }
     }
 }
@@ -255,7 +258,7 @@ static int bad_leaf(void *ctx, int64_t step, int64_t micro, uint32_t param, sher
 static void test_bad_gradients_agree(void **state)
 {
     (void)state;
-    for (int kind = 0; kind < 3; ++kind) {
+    for (int kind = 0; kind <= SHERD_ADAGRAD; ++kind) {
         for (int mode = 0; mode < 4; ++mode) {
             sherd_config config = config_make((sherd_optimizer)kind, 2, 1, SHERD_FP32);
             config.check_grad_overflow = mode & 1;

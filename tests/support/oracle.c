@@ -268,6 +268,8 @@ static scalars group_scalars(const sherd_oracle *oracle, uint32_t group, double 
     double rate = c->optimizer.lr != 0.0 ? lr * (own_lr / c->optimizer.lr) : lr;
     double correction1 = c->optimizer.bias_correction ? 1.0 - oracle->power1 : 1.0;
     double correction2 = c->optimizer.bias_correction ? 1.0 - oracle->power2 : 1.0;
+    int corrected = c->optimizer.kind == SHERD_ADAMW || c->optimizer.kind == SHERD_ADAM;
+    int decoupled = c->optimizer.kind == SHERD_ADAMW || c->optimizer.kind == SHERD_LION;
     scalars s = {.factor = factor, .momentum = (float)c->optimizer.momentum};
     s.b1 = (float)c->optimizer.beta1;
     s.c1 = (float)(1.0 - c->optimizer.beta1);
@@ -275,8 +277,8 @@ static scalars group_scalars(const sherd_oracle *oracle, uint32_t group, double 
     s.c2 = (float)(1.0 - c->optimizer.beta2);
     s.root = (float)(1.0 / sqrt(correction2));
     s.eps = (float)c->optimizer.eps;
-    s.decay = c->optimizer.kind == SHERD_ADAMW ? (float)(-rate * decay) : (float)decay;
-    s.rate = c->optimizer.kind == SHERD_SGD ? (float)-rate : (float)(-rate / correction1);
+    s.decay = decoupled ? (float)(-rate * decay) : (float)decay;
+    s.rate = corrected ? (float)(-rate / correction1) : (float)-rate;
     return s;
 }
 
@@ -307,6 +309,34 @@ static void sgd_element(const scalars *s, int first, float g, float *p, float *b
     *p = fmaf(*buf, s->rate, *p);
 }
 
+static void lion_element(const scalars *s, float g, float *p, float *m)
+{
+    float c = fmaf(g, s->c1, s->b1 * *m);
+    if (s->decay != 0.0f) {
+        *p = fmaf(*p, s->decay, *p);
+    }
+    if (isnan(c)) {
+        *p = c;
+    } else if (c != 0.0f) {
+        *p += copysignf(1.0f, c) * s->rate;
+    }
+    *m = fmaf(g, s->c2, s->b2 * *m);
+}
+
+static void adagrad_element(const scalars *s, float g, float *p, float *sum)
+{
+    if (s->decay != 0.0f) {
+        g = fmaf(*p, s->decay, g);
+    }
+    *sum = fmaf(g, g, *sum);
+    *p = fmaf(g / (sqrtf(*sum) + s->eps), s->rate, *p);
+}
+
+static int second_moment(sherd_optimizer kind)
+{
+    return kind == SHERD_ADAMW || kind == SHERD_ADAM;
+}
+
 static void update_tensor(sherd_oracle *oracle, tensor *t, double lr, float factor)
 {
     scalars s = group_scalars(oracle, t->group, lr, factor);
@@ -315,6 +345,10 @@ static void update_tensor(sherd_oracle *oracle, tensor *t, double lr, float fact
         float g = t->sum[i] * s.factor;
         if (kind == SHERD_SGD) {
             sgd_element(&s, oracle->updates == 1, g, &t->master[i], &t->moment[0][i]);
+        } else if (kind == SHERD_LION) {
+            lion_element(&s, g, &t->master[i], &t->moment[0][i]);
+        } else if (kind == SHERD_ADAGRAD) {
+            adagrad_element(&s, g, &t->master[i], &t->moment[0][i]);
         } else {
             adam_element(&s, kind == SHERD_ADAMW, g, &t->master[i], &t->moment[0][i], &t->moment[1][i]);
             t->moment[1][i] = one_nan(t->moment[1][i]);
@@ -411,9 +445,9 @@ static int tensor_init(tensor *t, const sherd_param *param, sherd_optimizer kind
     t->sum = calloc(count, sizeof(float));
     if (!t->frozen) {
         t->moment[0] = calloc(count, sizeof(float));
-        t->moment[1] = kind == SHERD_SGD ? NULL : calloc(count, sizeof(float));
+        t->moment[1] = second_moment(kind) ? calloc(count, sizeof(float)) : NULL;
     }
-    return t->master && t->sum && (t->frozen || (t->moment[0] && (kind == SHERD_SGD || t->moment[1])));
+    return t->master && t->sum && (t->frozen || (t->moment[0] && (!second_moment(kind) || t->moment[1])));
 }
 
 sherd_oracle *sherd_oracle_create(const sherd_config *config, const sherd_param *params, uint32_t n_params,
