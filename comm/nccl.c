@@ -30,7 +30,8 @@ void sherd__nccl_name(sherd__nccl *nccl)
              nccl->base.device ? memory[nccl->memory] : "");
 }
 
-/* ------------------------------------------------------------------------------------------------------------- binding */
+/* ------------------------------------------------------------------------------------------------------------- binding
+ */
 
 static void unbind_device(sherd_comm *comm)
 {
@@ -40,7 +41,8 @@ static void unbind_device(sherd_comm *comm)
     if (!device)
         return;
     if (sherd__device_error(device, &error) != SHERD_OK)
-        sherd__nccl_give_up(nccl, &error); /* there may be operations on the GPU that never end: no leaving in good order */
+        sherd__nccl_give_up(nccl,
+                            &error); /* there may be operations on the GPU that never end: no leaving in good order */
     sherd__nccl_window_destroy(comm, &nccl->receive);
     for (int i = 0; i < SHERD__NCCL_MARKS; i++) {
         device->ops->event_destroy(nccl->event[i]);
@@ -61,8 +63,10 @@ static sherd_status check_device(const sherd__nccl *nccl, const sherd_device *de
     if (nccl->base.device)
         return sherd__fail(err, SHERD_ESTATE, "the communicator serves an engine already: destroy that one first");
     if (device->kind != SHERD_DEVICE_CUDA)
-        return sherd__fail(err, SHERD_EINVAL, "NCCL moves memory of GPUs; the device is '%s': use a CUDA device, or the "
-                           "direct communicator", device->description);
+        return sherd__fail(err, SHERD_EINVAL,
+                           "NCCL moves memory of GPUs; the device is '%s': use a CUDA device, or the "
+                           "direct communicator",
+                           device->description);
     int ordinal = ((const sherd__cuda_device *)device)->ordinal;
     if (ordinal != nccl->ordinal)
         return sherd__fail(err, SHERD_EINVAL,
@@ -108,7 +112,8 @@ static sherd_status bind_device(sherd_comm *comm, sherd_device *device, sherd_er
     return status;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ lifetime */
+/* ------------------------------------------------------------------------------------------------------------ lifetime
+ */
 
 static void nccl_free(sherd__nccl *nccl)
 {
@@ -205,7 +210,8 @@ static sherd_status start(sherd__nccl *nccl, sherd_comm **out, sherd_error *err)
     return SHERD_OK;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- from an id */
+/* ---------------------------------------------------------------------------------------------------------- from an id
+ */
 
 static sherd_status current_gpu(int *out, sherd_error *err)
 {
@@ -247,7 +253,8 @@ static sherd_status judge(const hello *all, int32_t world, sherd_error *err)
     for (int32_t peer = 0; peer < world; peer++) {
         if (all[peer].magic != HELLO_MAGIC || all[peer].rank != peer || all[peer].world != world)
             return sherd__fail_rank(err, SHERD_EMISMATCH, peer,
-                                    "the bootstrap's place %" PRId32 " of %" PRId32 " says it is rank %" PRId32 " of %" PRId32,
+                                    "the bootstrap's place %" PRId32 " of %" PRId32 " says it is rank %" PRId32
+                                    " of %" PRId32,
                                     peer, world, all[peer].rank, all[peer].world);
         if (all[peer].status != SHERD_OK)
             return sherd__fail_rank(err, (sherd_status)all[peer].status, peer, "rank %" PRId32 ": %.363s", peer,
@@ -261,8 +268,8 @@ static sherd_status judge(const hello *all, int32_t world, sherd_error *err)
 }
 
 /* NULL is no fault: the ranks are on several hosts. */
-static sherd_status open_side(const sherd_comm_options *options, int32_t rank, int32_t world, sherd_allgather_fn allgather,
-                              void *ctx, sherd__direct **out, sherd_error *err)
+static sherd_status open_side(const sherd_comm_options *options, int32_t rank, int32_t world,
+                              sherd_allgather_fn allgather, void *ctx, sherd__direct **out, sherd_error *err)
 {
     sherd_comm *side = NULL;
     *out = NULL;
@@ -281,7 +288,8 @@ static sherd_status meet(const sherd_comm_options *options, const hello *mine, h
     if (code != 0 && allgather == sherd_rendezvous_allgather)
         return sherd__rendezvous_error(ctx, err);
     if (code != 0)
-        return sherd__fail(err, SHERD_ESYSTEM, "the bootstrap's all-gather failed with code %d: not all ranks came", code);
+        return sherd__fail(err, SHERD_ESYSTEM, "the bootstrap's all-gather failed with code %d: not all ranks came",
+                           code);
     sherd_status status = judge(all, mine->world, err);
     return status == SHERD_OK ? open_side(options, mine->rank, mine->world, allgather, ctx, side, err) : status;
 }
@@ -322,7 +330,8 @@ free_hellos:
     return status;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- adopted */
+/* ------------------------------------------------------------------------------------------------------------- adopted
+ */
 
 sherd_status sherd_comm_adopt_nccl(const sherd_comm_options *options, void *parent, sherd_comm **out, sherd_error *err)
 {
@@ -331,7 +340,8 @@ sherd_status sherd_comm_adopt_nccl(const sherd_comm_options *options, void *pare
     sherd__nccl *nccl;
     int rank = 0, world = 0, ordinal = 0, code;
     if (!parent || !out)
-        return sherd__fail(err, SHERD_EINVAL, "sherd_comm_adopt_nccl needs an ncclComm_t and a place for the communicator");
+        return sherd__fail(err, SHERD_EINVAL,
+                           "sherd_comm_adopt_nccl needs an ncclComm_t and a place for the communicator");
     sherd_status status = sherd__direct_options(options, &settled, err);
     if (status == SHERD_OK)
         status = sherd__nccl_load(&api, err);

@@ -2,23 +2,22 @@
  *
  * The NCCL communicator's own types. How it works:
  *
- *   issuing   A collective is one hook in the stream (device/op.h): the thread that issues to the stream calls NCCL there,
- *             in the stream's order, so all ranks call NCCL in one order. The communicator is non-blocking: a call that
- *             has to wait for peers says so, and is asked about again, within the limits.
- *   keeper    A thread of each communicator. It opens and closes NCCL's communicator, so that no caller is ever inside a
- *             call that might not return, and watches between: NCCL's asynchronous errors, the GPU's way from one
- *             collective to the next, the peers' processes. Whatever fails is told to the device, to the peers, and to
- *             NCCL (abort), which ends its kernels: then the GPU is idle again, and everything can be freed.
- *   side      NCCL cannot say who is missing, or why. Where all ranks are on one host there is a direct communicator
- *             beside it for that alone: who has issued (arrive) and finished (depart) which collective, who died, who
- *             gave up and why. Between hosts there is none: a rank then learns from NCCL's error or from its own limit
- *             that a peer is gone, but neither which nor why; its sentence says so.
+ *   issuing   A collective is one hook in the stream (device/op.h): the thread that issues to the stream calls NCCL
+ * there, in the stream's order, so all ranks call NCCL in one order. The communicator is non-blocking: a call that has
+ * to wait for peers says so, and is asked about again, within the limits. keeper    A thread of each communicator. It
+ * opens and closes NCCL's communicator, so that no caller is ever inside a call that might not return, and watches
+ * between: NCCL's asynchronous errors, the GPU's way from one collective to the next, the peers' processes. Whatever
+ * fails is told to the device, to the peers, and to NCCL (abort), which ends its kernels: then the GPU is idle again,
+ * and everything can be freed. side      NCCL cannot say who is missing, or why. Where all ranks are on one host there
+ * is a direct communicator beside it for that alone: who has issued (arrive) and finished (depart) which collective,
+ * who died, who gave up and why. Between hosts there is none: a rank then learns from NCCL's error or from its own
+ * limit that a peer is gone, but neither which nor why; its sentence says so.
  *
- * Releases. A window may be overwritten once the collective that read it has ended on the own stream, whatever the peers
- * do: NCCL's operations end only when their source is no longer read, by itself or by a peer. So `released` is nothing on
- * the stream of the collectives, and elsewhere a wait for the event that stands behind the collective. Events are a ring:
- * a wait for an older one waits for a later collective, which had been enqueued before the wait was, so nothing waits
- * for itself.
+ * Releases. A window may be overwritten once the collective that read it has ended on the own stream, whatever the
+ * peers do: NCCL's operations end only when their source is no longer read, by itself or by a peer. So `released` is
+ * nothing on the stream of the collectives, and elsewhere a wait for the event that stands behind the collective.
+ * Events are a ring: a wait for an older one waits for a later collective, which had been enqueued before the wait was,
+ * so nothing waits for itself.
  */
 #ifndef SHERD_COMM_NCCL_H
 #define SHERD_COMM_NCCL_H
@@ -54,7 +53,7 @@ typedef struct sherd__nccl {
     sherd__nccl_handle parent; /* adopted: split, never destroyed or aborted */
 
     pthread_t keeper;
-    int32_t keeperless; /* 1: it could not be started */
+    int32_t keeperless;   /* 1: it could not be started */
     pthread_mutex_t lock; /* of what follows, base.device, and the marks */
     pthread_cond_t changed;
     sherd__nccl_phase phase;
@@ -76,7 +75,7 @@ typedef struct sherd__nccl {
     cudaStream_t stream;    /* of agreements */
     uint64_t runtime_bytes; /* what NCCL took at its creation */
 
-    uint32_t sequence;      /* collectives enqueued */
+    uint32_t sequence; /* collectives enqueued */
     _Atomic uint32_t issued;
     sherd__stream *user; /* the one stream that they are enqueued on */
     sherd__event *event[SHERD__NCCL_MARKS];
@@ -97,7 +96,8 @@ sherd_status sherd__nccl_error(sherd__nccl *nccl, sherd_error *err);
 sherd_status sherd__nccl_refused(sherd__nccl *nccl, int code, const char *what, sherd_error *err);
 /* One look while something is waited for that began `waited_ns` ago: has this rank or a peer failed, has the limit been
  * reached? `number` is the collective's; 0: every peer is needed. */
-sherd_status sherd__nccl_look(sherd__nccl *nccl, uint32_t number, int64_t waited_ns, const char *place, sherd_error *err);
+sherd_status sherd__nccl_look(sherd__nccl *nccl, uint32_t number, int64_t waited_ns, const char *place,
+                              sherd_error *err);
 /* Until NCCL has done what it answered with `code` (SHERD__NCCL_IN_PROGRESS: asks again). */
 sherd_status sherd__nccl_settle(sherd__nccl *nccl, int code, uint32_t number, const char *place, sherd_error *err);
 /* Until the agreements' stream is idle. */
@@ -128,8 +128,9 @@ void sherd__nccl_window_destroy(sherd_comm *comm, sherd__window *window);
 sherd_status sherd__nccl_reduce_scatter(sherd_comm *comm, sherd__stream *stream, sherd__tag tag,
                                         const sherd__window *window, uint64_t offset, const sherd__tree_sum *sum,
                                         sherd__ticket *ticket);
-sherd_status sherd__nccl_all_gather(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, const sherd__window *window,
-                                    uint64_t offset, uint64_t slice_bytes, sherd__ticket *ticket);
+sherd_status sherd__nccl_all_gather(sherd_comm *comm, sherd__stream *stream, sherd__tag tag,
+                                    const sherd__window *window, uint64_t offset, uint64_t slice_bytes,
+                                    sherd__ticket *ticket);
 sherd_status sherd__nccl_all_reduce(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, uint64_t *values,
                                     uint32_t n_sum, uint32_t n_min);
 sherd_status sherd__nccl_broadcast(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, const sherd__window *window,

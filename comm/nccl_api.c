@@ -54,10 +54,11 @@ static sherd_status open_library(void **out, sherd_error *err)
     for (size_t i = 0; !library && !(wanted && wanted[0]) && i < sizeof places / sizeof *places; i++)
         library = open_place(places[i].variable, places[i].pattern);
     if (!library)
-        return sherd__fail(err, SHERD_EUNSUPPORTED,
-                           "NCCL cannot be used: %.255s; install it (a package of NVIDIA's, or the wheel nvidia-nccl-cu12), or "
-                           "set SHERD_NCCL_LIBRARY to the file",
-                           why);
+        return sherd__fail(
+            err, SHERD_EUNSUPPORTED,
+            "NCCL cannot be used: %.255s; install it (a package of NVIDIA's, or the wheel nvidia-nccl-cu12), or "
+            "set SHERD_NCCL_LIBRARY to the file",
+            why);
     *out = library;
     return SHERD_OK;
 }
@@ -94,7 +95,8 @@ static void find_version(sherd__nccl_api *api)
     if (!api->GetVersion || api->GetVersion(&api->version) != SHERD__NCCL_SUCCESS)
         api->version = 0;
     int new = api->version >= 10000, code = api->version;
-    snprintf(api->name, sizeof api->name, "%d.%d.%d", code / (new ? 10000 : 1000), code / 100 % (new ? 100 : 10), code % 100);
+    snprintf(api->name, sizeof api->name, "%d.%d.%d", code / (new ? 10000 : 1000), code / 100 % (new ? 100 : 10),
+             code % 100);
 }
 
 static sherd_status check(const sherd__nccl_api *api, const char *missing, sherd_error *err)
@@ -104,8 +106,8 @@ static sherd_status check(const sherd__nccl_api *api, const char *missing, sherd
                            "NCCL %.23s (%.255s) is too old: 2.19.3 or later is needed; install that, or set "
                            "SHERD_NCCL_LIBRARY to it",
                            api->name, api->path);
-    return missing ? sherd__fail(err, SHERD_EUNSUPPORTED, "NCCL %.23s (%.255s) has no %.63s: is it NVIDIA's?", api->name,
-                                 api->path, missing)
+    return missing ? sherd__fail(err, SHERD_EUNSUPPORTED, "NCCL %.23s (%.255s) has no %.63s: is it NVIDIA's?",
+                                 api->name, api->path, missing)
                    : SHERD_OK;
 }
 

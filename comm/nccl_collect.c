@@ -3,13 +3,11 @@
  * Collectives on NCCL: what a caller enqueues is one hook with its arguments by value; the thread that issues to the
  * stream then calls NCCL.
  *
- *   reduce-scatter   tree: slices are exchanged as they are (one grouped send and receive for each peer), and the device's
- *                    tree sum reads them in the order of the ranks: the bits of every other transport. native: NCCL's
- *                    own, in place in the window, then one pass that assigns or adds it.
- *   all-gather       in place
- *   all-reduce       the vote's words as integers: sums and minima, whose bits no order can change
- *   broadcast        in place
- *   barrier          an all-reduce of one word
+ *   reduce-scatter   tree: slices are exchanged as they are (one grouped send and receive for each peer), and the
+ * device's tree sum reads them in the order of the ranks: the bits of every other transport. native: NCCL's own, in
+ * place in the window, then one pass that assigns or adds it. all-gather       in place all-reduce       the vote's
+ * words as integers: sums and minima, whose bits no order can change broadcast        in place barrier          an
+ * all-reduce of one word
  */
 #include "comm/nccl.h"
 
@@ -22,7 +20,7 @@ typedef struct nccl_call {
     sherd__nccl *nccl;
     uint32_t number;
     sherd__kind kind;
-    char *base; /* of the window, or the values */
+    char *base;     /* of the window, or the values */
     uint64_t bytes; /* of a slice, or in all */
     int32_t root;
     uint32_t n_sum, n_min;
@@ -31,7 +29,8 @@ typedef struct nccl_call {
 
 _Static_assert(sizeof(nccl_call) <= SHERD__OP_HOOK_BYTES, "a collective travels by value");
 
-/* -------------------------------------------------------------------------------------------------------- NCCL's calls */
+/* -------------------------------------------------------------------------------------------------------- NCCL's calls
+ */
 
 static int exchange_slices(const nccl_call *call, void *stream)
 {
@@ -56,9 +55,7 @@ static int exchange_slices(const nccl_call *call, void *stream)
 
 static int type_of(sherd_dtype dtype)
 {
-    return dtype == SHERD_BF16   ? SHERD__NCCL_BFLOAT16
-           : dtype == SHERD_FP16 ? SHERD__NCCL_FLOAT16
-                                 : SHERD__NCCL_FLOAT32;
+    return dtype == SHERD_BF16 ? SHERD__NCCL_BFLOAT16 : dtype == SHERD_FP16 ? SHERD__NCCL_FLOAT16 : SHERD__NCCL_FLOAT32;
 }
 
 static int reduce_native(const nccl_call *call, void *stream)
@@ -77,10 +74,11 @@ static int reduce_values(const nccl_call *call, void *stream)
     if (code != SHERD__NCCL_SUCCESS)
         return code;
     if (call->n_sum > 0)
-        code = nccl->api->AllReduce(call->base, call->base, call->n_sum, SHERD__NCCL_UINT64, SHERD__NCCL_SUM, nccl->comm,
-                                    stream);
+        code = nccl->api->AllReduce(call->base, call->base, call->n_sum, SHERD__NCCL_UINT64, SHERD__NCCL_SUM,
+                                    nccl->comm, stream);
     if (code == SHERD__NCCL_SUCCESS && call->n_min > 0)
-        code = nccl->api->AllReduce(minima, minima, call->n_min, SHERD__NCCL_UINT64, SHERD__NCCL_MIN, nccl->comm, stream);
+        code =
+            nccl->api->AllReduce(minima, minima, call->n_min, SHERD__NCCL_UINT64, SHERD__NCCL_MIN, nccl->comm, stream);
     int ended = nccl->api->GroupEnd();
     return code != SHERD__NCCL_SUCCESS ? code : ended;
 }
@@ -96,13 +94,15 @@ static int call_nccl(const nccl_call *call, void *stream)
         return nccl->api->AllGather(call->base + (uint64_t)nccl->base.rank * call->bytes, call->base, call->bytes,
                                     SHERD__NCCL_INT8, nccl->comm, stream);
     case SHERD__KIND_BROADCAST:
-        return nccl->api->Broadcast(call->base, call->base, call->bytes, SHERD__NCCL_INT8, call->root, nccl->comm, stream);
+        return nccl->api->Broadcast(call->base, call->base, call->bytes, SHERD__NCCL_INT8, call->root, nccl->comm,
+                                    stream);
     default:
         return reduce_values(call, stream);
     }
 }
 
-/* -------------------------------------------------------------------------------------------------------------- issuing */
+/* --------------------------------------------------------------------------------------------------------------
+ * issuing */
 
 /* A place among the marks: the GPU may be behind by so many collectives, not more. */
 static sherd_status take_mark(const nccl_call *call, const sherd__tag *tag, const char *place, sherd__nccl_mark **out,
@@ -119,7 +119,8 @@ static sherd_status take_mark(const nccl_call *call, const sherd__tag *tag, cons
         pthread_mutex_unlock(&nccl->lock);
         sherd_status status = sherd__nccl_error(nccl, err);
         if (status == SHERD_OK && (double)(sherd__now_ns() - begin) * 1e-9 > nccl->base.fail_after_s + 60)
-            status = sherd__fail(err, SHERD_ETIMEOUT, "the GPU stayed %d collectives behind at %s", SHERD__NCCL_MARKS, place);
+            status = sherd__fail(err, SHERD_ETIMEOUT, "the GPU stayed %d collectives behind at %s", SHERD__NCCL_MARKS,
+                                 place);
         if (status != SHERD_OK)
             return status;
         sherd__nccl_nap(&naps);
@@ -215,7 +216,8 @@ static sherd_status issue(const void *args, sherd__stream *stream, const sherd__
     return call->kind == SHERD__KIND_REDUCE_SCATTER ? issue_sum(call, stream, tag) : SHERD_OK;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ enqueueing */
+/* ------------------------------------------------------------------------------------------------------------
+ * enqueueing */
 
 static sherd_status refuse(sherd_comm *comm, const sherd_error *error)
 {
@@ -262,22 +264,26 @@ sherd_status sherd__nccl_reduce_scatter(sherd_comm *comm, sherd__stream *stream,
 {
     sherd__nccl *nccl = (sherd__nccl *)comm;
     uint64_t bytes = (uint64_t)sum->elems * sherd_dtype_bytes(sum->src_dtype);
-    sherd_status status = check(comm, stream, window, offset, bytes * (uint64_t)comm->world, SHERD__KIND_REDUCE_SCATTER);
+    sherd_status status =
+        check(comm, stream, window, offset, bytes * (uint64_t)comm->world, SHERD__KIND_REDUCE_SCATTER);
     if (status != SHERD_OK)
         return status;
     if (!comm->native && bytes * (uint64_t)(comm->world - 1) > nccl->receive.bytes) {
         sherd_error error;
-        sherd__fail(&error, SHERD_EINVAL, "reduce-scatter of slices of %" PRIu64 " bytes: the receive scratch holds %" PRIu64,
-                    bytes, nccl->receive.bytes);
+        sherd__fail(&error, SHERD_EINVAL,
+                    "reduce-scatter of slices of %" PRIu64 " bytes: the receive scratch holds %" PRIu64, bytes,
+                    nccl->receive.bytes);
         return refuse(comm, &error);
     }
-    nccl_call call = {.nccl = nccl, .kind = SHERD__KIND_REDUCE_SCATTER, .base = window->local, .bytes = bytes, .sum = *sum};
+    nccl_call call = {
+        .nccl = nccl, .kind = SHERD__KIND_REDUCE_SCATTER, .base = window->local, .bytes = bytes, .sum = *sum};
     call.sum.src_offset = offset;
     return enqueue(&call, stream, tag, ticket);
 }
 
-sherd_status sherd__nccl_all_gather(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, const sherd__window *window,
-                                    uint64_t offset, uint64_t slice_bytes, sherd__ticket *ticket)
+sherd_status sherd__nccl_all_gather(sherd_comm *comm, sherd__stream *stream, sherd__tag tag,
+                                    const sherd__window *window, uint64_t offset, uint64_t slice_bytes,
+                                    sherd__ticket *ticket)
 {
     sherd_status status =
         check(comm, stream, window, offset, slice_bytes * (uint64_t)comm->world, SHERD__KIND_ALL_GATHER);
@@ -293,8 +299,8 @@ sherd_status sherd__nccl_all_reduce(sherd_comm *comm, sherd__stream *stream, she
 {
     sherd_error error;
     if (n_sum > SHERD__VOTE_MAX || n_min > SHERD__VOTE_MAX - n_sum) {
-        sherd__fail(&error, SHERD_EINVAL, "all-reduce of %" PRIu32 " sums and %" PRIu32 " minima: at most %d values", n_sum,
-                    n_min, SHERD__VOTE_MAX);
+        sherd__fail(&error, SHERD_EINVAL, "all-reduce of %" PRIu32 " sums and %" PRIu32 " minima: at most %d values",
+                    n_sum, n_min, SHERD__VOTE_MAX);
         return refuse(comm, &error);
     }
     sherd_status status = check(comm, stream, NULL, 0, 0, SHERD__KIND_ALL_REDUCE);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * The keeper's life: opens NCCL's communicator, makes every connection that the steps will need (so that no step makes one,
- * and what they take can be measured), serves, and closes it.
+ * The keeper's life: opens NCCL's communicator, makes every connection that the steps will need (so that no step makes
+ * one, and what they take can be measured), serves, and closes it.
  *
  * Leaving is in two parts: ncclCommFinalize is over when every rank has got there, so that nobody's memory goes while a
- * peer still reads it; ncclCommDestroy then only frees. A rank that finds its peers gone, or has failed, aborts instead,
- * which waits for nobody.
+ * peer still reads it; ncclCommDestroy then only frees. A rank that finds its peers gone, or has failed, aborts
+ * instead, which waits for nobody.
  */
 #include "comm/nccl.h"
 
@@ -15,9 +15,9 @@
 
 #include "base/log.h"
 
-#define LEAVE_NS  (INT64_C(30) * 1000000000)
-#define GRACE_NS  (INT64_C(15) * 1000000000)
-#define CALLS_NS  (INT64_C(2) * 1000000000)
+#define LEAVE_NS (INT64_C(30) * 1000000000)
+#define GRACE_NS (INT64_C(15) * 1000000000)
+#define CALLS_NS (INT64_C(2) * 1000000000)
 #define WARM_BYTES 64
 #define WARM_SOURCE 1024 /* in the control block */
 #define WARM_TARGET 2048
@@ -41,7 +41,8 @@ static int64_t within(const sherd__nccl *nccl, int64_t most)
     return ns > most ? most : ns < 1000000000 ? 1000000000 : ns;
 }
 
-/* --------------------------------------------------------------------------------------------------------------- open */
+/* --------------------------------------------------------------------------------------------------------------- open
+ */
 
 static sherd__nccl_config config(void)
 {
@@ -55,8 +56,8 @@ static sherd__nccl_config config(void)
                                 .split_share = SHERD__NCCL_UNDEFINED};
 }
 
-/* A split belongs to the parent until it is through with it: a parent that does not block is asked. The caller waits for
- * the keeper with a limit, whatever a blocking one does here. */
+/* A split belongs to the parent until it is through with it: a parent that does not block is asked. The caller waits
+ * for the keeper with a limit, whatever a blocking one does here. */
 static int split(sherd__nccl *nccl, sherd__nccl_handle *out)
 {
     sherd__nccl_config settings = config();
@@ -83,8 +84,8 @@ static sherd_status open_nccl(sherd__nccl *nccl, sherd_error *err)
     nccl->comm = nccl->made;
     pthread_mutex_unlock(&nccl->calls);
     if (!nccl->made && (code == SHERD__NCCL_SUCCESS || code == SHERD__NCCL_IN_PROGRESS))
-        return sherd__fail(err, SHERD_ETIMEOUT, "NCCL made no communicator within %g s in the %s", nccl->base.fail_after_s,
-                           creation);
+        return sherd__fail(err, SHERD_ETIMEOUT, "NCCL made no communicator within %g s in the %s",
+                           nccl->base.fail_after_s, creation);
     return sherd__nccl_settle(nccl, code, 0, creation, err);
 }
 
@@ -174,7 +175,8 @@ static sherd_status open_all(sherd__nccl *nccl, sherd_error *err)
     return status;
 }
 
-/* -------------------------------------------------------------------------------------------------------------- close */
+/* -------------------------------------------------------------------------------------------------------------- close
+ */
 
 /* A call that somebody is stuck in is what an abort ends: it is not waited for for ever. */
 static int lock_calls(sherd__nccl *nccl)
@@ -247,7 +249,8 @@ static void close_memory(sherd__nccl *nccl)
         (void)cudaFree(nccl->control);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- thread */
+/* ------------------------------------------------------------------------------------------------------------- thread
+ */
 
 static void set_phase(sherd__nccl *nccl, sherd__nccl_phase phase)
 {
@@ -312,8 +315,8 @@ sherd_status sherd__nccl_open(sherd__nccl *nccl, sherd_error *err)
         return SHERD_OK;
     if (phase == SHERD__NCCL_ENDED)
         return sherd__nccl_error(nccl, err);
-    return sherd__fail(err, SHERD_ETIMEOUT, "NCCL did not come back from the %s within %g s: is a rank missing?", creation,
-                       nccl->base.fail_after_s);
+    return sherd__fail(err, SHERD_ETIMEOUT, "NCCL did not come back from the %s within %g s: is a rank missing?",
+                       creation, nccl->base.fail_after_s);
 }
 
 int sherd__nccl_close(sherd__nccl *nccl)
@@ -331,6 +334,7 @@ int sherd__nccl_close(sherd__nccl *nccl)
         return 1;
     }
     pthread_detach(nccl->keeper);
-    sherd__log(&nccl->base.log, SHERD_LOG_WARNING, "NCCL does not let go of its communicator: what it may use is not freed");
+    sherd__log(&nccl->base.log, SHERD_LOG_WARNING,
+               "NCCL does not let go of its communicator: what it may use is not freed");
     return 0;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Why a wait for NCCL goes on, and why it ends. The first reason found becomes the communicator's error, and everybody's.
+ * Why a wait for NCCL goes on, and why it ends. The first reason found becomes the communicator's error, and
+ * everybody's.
  */
 #include "comm/nccl.h"
 
@@ -10,8 +11,8 @@
 
 #include "base/log.h"
 
-#define BUSY_NS   INT64_C(3000000)
-#define QUIET_NS  INT64_C(50000000)
+#define BUSY_NS INT64_C(3000000)
+#define QUIET_NS INT64_C(50000000)
 #define LONGEST_NAP_NS 500000
 
 void sherd__nccl_place(sherd__kind kind, const sherd__tag *tag, char *text, size_t capacity)
@@ -68,9 +69,11 @@ sherd_status sherd__nccl_refused(sherd__nccl *nccl, int code, const char *what, 
                        nccl->api->GetErrorString(code), code, peers, last && last[0] ? ": " : "", last ? last : "");
 }
 
-/* --------------------------------------------------------------------------------------------------------------- looks */
+/* --------------------------------------------------------------------------------------------------------------- looks
+ */
 
-/* The peer that is to blame for the limit: one that has not even issued the collective. -1: all have, or nobody knows. */
+/* The peer that is to blame for the limit: one that has not even issued the collective. -1: all have, or nobody knows.
+ */
 static int32_t late_peer(const sherd__nccl *nccl, uint32_t number)
 {
     for (int32_t peer = 0; nccl->side && number && peer < nccl->base.world; peer++)
@@ -84,18 +87,19 @@ static sherd_status out_of_time(sherd__nccl *nccl, uint32_t number, const char *
     int32_t late = late_peer(nccl, number);
     double limit = nccl->base.fail_after_s;
     if (late >= 0)
-        return sherd__fail_rank(err, SHERD_ETIMEOUT, late, "rank %" PRId32 " did not arrive within %g s at %s", late, limit,
-                                place);
+        return sherd__fail_rank(err, SHERD_ETIMEOUT, late, "rank %" PRId32 " did not arrive within %g s at %s", late,
+                                limit, place);
     if (nccl->side && number)
         return sherd__fail(err, SHERD_ETIMEOUT,
-                           "NCCL did not finish %s within %g s, though all ranks have entered it: see NCCL_DEBUG=INFO", place,
-                           limit);
+                           "NCCL did not finish %s within %g s, though all ranks have entered it: see NCCL_DEBUG=INFO",
+                           place, limit);
     return sherd__fail(err, SHERD_ETIMEOUT,
-                       "NCCL did not finish %s within %g s: a rank has not come, or is gone (NCCL does not say which)", place,
-                       limit);
+                       "NCCL did not finish %s within %g s: a rank has not come, or is gone (NCCL does not say which)",
+                       place, limit);
 }
 
-sherd_status sherd__nccl_look(sherd__nccl *nccl, uint32_t number, int64_t waited_ns, const char *place, sherd_error *err)
+sherd_status sherd__nccl_look(sherd__nccl *nccl, uint32_t number, int64_t waited_ns, const char *place,
+                              sherd_error *err)
 {
     sherd_status status = sherd__nccl_error(nccl, err);
     if (status == SHERD_OK && nccl->side) {
@@ -142,7 +146,8 @@ sherd_status sherd__nccl_idle(sherd__nccl *nccl, const char *place, sherd_error 
     return code == (int)cudaSuccess ? SHERD_OK : sherd__cuda_refused(err, code, "cudaStreamQuery");
 }
 
-/* --------------------------------------------------------------------------------------------------------------- marks */
+/* --------------------------------------------------------------------------------------------------------------- marks
+ */
 
 static void publish(sherd__nccl *nccl)
 {

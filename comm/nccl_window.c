@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
  * Windows on NCCL: memory of its own making, which it can register so that peers' GPUs reach it without copies in
- * between: as symmetric windows (2.27) where the machine allows that, else as plain registered buffers, else not at all.
- * That changes speed only.
+ * between: as symmetric windows (2.27) where the machine allows that, else as plain registered buffers, else not at
+ * all. That changes speed only.
  *
- * Making one is agreed on by an all-reduce of a few words before the registration, which is itself collective: so either
- * all ranks come to it or none, also where there is no side channel.
+ * Making one is agreed on by an all-reduce of a few words before the registration, which is itself collective: so
+ * either all ranks come to it or none, also where there is no side channel.
  */
 #include "comm/nccl.h"
 
@@ -26,11 +26,12 @@ struct nccl_window {
     sherd_category category;
     void *handle; /* of the registration */
     sherd__nccl_memory memory;
-    int32_t of_nccl; /* 1: ncclMemAlloc's */
+    int32_t of_nccl;   /* 1: ncclMemAlloc's */
     nccl_window *next; /* among the abandoned */
 };
 
-/* ---------------------------------------------------------------------------------------------------------- agreement */
+/* ---------------------------------------------------------------------------------------------------------- agreement
+ */
 
 /* The thread that issues to the stream may not have come to all that was enqueued before. */
 static sherd_status await_issued(sherd__nccl *nccl, const char *place, sherd_error *err)
@@ -68,7 +69,8 @@ sherd_status sherd__nccl_agree(sherd__nccl *nccl, const char *place, uint64_t *w
     status = sherd__nccl_settle(nccl, code, 0, place, err);
     if (status != SHERD_OK)
         return status;
-    code = (int)cudaMemcpyAsync(nccl->words, nccl->control + WORDS_AT, n * sizeof *words, cudaMemcpyDefault, nccl->stream);
+    code =
+        (int)cudaMemcpyAsync(nccl->words, nccl->control + WORDS_AT, n * sizeof *words, cudaMemcpyDefault, nccl->stream);
     if (code != (int)cudaSuccess)
         return sherd__cuda_refused(err, code, "cudaMemcpyAsync");
     status = sherd__nccl_idle(nccl, place, err);
@@ -76,7 +78,8 @@ sherd_status sherd__nccl_agree(sherd__nccl *nccl, const char *place, uint64_t *w
     return status;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- memory */
+/* ------------------------------------------------------------------------------------------------------------- memory
+ */
 
 static sherd_status get_memory(sherd__nccl *nccl, nccl_window *window, sherd_error *err)
 {
@@ -112,7 +115,8 @@ static sherd_status clear(sherd__nccl *nccl, const nccl_window *window, sherd_er
     args.n_tiles = (window->bytes + SHERD__CUDA_ZERO_TILE - 1) / SHERD__CUDA_ZERO_TILE;
     args.range[0] = (sherd__cuda_zero_range){0, window->bytes, 0};
     int code = args.n_tiles ? sherd__cuda_launch_zero(&args, nccl->stream) : (int)cudaSuccess;
-    return code == (int)cudaSuccess ? sherd__nccl_idle(nccl, making, err) : sherd__cuda_refused(err, code, "zero kernel");
+    return code == (int)cudaSuccess ? sherd__nccl_idle(nccl, making, err)
+                                    : sherd__cuda_refused(err, code, "zero kernel");
 }
 
 /* Memory, zeroed; booked in the ledger first, which may have a limit. */
@@ -140,15 +144,16 @@ static void unmake(sherd__nccl *nccl, nccl_window *window)
     window->base = NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------------- registration */
+/* ------------------------------------------------------------------------------------------------------- registration
+ */
 
 static int call_register(sherd__nccl *nccl, nccl_window *window, int symmetric)
 {
     int code = SHERD__NCCL_INVALID_USAGE;
     pthread_mutex_lock(&nccl->calls);
     if (nccl->comm)
-        code = symmetric ? nccl->api->CommWindowRegister(nccl->comm, window->base, (size_t)window->bytes, &window->handle,
-                                                         SHERD__NCCL_WINDOW_SYMMETRIC)
+        code = symmetric ? nccl->api->CommWindowRegister(nccl->comm, window->base, (size_t)window->bytes,
+                                                         &window->handle, SHERD__NCCL_WINDOW_SYMMETRIC)
                          : nccl->api->CommRegister(nccl->comm, window->base, (size_t)window->bytes, &window->handle);
     pthread_mutex_unlock(&nccl->calls);
     return code;
@@ -192,10 +197,12 @@ static void unregister(sherd__nccl *nccl, nccl_window *window)
     pthread_mutex_unlock(&nccl->calls);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- both ends */
+/* ----------------------------------------------------------------------------------------------------------- both ends
+ */
 
 /* The lowest rank that could not, and whether all want the same. */
-static sherd_status agree(sherd__nccl *nccl, const nccl_window *window, sherd_status made, sherd_error *own, sherd_error *err)
+static sherd_status agree(sherd__nccl *nccl, const nccl_window *window, sherd_status made, sherd_error *own,
+                          sherd_error *err)
 {
     uint64_t words[3] = {made == SHERD_OK ? UINT64_MAX : (uint64_t)nccl->base.rank, window->bytes, ~window->bytes};
     sherd_status status = sherd__nccl_agree(nccl, making, words, 3, err);
@@ -207,7 +214,8 @@ static sherd_status agree(sherd__nccl *nccl, const nccl_window *window, sherd_st
                                 words[0], window->bytes);
     if (status == SHERD_OK && words[1] != ~words[2])
         return sherd__fail(err, SHERD_EMISMATCH,
-                           "ranks make windows of %" PRIu64 " to %" PRIu64 " bytes where rank %" PRId32 " makes one of %" PRIu64,
+                           "ranks make windows of %" PRIu64 " to %" PRIu64 " bytes where rank %" PRId32
+                           " makes one of %" PRIu64,
                            words[1], ~words[2], nccl->base.rank, window->bytes);
     return status;
 }

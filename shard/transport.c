@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a transport costs. Where a rank cannot read its peers' memory, the slices that it reduces come to it as messages:
- * they arrive in a scratch with room for every other rank's largest slice, and the tree is summed from there and from
- * the own slice, which stays where it is. A native reduction works in place and needs none.
+ * What a transport costs. Where a rank cannot read its peers' memory, the slices that it reduces come to it as
+ * messages: they arrive in a scratch with room for every other rank's largest slice, and the tree is summed from there
+ * and from the own slice, which stays where it is. A native reduction works in place and needs none.
  */
 #include "shard/build.h"
 
@@ -20,10 +20,11 @@ sherd_status sherd__plan_check_transport(const sherd_config *config, sherd_error
                            "transport %d or reduction %d is unknown; use values of sherd_transport and sherd_reduction",
                            (int)config->transport.kind, (int)config->transport.reduction);
     if (config->transport.reduction == SHERD_REDUCTION_NATIVE && config->transport.kind != SHERD_TRANSPORT_NCCL)
-        return sherd__fail(err, SHERD_EUNSUPPORTED,
-                           "sherd.reduction 'native' is NCCL's own: transport '%s' has none; use 'tree', or sherd.transport "
-                           "'nccl'",
-                           sherd__transport_name(config->transport.kind));
+        return sherd__fail(
+            err, SHERD_EUNSUPPORTED,
+            "sherd.reduction 'native' is NCCL's own: transport '%s' has none; use 'tree', or sherd.transport "
+            "'nccl'",
+            sherd__transport_name(config->transport.kind));
     return SHERD_OK;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * comm/nccl_api.h against NCCL's own header: the values and layouts it declares are those of nccl.h. Needs no GPU; where the
- * library itself is there too, its symbols are looked up and its version is asked for.
+ * comm/nccl_api.h against NCCL's own header: the values and layouts it declares are those of nccl.h. Needs no GPU;
+ * where the library itself is there too, its symbols are looked up and its version is asked for.
  */
 #include <setjmp.h>
 #include <stdarg.h>

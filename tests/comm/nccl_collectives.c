@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Collectives of the NCCL communicator on the stubs, worlds 1 to 5, against results computed here: the same bodies as the
- * direct communicator's, so the same bits.
+ * Collectives of the NCCL communicator on the stubs, worlds 1 to 5, against results computed here: the same bodies as
+ * the direct communicator's, so the same bits.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -77,7 +77,8 @@ static void test_adopted(void **state)
     all_worlds(body_random, 1, 1);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- windows */
+/* ------------------------------------------------------------------------------------------------------------- windows
+ */
 
 static void windows_body(nccl_rank *rank)
 {
@@ -137,7 +138,8 @@ static void test_windows(void **state)
     run_windows(2, 0, 0, "registered windows");
 }
 
-/* -------------------------------------------------------------------------------------------------------------- native */
+/* -------------------------------------------------------------------------------------------------------------- native
+ */
 
 #define ELEMS 512
 
@@ -192,7 +194,8 @@ static void test_native(void **state)
     assert_true(nccl_nothing_left(stub));
 }
 
-/* ------------------------------------------------------------------------------------------------------------ releases */
+/* ------------------------------------------------------------------------------------------------------------ releases
+ */
 
 /* Another stream waits for the release, then overwrites: the peers' sums must not see that. */
 static void release_body(nccl_rank *rank)
@@ -217,7 +220,8 @@ static void release_body(nccl_rank *rank)
         (void)ops->copy(bench.other, tag, bench.window.local, bucket, bytes);
         (void)ops->event_record(bench.other, filled);
         (void)ops->event_wait(bench.stream, filled, "test: filled");
-        sherd__tree_sum job = {.src_dtype = SHERD_FP32, .dst_dtype = SHERD_FP32, .dst = sums + round * WIDTH, .elems = WIDTH};
+        sherd__tree_sum job = {
+            .src_dtype = SHERD_FP32, .dst_dtype = SHERD_FP32, .dst = sums + round * WIDTH, .elems = WIDTH};
         (void)rank->comm->ops->reduce_scatter(rank->comm, bench.stream, tag, &bench.window, 0, &job, &ticket);
     }
     rank->failed = nccl_bench_wait(&bench) != SHERD_OK;
@@ -248,10 +252,17 @@ static void test_release_on_another_stream(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reduce_scatter), cmocka_unit_test(test_all_gather),    cmocka_unit_test(test_broadcast),
-        cmocka_unit_test(test_all_reduce),     cmocka_unit_test(test_reuse),         cmocka_unit_test(test_random),
-        cmocka_unit_test(test_slow_launches),  cmocka_unit_test(test_adopted),       cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_native),         cmocka_unit_test(test_release_on_another_stream),
+        cmocka_unit_test(test_reduce_scatter),
+        cmocka_unit_test(test_all_gather),
+        cmocka_unit_test(test_broadcast),
+        cmocka_unit_test(test_all_reduce),
+        cmocka_unit_test(test_reuse),
+        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_slow_launches),
+        cmocka_unit_test(test_adopted),
+        cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_native),
+        cmocka_unit_test(test_release_on_another_stream),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * The engine's matrix over NCCL on the stubs: worlds 1 to 4, stages 0 to 2, one micro-step and several, equal to the
- * unsharded oracle in every bit, ledger equal to the plan. GPU memory, the windows' included, is hidden from the CPU but for
- * what the test's client reads and writes. It shows nothing about a GPU.
+ * unsharded oracle in every bit, ledger equal to the plan. GPU memory, the windows' included, is hidden from the CPU
+ * but for what the test's client reads and writes. It shows nothing about a GPU.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -133,7 +133,8 @@ static void test_wide(void **state)
     assert_true(accumulated > 4);
 }
 
-/* ------------------------------------------------------------------------------------------------ plan and communicator */
+/* ------------------------------------------------------------------------------------------------ plan and
+ * communicator */
 
 static void refuse_body(nccl_rank *rank)
 {
@@ -142,8 +143,8 @@ static void refuse_body(nccl_rank *rank)
     sherd_device *device = NULL, *host = NULL;
     sherd_engine *engine = NULL;
     sherd_error err;
-    rank->failed = sherd_device_create_cuda(NULL, &device, &err) != SHERD_OK ||
-                   sherd_device_create(NULL, &host, &err) != SHERD_OK;
+    rank->failed =
+        sherd_device_create_cuda(NULL, &device, &err) != SHERD_OK || sherd_device_create(NULL, &host, &err) != SHERD_OK;
     for (size_t i = 0; i < 4 && !rank->failed; i++) {
         sherd_config config;
         sherd_plan *plan = NULL;

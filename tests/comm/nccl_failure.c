@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * What goes wrong with NCCL, on the stubs: no library, an old one, creations that fail or never end, calls that are refused,
- * operations that hang, errors that come later, peers that leave or give up. Each time every rank ends by itself, in time,
- * with a sentence, and nothing is left behind.
+ * What goes wrong with NCCL, on the stubs: no library, an old one, creations that fail or never end, calls that are
+ * refused, operations that hang, errors that come later, peers that leave or give up. Each time every rank ends by
+ * itself, in time, with a sentence, and nothing is left behind.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -36,7 +36,8 @@ static void assert_says(const sherd_error *err, const char *what)
         fail_msg("'%s' is not in: %s", what, err->text);
 }
 
-/* -------------------------------------------------------------------------------------------------------------- library */
+/* --------------------------------------------------------------------------------------------------------------
+ * library */
 
 static void test_missing_library(void **state)
 {
@@ -101,12 +102,13 @@ static void test_no_gpu(void **state)
     assert_int_equal(sherd_comm_adopt_nccl(NULL, NULL, &comm, &err), SHERD_EINVAL);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- creation */
+/* -------------------------------------------------------------------------------------------------------------
+ * creation */
 
 static void test_creation_refused(void **state)
 {
-    static const char *const calls[] = {"GetUniqueId", "CommInitRankConfig", "GroupStart", "GroupEnd", "Send", "Recv",
-                                        "AllReduce"};
+    static const char *const calls[] = {"GetUniqueId", "CommInitRankConfig", "GroupStart", "GroupEnd", "Send",
+                                        "Recv",        "AllReduce"};
     (void)state;
     for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {
         nccl_rank ranks[NCCL_RANKS] = {{0}};
@@ -127,8 +129,9 @@ static void test_creation_refused(void **state)
 
 static void test_creation_out_of_cuda(void **state)
 {
-    static const char *const calls[] = {"cudaMalloc", "cudaHostAlloc", "cudaStreamCreateWithFlags",
-                                        "cudaEventCreateWithFlags", "cudaMemGetInfo", "zero", "cudaStreamQuery"};
+    static const char *const calls[] = {
+        "cudaMalloc", "cudaHostAlloc",  "cudaStreamCreateWithFlags", "cudaEventCreateWithFlags", "cudaMemGetInfo",
+        "zero",       "cudaStreamQuery"};
     (void)state;
     for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {
         nccl_rank ranks[NCCL_RANKS] = {{0}};
@@ -186,10 +189,11 @@ static void test_a_rank_never_comes(void **state)
     assert_true(nccl_nothing_left(stub));
 }
 
-/* ---------------------------------------------------------------------------------------------------------- collectives */
+/* ----------------------------------------------------------------------------------------------------------
+ * collectives */
 
 typedef struct trouble {
-    int32_t who; /* the rank that does something else after `rounds` */
+    int32_t who;      /* the rank that does something else after `rounds` */
     int rounds, then; /* then: 1 leaves, 2 gives up with a reason, 3 stays away */
     sherd_status status[NCCL_RANKS];
     sherd_error err[NCCL_RANKS];
@@ -342,7 +346,8 @@ static void test_without_side_channel(void **state)
     stub = nccl_stub_open();
     run_trouble(2, 0.4, 1, &t);
     assert_int_equal(t.status[0], SHERD_ETIMEOUT);
-    assert_says(&t.err[0], "NCCL did not finish reduce-scatter of bucket 2 within 0.4 s: a rank has not come, or is gone");
+    assert_says(&t.err[0],
+                "NCCL did not finish reduce-scatter of bucket 2 within 0.4 s: a rank has not come, or is gone");
     assert_int_equal(stub->calls("CommAbort"), 2); /* the children; the client's own two were finalized and destroyed */
     assert_true(stub->calls("CommDestroy") >= 2);
 }
@@ -411,7 +416,8 @@ static void test_abort_that_hangs(void **state)
     usleep(100000);
 }
 
-/* --------------------------------------------------------------------------------------------------------------- engine */
+/* ---------------------------------------------------------------------------------------------------------------
+ * engine */
 
 static void engine_body(nccl_rank *rank)
 {

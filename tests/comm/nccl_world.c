@@ -51,7 +51,8 @@ const nccl_stub *nccl_stub_open(void)
     return &stub;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ bootstrap */
+/* ------------------------------------------------------------------------------------------------------------
+ * bootstrap */
 
 static struct timespec deadline(double seconds)
 {
@@ -94,12 +95,14 @@ static int meet(void *ctx, const void *mine, void *all, size_t bytes)
     return code == 0 ? 0 : 7;
 }
 
-/* ---------------------------------------------------------------------------------------------------------------- ranks */
+/* ----------------------------------------------------------------------------------------------------------------
+ * ranks */
 
 /* What a client has, who brings an ncclComm_t of its own: a blocking one. */
 static void *client_comm(nccl_rank *rank, const sherd__nccl_api **out)
 {
-    sherd__nccl_config config = {.size = sizeof config, .magic = SHERD__NCCL_CONFIG_MAGIC, .version = 21800, .blocking = 1};
+    sherd__nccl_config config = {
+        .size = sizeof config, .magic = SHERD__NCCL_CONFIG_MAGIC, .version = 21800, .blocking = 1};
     sherd__nccl_id id, all[NCCL_RANKS];
     sherd__nccl_handle comm = NULL;
     if (sherd__nccl_load(out, &rank->err) != SHERD_OK || (*out)->GetUniqueId(&id) || meet(rank, &id, all, sizeof id))
@@ -124,8 +127,7 @@ static void *rank_main(void *arg)
         parent = client_comm(rank, &api);
         rank->status = sherd_comm_adopt_nccl(&options, parent, &rank->comm, &rank->err);
     } else {
-        rank->status =
-            sherd_comm_create_nccl(&options, rank->rank, rank->world, meet, rank, &rank->comm, &rank->err);
+        rank->status = sherd_comm_create_nccl(&options, rank->rank, rank->world, meet, rank, &rank->comm, &rank->err);
     }
     if (rank->status == SHERD_OK && rank->body)
         rank->body(rank);
@@ -142,7 +144,9 @@ static void *rank_main(void *arg)
 void nccl_run(int32_t world, nccl_rank *ranks)
 {
     pthread_t threads[NCCL_RANKS];
-    nccl_meeting meeting = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER, .world = world,
+    nccl_meeting meeting = {.lock = PTHREAD_MUTEX_INITIALIZER,
+                            .changed = PTHREAD_COND_INITIALIZER,
+                            .world = world,
                             .limit_s = ranks[0].absent ? 0.2 : 5};
     for (int32_t r = 0; r < world; r++) {
         if (r > 0)
@@ -159,7 +163,8 @@ void nccl_run(int32_t world, nccl_rank *ranks)
     free(meeting.all);
 }
 
-/* ---------------------------------------------------------------------------------------------------------------- bench */
+/* ----------------------------------------------------------------------------------------------------------------
+ * bench */
 
 int nccl_bench_open(nccl_rank *rank, uint64_t bytes, nccl_bench *bench)
 {

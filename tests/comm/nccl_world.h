@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Worlds of ranks on NCCL for tests: threads of this process on the stubs of CUDA and NCCL, with a bootstrap of their own.
+ * Worlds of ranks on NCCL for tests: threads of this process on the stubs of CUDA and NCCL, with a bootstrap of their
+ * own.
  */
 #ifndef SHERD_TESTS_COMM_NCCL_WORLD_H
 #define SHERD_TESTS_COMM_NCCL_WORLD_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * One lock for all. An operation of a rank is a batch (a group of calls); in stream order it waits until every rank of its
- * world has come to its batch of the same number, computes from the others' sources, waits until all have computed, and
- * writes.
+ * One lock for all. An operation of a rank is a batch (a group of calls); in stream order it waits until every rank of
+ * its world has come to its batch of the same number, computes from the others' sources, waits until all have computed,
+ * and writes.
  */
 #include "tests/support/nccl_stub/stub.h"
 
@@ -49,9 +49,9 @@ typedef struct world {
 struct ncclComm {
     world *world;
     int rank, device, blocking;
-    int state;     /* what GetAsyncError says */
+    int state; /* what GetAsyncError says */
     int opening, finalizing;
-    int polls;     /* until what is under way is through */
+    int polls;      /* until what is under way is through */
     batch *waiting; /* to be launched */
     void *stream;
     void **window; /* to be given a handle */
@@ -90,7 +90,8 @@ static _Thread_local int depth, group_code; /* a refused call makes its whole gr
 static _Thread_local batch *group;
 static _Thread_local void *group_stream;
 
-/* ----------------------------------------------------------------------------------------------------------- accounting */
+/* -----------------------------------------------------------------------------------------------------------
+ * accounting */
 
 static int function_of(const char *name)
 {
@@ -117,7 +118,8 @@ static int leave(int code)
     return code;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ operations */
+/* ------------------------------------------------------------------------------------------------------------
+ * operations */
 
 static float widen(uint16_t value)
 {
@@ -206,7 +208,8 @@ static char *compute(const batch *mine, int index, size_t *bytes)
     return out;
 }
 
-/* With the lock held: until all ranks' counters are there at one time: an aborted rank takes its own back. 0: aborted. */
+/* With the lock held: until all ranks' counters are there at one time: an aborted rank takes its own back. 0: aborted.
+ */
 static int meet(const batch *mine, const uint64_t *counters)
 {
     for (int r = 0; r < mine->comm->world->ranks && !mine->comm->aborted;) {
@@ -365,7 +368,8 @@ EXPORT int ncclRecv(void *to, size_t count, int type, int peer, comm_t comm, voi
 
 EXPORT int ncclAllGather(const void *from, void *to, size_t count, int type, comm_t comm, void *stream)
 {
-    return add("AllGather", comm, stream, &(call){.kind = ALL_GATHER, .from = from, .to = to, .count = count, .type = type});
+    return add("AllGather", comm, stream,
+               &(call){.kind = ALL_GATHER, .from = from, .to = to, .count = count, .type = type});
 }
 
 EXPORT int ncclAllReduce(const void *from, void *to, size_t count, int type, int op, comm_t comm, void *stream)
@@ -412,7 +416,8 @@ EXPORT int ncclGroupEnd(void)
     return leave(work ? submit(work, group_stream) : SUCCESS);
 }
 
-/* -------------------------------------------------------------------------------------------------------- communicators */
+/* --------------------------------------------------------------------------------------------------------
+ * communicators */
 
 static world *world_of(const char *id, int ranks)
 {
@@ -463,7 +468,9 @@ EXPORT int ncclGetVersion(int *version)
 
 EXPORT const char *ncclGetErrorString(int code)
 {
-    return code == 2 ? "unhandled system error" : code == 6 ? "remote process exited or there was a network error" : "an error";
+    return code == 2   ? "unhandled system error"
+           : code == 6 ? "remote process exited or there was a network error"
+                       : "an error";
 }
 
 EXPORT const char *ncclGetLastError(comm_t comm)
@@ -604,7 +611,8 @@ EXPORT int ncclCommCuDevice(comm_t comm, int *device)
     return SUCCESS;
 }
 
-/* --------------------------------------------------------------------------------------------------------------- memory */
+/* ---------------------------------------------------------------------------------------------------------------
+ * memory */
 
 EXPORT int ncclMemAlloc(void **out, size_t bytes)
 {
@@ -673,7 +681,8 @@ EXPORT int ncclCommWindowDeregister(comm_t comm, void *window)
     return drop("CommWindowDeregister", window);
 }
 
-/* ---------------------------------------------------------------------------------------------------------------- tests */
+/* ----------------------------------------------------------------------------------------------------------------
+ * tests */
 
 EXPORT void nccl_stub_attach(const nccl_stub_cuda *table)
 {

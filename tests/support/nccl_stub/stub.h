@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * A stub of NCCL for tests without GPUs: a shared object with the functions that comm/nccl uses, opened by the library as
- * NCCL is (SHERD_NCCL_LIBRARY). Ranks are threads of one process; operations run in the stream order of the CUDA stub, with
- * a real rendezvous. Test support: never installed, never a GPU's result.
+ * A stub of NCCL for tests without GPUs: a shared object with the functions that comm/nccl uses, opened by the library
+ * as NCCL is (SHERD_NCCL_LIBRARY). Ranks are threads of one process; operations run in the stream order of the CUDA
+ * stub, with a real rendezvous. Test support: never installed, never a GPU's result.
  *
  * Faults are those that NCCL has: a call that is refused, an operation that never ends, an error that comes later, a
- * creation that takes long or for ever. Misuse is counted: a call while the communicator is busy, from two threads at once,
- * or after its end.
+ * creation that takes long or for ever. Misuse is counted: a call while the communicator is busy, from two threads at
+ * once, or after its end.
  */
 #ifndef SHERD_TESTS_NCCL_STUB_H
 #define SHERD_TESTS_NCCL_STUB_H
