@@ -12,7 +12,7 @@ fail() {
 }
 
 train() {
-    "$sherd" train --model tiny --ranks "$ranks" --threads 1 --seq 64 --steps 12 --data "$text" \
+    "$sherd" train --model tiny --ranks "$ranks" --threads 1 --seq 8 --steps 3 --data "$text" \
         --set train_micro_batch_size_per_gpu=1 --set bf16.enabled=true --set zero_optimization.stage=2 "$@" 2>&1
 }
 
@@ -22,8 +22,8 @@ hash_of() {
 
 # One line per mapping of an arena: process, mapping and its counts per node; one per worker: process, thread, processors.
 look() {
-    for process in /proc/[0-9]*; do
-        pid=${process#/proc/}
+    for pid in $(pidof "${sherd##*/}"); do
+        process=/proc/$pid
         grep ' prefer:' "$process/numa_maps" 2>/dev/null | sed "s/^/$pid /" >>maps
         for thread in "$process"/task/*; do
             case $(cat "$thread/comm" 2>/dev/null) in
@@ -33,13 +33,16 @@ look() {
     done 2>/dev/null
 }
 
+echo "numa_train: without offload"
 train >plain.txt || fail "training without offload: $(tail -n 3 plain.txt)"
+grep 'step 3/3' plain.txt
+echo "numa_train: with offload"
 : >maps && : >workers
 train --set zero_optimization.offload_optimizer.device=cpu >offloaded.txt &
 child=$!
 while kill -0 $child 2>/dev/null; do
     look
-    sleep 0.1
+    sleep 1
 done
 wait $child || fail "training with offload: $(tail -n 3 offloaded.txt)"
 grep 'arena\|threads' offloaded.txt
