@@ -143,9 +143,6 @@ void sherd__cuda_gpu_hangs(int ordinal); /* no call that waits for this GPU is m
 
 /* cuda_issue.c: one operation to CUDA. */
 sherd_status sherd__cuda_issue(sherd__stream *stream, const sherd__op *op);
-sherd_status sherd__cuda_meet(sherd__stream *stream, sherd__tag tag, const sherd__meet *meet);
-sherd_status sherd__cuda_announce(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value,
-                                  sherd__post *post);
 
 /* cuda_event.c */
 sherd_status sherd__cuda_event_create(sherd_device *device, sherd__event **out, sherd_error *err);
@@ -195,6 +192,9 @@ sherd_status sherd__cuda_post_create(sherd_device *device, sherd__post **out, sh
 void sherd__cuda_post_destroy(sherd__post *post);
 int sherd__cuda_post_record(sherd__post *post, uint32_t value, cudaStream_t stream);
 int sherd__cuda_post_wait(const sherd__post *post, uint32_t value, uint32_t reached, cudaStream_t stream);
+sherd_status sherd__cuda_meet(sherd__stream *stream, sherd__tag tag, const sherd__meet *meet);
+sherd_status sherd__cuda_announce(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value,
+                                  sherd__post *post);
 
 /* cuda.c: SHERD_OK for cudaSuccess; else the device is poisoned with a sentence that names the call, the stream and the
  * operation. stream and tag may be NULL. */

@@ -590,19 +590,3 @@ sherd_status sherd__cuda_issue(sherd__stream *stream, const sherd__op *op)
         sherd__cuda_event_issued((sherd__cuda_event *)op->u.event.event, op->u.event.number);
     return status;
 }
-
-sherd_status sherd__cuda_meet(sherd__stream *stream, sherd__tag tag, const sherd__meet *meet)
-{
-    sherd__op op = {.kind = SHERD__OP_MEET, .tag = tag, .u.meet = *meet};
-    return stream->submit(stream, &op);
-}
-
-sherd_status sherd__cuda_announce(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value,
-                                  sherd__post *post)
-{
-    sherd__op op = {.kind = SHERD__OP_SIGNAL, .tag = tag};
-    op.u.signal.flag = flag;
-    op.u.signal.value = value;
-    op.u.signal.post = post;
-    return stream->submit(stream, &op);
-}

@@ -71,3 +71,19 @@ int sherd__cuda_post_wait(const sherd__post *post, uint32_t value, uint32_t reac
         value = oldest;
     return (int)cudaStreamWaitEvent(stream, post->event[value % RING], 0);
 }
+
+sherd_status sherd__cuda_meet(sherd__stream *stream, sherd__tag tag, const sherd__meet *meet)
+{
+    sherd__op op = {.kind = SHERD__OP_MEET, .tag = tag, .u.meet = *meet};
+    return stream->submit(stream, &op);
+}
+
+sherd_status sherd__cuda_announce(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value,
+                                  sherd__post *post)
+{
+    sherd__op op = {.kind = SHERD__OP_SIGNAL, .tag = tag};
+    op.u.signal.flag = flag;
+    op.u.signal.value = value;
+    op.u.signal.post = post;
+    return stream->submit(stream, &op);
+}
