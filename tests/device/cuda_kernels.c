@@ -246,8 +246,8 @@ static void updates_equal_reference(void **state)
         value_mix mix = bits >> 1 & 1 ? SPECIAL : FINITE;
         int64_t shift = bits >> 4 & 1 ? 1 + k % 3 : 0;
         int emit = bits >> 2 & 1, first = bits >> 3 & 1;
-        check_update((sherd_optimizer)(k % KINDS), sum_dtype, emit, first, 0, mix, shift, whole, 1, k % 5 == 2);
-        check_update((sherd_optimizer)(k % KINDS), sum_dtype, emit, first, 0, mix, shift, odd, 7, k % 5 == 3);
+        check_update((sherd_optimizer)(k % KINDS), sum_dtype, emit, first, 0, mix, shift, whole, 1, k % 7 == 2);
+        check_update((sherd_optimizer)(k % KINDS), sum_dtype, emit, first, 0, mix, shift, odd, 7, k % 7 == 3);
     }
     assert_int_equal(cuda_stub_calls("update") - updates, 2 * 32 * KINDS);
     for (int kind = 0; kind < KINDS; kind++) {
