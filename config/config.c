@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/cycle.h"
 #include "base/status.h"
 #include "config/keys.h"
 
@@ -33,6 +34,14 @@ static void set_defaults(sherd_config *config)
     config->scheduler.warmup_max_lr = 1e-3;
     config->scheduler.warmup_num_steps = 1000;
     config->scheduler.cos_min_ratio = 1e-4;
+    config->one_cycle = (sherd_one_cycle){.first_step_size = 2000,
+                                          .second_stair_count = -1,
+                                          .cycle_momentum = 1,
+                                          .min_mom = 0.8,
+                                          .max_mom = 0.9};
+    config->lr_range_test.min_lr = 1e-3;
+    config->lr_range_test.step_rate = 1;
+    config->lr_range_test.step_size = 2000;
     config->sherd.warn_after_s = 60;
     config->sherd.fail_after_s = 600;
     config->offload.ratio = 1.0;
@@ -156,29 +165,51 @@ static double cosine_ratio(const sherd_config *config, double it, double warmup,
     return floor_ratio + (1 - floor_ratio) * (1 + cos(pi * progress)) / 2;
 }
 
+static double range_test_lr(const sherd_config *config, double it)
+{
+    double interval = it / (double)(config->lr_range_test.step_size > 0 ? config->lr_range_test.step_size : 1);
+
+    interval = config->lr_range_test.staircase ? floor(interval) : interval;
+    return config->lr_range_test.min_lr * (1 + config->lr_range_test.step_rate * interval);
+}
+
+static double warmup_lr(const sherd_config *config, double it)
+{
+    double warmup = config->scheduler.warmup_num_steps > 2 ? (double)config->scheduler.warmup_num_steps : 2, share = 1;
+    double total = (double)config->scheduler.total_num_steps;
+
+    if (config->scheduler.kind == SHERD_SCHED_WARMUP_COSINE)
+        return config->optimizer.lr * cosine_ratio(config, it, warmup, total);
+    if (it < warmup)
+        share = warmup_share(config, it, warmup);
+    else if (config->scheduler.kind == SHERD_SCHED_WARMUP_DECAY)
+        share = decay_share(it, warmup, total);
+    return config->scheduler.warmup_min_lr +
+           (config->scheduler.warmup_max_lr - config->scheduler.warmup_min_lr) * share;
+}
+
 double sherd_config_lr(const sherd_config *config, int64_t updates)
 {
+    int64_t it = updates > 0 ? updates : 0;
     sherd_config full;
-    double it = updates > 0 ? (double)updates : 0, warmup, total, share = 1;
 
     if (config == NULL || config->size < sizeof config->size) {
         return 0;
     }
     sherd__config_load(&full, config);
-    warmup = full.scheduler.warmup_num_steps > 2 ? (double)full.scheduler.warmup_num_steps : 2;
-    total = (double)full.scheduler.total_num_steps;
-    if (full.scheduler.kind == SHERD_SCHED_NONE) {
-        return full.optimizer.lr;
+    switch (full.scheduler.kind) {
+    case SHERD_SCHED_NONE:
+        break;
+    case SHERD_SCHED_WARMUP:
+    case SHERD_SCHED_WARMUP_DECAY:
+    case SHERD_SCHED_WARMUP_COSINE:
+        return warmup_lr(&full, (double)it);
+    case SHERD_SCHED_ONE_CYCLE:
+        return sherd__cycle_lr(&full.one_cycle, it);
+    case SHERD_SCHED_LR_RANGE_TEST:
+        return range_test_lr(&full, (double)it);
     }
-    if (full.scheduler.kind == SHERD_SCHED_WARMUP_COSINE) {
-        return full.optimizer.lr * cosine_ratio(&full, it, warmup, total);
-    }
-    if (it < warmup) {
-        share = warmup_share(&full, it, warmup);
-    } else if (full.scheduler.kind == SHERD_SCHED_WARMUP_DECAY) {
-        share = decay_share(it, warmup, total);
-    }
-    return full.scheduler.warmup_min_lr + (full.scheduler.warmup_max_lr - full.scheduler.warmup_min_lr) * share;
+    return full.optimizer.lr;
 }
 
 size_t sherd_config_key_count(void)

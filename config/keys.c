@@ -39,6 +39,8 @@
 #define OPTIMIZERS SHERD__FOR_OPTIMIZERS
 #define WARMUP (SHERD__FOR_WARMUP | SHERD__FOR_DECAY)
 #define COSINE SHERD__FOR_COSINE
+#define CYCLE SHERD__FOR_CYCLE
+#define RANGE SHERD__FOR_RANGE
 
 #define STAGE_3_ONLY "belongs to stage 3, which is not built yet; stages 0 to 2 do not use it"
 #define FP16_ONLY "belongs to fp16, which is not built yet"
@@ -218,8 +220,8 @@ const sherd__key sherd__keys[] = {
 
     /* ---- scheduler */
     SECTION("scheduler", HONOURED, 0, "absent: the learning rate stays as it is"),
-    CHOICE("scheduler.type", 0, 0, scheduler_type, "WarmupLR|WarmupDecayLR|WarmupCosineLR|{OneCycle}|{LRRangeTest}", "",
-           "WarmupLR, WarmupDecayLR and WarmupCosineLR are built; use one of these"),
+    CHOICE("scheduler.type", 0, 0, scheduler_type, "WarmupLR|WarmupDecayLR|WarmupCosineLR|OneCycle|LRRangeTest", "",
+           "the learning rate as a function of the updates made; skipped steps do not count"),
     SECTION("scheduler.params", HONOURED, 0, "the schedule's own parameters"),
     PARAMETER("scheduler.params.warmup_min_lr", WARMUP, NUMBER, ZERO_UP, F64, config.scheduler.warmup_min_lr, "0",
               "rate at the start of the warm-up"),
@@ -235,6 +237,38 @@ const sherd__key sherd__keys[] = {
               "share of the optimizer's lr at the start of the warm-up"),
     PARAMETER("scheduler.params.cos_min_ratio", COSINE, NUMBER, UNIT, F64, config.scheduler.cos_min_ratio, "1e-4",
               "share of the optimizer's lr at the end of the cosine"),
+    PARAMETER("scheduler.params.cycle_min_lr", CYCLE, NUMBER, ZERO_UP, F64, config.one_cycle.min_lr, "",
+              "rate at both ends of the cycle; must be given"),
+    PARAMETER("scheduler.params.cycle_max_lr", CYCLE, NUMBER, ZERO_UP, F64, config.one_cycle.max_lr, "",
+              "rate at its top; must be given"),
+    PARAMETER("scheduler.params.decay_lr_rate", CYCLE, NUMBER, ZERO_UP, F64, config.one_cycle.decay_lr_rate, "0",
+              "after the cycle: cycle_min_lr / (1 + decay_lr_rate * updates since / decay_step_size)"),
+    PARAMETER("scheduler.params.cycle_first_step_size", CYCLE, INTEGER, ONE_UP, I64, config.one_cycle.first_step_size,
+              "2000", "updates on the way up"),
+    PARAMETER("scheduler.params.cycle_second_step_size", CYCLE, INTEGER, ONE_UP, I64, config.one_cycle.second_step_size,
+              "", "updates on the way down; absent: as many"),
+    PARAMETER("scheduler.params.cycle_first_stair_count", CYCLE, INTEGER, ZERO_UP, I64,
+              config.one_cycle.first_stair_count, "0", "stairs on the way up; 0: none"),
+    PARAMETER("scheduler.params.cycle_second_stair_count", CYCLE, INTEGER, ZERO_UP, I64,
+              config.one_cycle.second_stair_count, "", "stairs on the way down; absent: as many"),
+    PARAMETER("scheduler.params.decay_step_size", CYCLE, INTEGER, ZERO_UP, I64, config.one_cycle.decay_step_size, "0",
+              "updates per unit of decay after the cycle; 0: no decay"),
+    PARAMETER("scheduler.params.cycle_momentum", CYCLE, BOOLEAN, ANY, I32, config.one_cycle.cycle_momentum, "true",
+              "the first of the betas goes the other way, the second is 0.99 (without effect on SGD and Adagrad)"),
+    PARAMETER("scheduler.params.cycle_min_mom", CYCLE, NUMBER, BELOW_ONE, F64, config.one_cycle.min_mom, "0.8",
+              "beta1 at the top of the cycle and in the very first update"),
+    PARAMETER("scheduler.params.cycle_max_mom", CYCLE, NUMBER, BELOW_ONE, F64, config.one_cycle.max_mom, "0.9",
+              "beta1 at its ends"),
+    PARAMETER("scheduler.params.decay_mom_rate", CYCLE, NUMBER, ZERO_UP, F64, config.one_cycle.decay_mom_rate, "0",
+              "after the cycle: cycle_max_mom * (1 + decay_mom_rate * updates since / decay_step_size)"),
+    PARAMETER("scheduler.params.lr_range_test_min_lr", RANGE, NUMBER, ZERO_UP, F64, config.lr_range_test.min_lr, "1e-3",
+              "rate of the first update"),
+    PARAMETER("scheduler.params.lr_range_test_step_size", RANGE, INTEGER, ONE_UP, I64, config.lr_range_test.step_size,
+              "2000", "updates per step of the test"),
+    PARAMETER("scheduler.params.lr_range_test_step_rate", RANGE, NUMBER, ZERO_UP, F64, config.lr_range_test.step_rate,
+              "1.0", "what a step of the test adds, in units of the first rate"),
+    PARAMETER("scheduler.params.lr_range_test_staircase", RANGE, BOOLEAN, ANY, I32, config.lr_range_test.staircase,
+              "false", "the rate stays the same within a step of the test"),
 
     /* ---- monitors and profilers */
     SECTION("tensorboard", NO_EFFECT, 0, MONITOR),
@@ -286,6 +320,8 @@ const sherd__key sherd__keys[] = {
              "bytes of the device that the engine may take; what does not fit is offloaded"),
     HONOURED("sherd.host_threads", INTEGER, ZERO_UP, I32, config.offload.host_threads, "0",
              "threads per rank that update host memory; 0: the cores nearest the device"),
+    HONOURED("sherd.host_topology", STRING, ANY, PATHS, config.offload.host_topology, "",
+             "hwloc's synthetic text instead of the machine's topology, as \"numa:2 core:4 pu:1\": to try a placement elsewhere"),
     HONOURED("sherd.host_cores", STRING, ANY, PATHS, config.offload.host_cores, "",
              "processors@node of each local rank instead of the nearest, as \"0-3@0,4-7@1;8-15@2\""),
     HONOURED("sherd.host_memory_budget", BYTES, ANY, I64, config.offload.host_memory_budget, "",
@@ -338,10 +374,10 @@ int32_t sherd__key_choose(const sherd__key *key, const char *text)
 uint32_t sherd__key_members(const sherd__key *type_key, int32_t index)
 {
     static const uint32_t optimizers[] = {ADAM, ADAM, SGD, LION, ADAGRAD};
-    static const uint32_t schedulers[] = {SHERD__FOR_WARMUP, SHERD__FOR_DECAY, SHERD__FOR_COSINE};
+    static const uint32_t schedulers[] = {SHERD__FOR_WARMUP, SHERD__FOR_DECAY, COSINE, CYCLE, RANGE};
     int optimizer = type_key->offset == AT(optimizer_type);
 
-    if (index < 0 || index > (optimizer ? 4 : 2)) {
+    if (index < 0 || index > 4) {
         return 0;
     }
     return optimizer ? optimizers[index] : schedulers[index];

@@ -230,26 +230,65 @@ static sherd_status finish_optimizer(walk *w, json_t *root)
     return SHERD_OK;
 }
 
-static sherd_status finish_scheduler(walk *w, json_t *root)
+static sherd_status check_total(walk *w)
 {
-    sherd__draft *draft = w->draft;
-    int32_t type = draft->scheduler_type;
-    sherd_status status = check_type(w, root, "scheduler", type);
+    const sherd_config *config = &w->draft->config;
 
-    if (status != SHERD_OK || type < 0 || type > 2) {
-        return status;
-    }
-    draft->config.scheduler.kind = (sherd_scheduler)(SHERD_SCHED_WARMUP + type);
-    if (draft->config.scheduler.kind != SHERD_SCHED_WARMUP && draft->config.scheduler.total_num_steps <= 0) {
+    if (config->scheduler.total_num_steps <= 0) {
         return sherd__source_fail(w->source, "scheduler.params.total_num_steps", w->err, SHERD_EINVAL,
                                   "is missing, give the number of updates of the whole run");
     }
-    if (draft->config.scheduler.kind != SHERD_SCHED_WARMUP &&
-        draft->config.scheduler.total_num_steps < draft->config.scheduler.warmup_num_steps) {
+    if (config->scheduler.total_num_steps < config->scheduler.warmup_num_steps) {
         sherd__source_log(w->source, SHERD_LOG_WARNING, "scheduler.params.total_num_steps",
                           "%lld is less than warmup_num_steps, %lld, so the warm-up is never over",
-                          (long long)draft->config.scheduler.total_num_steps,
-                          (long long)draft->config.scheduler.warmup_num_steps);
+                          (long long)config->scheduler.total_num_steps, (long long)config->scheduler.warmup_num_steps);
+    }
+    return SHERD_OK;
+}
+
+static sherd_status check_cycle(walk *w, json_t *root)
+{
+    static const char *const needed[] = {"cycle_min_lr", "cycle_max_lr"};
+    const sherd_config *config = &w->draft->config;
+    json_t *params = json_object_get(json_object_get(root, "scheduler"), "params");
+
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
+        char path[SHERD__PATH_MAX];
+
+        if (json_is_number(json_object_get(params, needed[i]))) {
+            continue;
+        }
+        snprintf(path, sizeof path, "scheduler.params.%s", needed[i]);
+        return sherd__source_fail(w->source, path, w->err, SHERD_EINVAL,
+                                  "is missing, give a learning rate; OneCycle has no default for it");
+    }
+    if (config->one_cycle.cycle_momentum &&
+        (config->optimizer.kind == SHERD_SGD || config->optimizer.kind == SHERD_ADAGRAD)) {
+        sherd__source_log(w->source, SHERD_LOG_WARNING, "scheduler.type",
+                          "cycle_momentum has no effect: this optimizer has no betas");
+    }
+    return SHERD_OK;
+}
+
+static sherd_status finish_scheduler(walk *w, json_t *root)
+{
+    int32_t type = w->draft->scheduler_type;
+    sherd_status status = check_type(w, root, "scheduler", type);
+
+    if (status != SHERD_OK || type < 0) {
+        return status;
+    }
+    w->draft->config.scheduler.kind = (sherd_scheduler)(SHERD_SCHED_WARMUP + type);
+    switch (w->draft->config.scheduler.kind) {
+    case SHERD_SCHED_WARMUP_DECAY:
+    case SHERD_SCHED_WARMUP_COSINE:
+        return check_total(w);
+    case SHERD_SCHED_ONE_CYCLE:
+        return check_cycle(w, root);
+    case SHERD_SCHED_NONE:
+    case SHERD_SCHED_WARMUP:
+    case SHERD_SCHED_LR_RANGE_TEST:
+        break;
     }
     return SHERD_OK;
 }
@@ -293,8 +332,7 @@ sherd_status sherd__walk(const sherd__source *source, json_t *root, sherd__draft
     sherd_status status;
 
     w.members = members_of(root, "optimizer", SHERD__FOR_OPTIMIZERS, &w.optimizer_open) |
-                members_of(root, "scheduler", SHERD__FOR_WARMUP | SHERD__FOR_DECAY | SHERD__FOR_COSINE,
-                           &w.scheduler_open);
+                members_of(root, "scheduler", SHERD__FOR_SCHEDULERS, &w.scheduler_open);
     status = walk_section(&w, root, "");
     if (status == SHERD_OK) {
         status = finish_types(&w, root);

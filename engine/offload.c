@@ -70,7 +70,10 @@ static sherd_status find_neighbours(sherd_engine *engine, const introduction *mi
 
 static sherd_status introduce(sherd_engine *engine, int32_t *own, sherd_error *err)
 {
-    const sherd__topology_options options = {.allocator = &engine->device->allocator};
+    const char *instead = engine->plan->config.offload.host_topology;
+    const sherd__topology_options options = {.allocator = &engine->device->allocator,
+                                             .from = instead[0] ? SHERD__TOPOLOGY_SYNTHETIC : SHERD__TOPOLOGY_MACHINE,
+                                             .text = instead};
     introduction mine = {.nodes = 0};
     sherd_status status = sherd__topology_load(&options, &engine->topology, err);
 

@@ -155,7 +155,8 @@ typedef enum sherd_optimizer {
 } sherd_optimizer;
 
 typedef enum sherd_scheduler {
-    SHERD_SCHED_NONE = 0, SHERD_SCHED_WARMUP, SHERD_SCHED_WARMUP_DECAY, SHERD_SCHED_WARMUP_COSINE
+    SHERD_SCHED_NONE = 0, SHERD_SCHED_WARMUP, SHERD_SCHED_WARMUP_DECAY, SHERD_SCHED_WARMUP_COSINE,
+    SHERD_SCHED_ONE_CYCLE, SHERD_SCHED_LR_RANGE_TEST
 } sherd_scheduler;
 
 /* What carries the collectives. It must be that of the engine's communicator: plans for NCCL and MPI hold a receive
@@ -174,6 +175,16 @@ typedef struct sherd_group {
     double lr;
     double weight_decay;
 } sherd_group;
+
+/* Scheduler OneCycle: up over the first part, down over the second, then decay; counted in updates. */
+typedef struct sherd_one_cycle {
+    double min_lr, max_lr, decay_lr_rate;
+    int64_t first_step_size, second_step_size;     /* 2000; second 0: as the first */
+    int64_t first_stair_count, second_stair_count; /* 0: no stairs; second -1: as the first */
+    int64_t decay_step_size;                       /* 0: no decay */
+    int32_t cycle_momentum;                        /* beta1 goes the other way, beta2 is 0.99; not with SGD, Adagrad */
+    double min_mom, max_mom, decay_mom_rate;       /* 0.8, 0.9, 0 */
+} sherd_one_cycle;
 
 /* The configuration by value: DeepSpeed's keys under their own names (docs/configuration.md has the whole table). Fill it
  * with sherd_config_init, then set members or read a JSON file. A value of 0 in the batch triad means "infer". */
@@ -230,12 +241,19 @@ typedef struct sherd_config {
         int32_t aio_queue_depth;            /* of them at once; 8 */
         int32_t aio_single_submit, aio_overlap_events;
         char nvme_path[SHERD_PATHS_MAX];    /* folders of the disk tier, several separated by ':' */
+        char host_topology[SHERD_PATHS_MAX]; /* "": the machine's own; else hwloc's synthetic text, "numa:2 core:4 pu:1" */
         char host_cores[SHERD_PATHS_MAX];   /* "": shared out; else processors@node of each local rank, "0-3@0,4-7@1;8-15@2" */
     } offload;
     struct {                                /* JSON object "sherd": transport, reduction */
         sherd_transport kind;
         sherd_reduction reduction;
     } transport;
+    sherd_one_cycle one_cycle;              /* scheduler OneCycle */
+    struct {                                /* scheduler LRRangeTest: min_lr × (1 + step_rate × updates / step_size) */
+        double min_lr, step_rate;
+        int64_t step_size;
+        int32_t staircase;                  /* 1: the quotient is rounded down */
+    } lr_range_test;
 } sherd_config;
 
 /* Defaults. `size` is sizeof(sherd_config) as the caller was compiled. */

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "host/topology.h"
 #include "tests/engine/case.h"
 #include "tests/engine/worlds.h"
 
@@ -109,6 +110,31 @@ static void test_workers(void **state)
         assert_memory_equal(run.results[0][0].state_hash, run.results[0][i].state_hash, 16);
 }
 
+/* A part cut over two and three memory nodes of a made-up machine: the same bits, the same reading. */
+static void test_nodes(void **state)
+{
+    static run run;
+    const sherd__topology_options options = {.from = SHERD__TOPOLOGY_SYNTHETIC, .text = "numa:2 core:1 pu:1"};
+    sherd__topology topology;
+
+    (void)state;
+    if (sherd__topology_load(&options, &topology, NULL) == SHERD_EUNSUPPORTED)
+        skip(); /* built without hwloc */
+    sherd__topology_free(&topology);
+    for (int32_t world = 1; world <= 2; world++) {
+        run.n = 0;
+        for (uint32_t i = 0; i < 12; i++) {
+            engine_case c;
+            assert_int_equal(case_offload_at(8 + 3 * i, world, STEPS, &c), 1);
+            c.nodes = 2 + (int32_t)(i % 2);
+            c.workers = 0;
+            c.read_back = 1;
+            run.cases[run.n++] = c;
+        }
+        run_cases(&run, world, 0);
+    }
+}
+
 static case_result one(engine_case c)
 {
     static run run;
@@ -162,6 +188,7 @@ int main(void)
         cmocka_unit_test(test_another_seed_differs),
         cmocka_unit_test(test_guesses),
         cmocka_unit_test(test_workers),
+        cmocka_unit_test(test_nodes),
         cmocka_unit_test(test_tenths),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
