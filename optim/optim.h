@@ -42,6 +42,8 @@ typedef struct sherd__step_rules {
     double base_lr;         /* optimizer.lr, the divisor of groups' rates */
     double clipping;        /* 0: off */
     double divisor;         /* loss_scale × N × K (or without N for sum) */
+    int32_t cycle_betas;    /* 1: beta1, beta2 of each update come from `cycle` */
+    sherd_one_cycle cycle;
     uint32_t n_groups;      /* ≥ 1 */
     sherd_group groups[SHERD_MAX_GROUPS];
 } sherd__step_rules;

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/cycle.h"
 #include "optim/optim.h"
 
 void sherd__step_rules_init(sherd__step_rules *rules, const sherd_config *config, int32_t world)
@@ -21,6 +22,9 @@ void sherd__step_rules_init(sherd__step_rules *rules, const sherd_config *config
     rules->base_lr = config->optimizer.lr;
     rules->clipping = config->gradient_clipping;
     rules->divisor = (double)config->gradient_accumulation_steps * (config->allreduce_sum ? 1.0 : (double)world);
+    rules->cycle = config->one_cycle;
+    rules->cycle_betas = config->scheduler.kind == SHERD_SCHED_ONE_CYCLE && config->one_cycle.cycle_momentum &&
+                         config->optimizer.kind != SHERD_SGD && config->optimizer.kind != SHERD_ADAGRAD;
     rules->n_groups = config->n_groups ? config->n_groups : 1;
     rules->groups[0] = (sherd_group){config->optimizer.lr, config->optimizer.weight_decay};
     if (config->n_groups) {
@@ -40,13 +44,41 @@ static double clip_of(const sherd__step_rules *rules, double norm)
     return rules->clipping == 0.0 || ratio >= 1.0 ? 1.0 : ratio;
 }
 
+/* base^n by squaring: the same double multiplications on every machine. */
+static double power_of(double base, uint64_t n)
+{
+    double result = 1.0;
+    for (; n > 0; n >>= 1, base *= base) {
+        result = n & 1 ? result * base : result;
+    }
+    return result;
+}
+
+/* Betas that change from update to update correct as if they had always been what they are now, as in DeepSpeed. */
+static sherd__step_rules cycled(const sherd__step_rules *rules, sherd__step_state *state)
+{
+    sherd__step_rules now = *rules;
+    now.beta1 = sherd__cycle_momentum(&rules->cycle, (int64_t)state->updates);
+    now.beta2 = 0.99;
+    state->updates += 1;
+    state->power[0] = power_of(now.beta1, state->updates);
+    state->power[1] = power_of(now.beta2, state->updates);
+    return now;
+}
+
 static void advance(const sherd__step_rules *rules, sherd__step_state *state, sherd__step_scalars *out)
 {
     const sherd__optim *optim = sherd__optim_get(rules->kind);
+    sherd__step_rules now;
     out->first = state->updates == 0;
-    state->updates += 1;
-    state->power[0] *= rules->beta1;
-    state->power[1] *= rules->beta2;
+    if (rules->cycle_betas) {
+        now = cycled(rules, state);
+        rules = &now;
+    } else {
+        state->updates += 1;
+        state->power[0] *= rules->beta1;
+        state->power[1] *= rules->beta2;
+    }
     for (uint32_t group = 0; group < rules->n_groups; ++group) {
         optim->prepare(rules, state, out->lr, group, out->group[group]);
     }

@@ -63,6 +63,27 @@ static void put_config(writer *to, const sherd_config *config)
     put(to, (uint64_t)config->transport.reduction);
 }
 
+/* What only one of the schedulers has. */
+static void put_schedules(writer *to, const sherd_config *config)
+{
+    const sherd_one_cycle *cycle = &config->one_cycle;
+    const double reals[] = {cycle->min_lr,  cycle->max_lr,         cycle->decay_lr_rate,         cycle->min_mom,
+                            cycle->max_mom, cycle->decay_mom_rate, config->lr_range_test.min_lr,
+                            config->lr_range_test.step_rate};
+    const int64_t counts[] = {cycle->first_step_size,
+                              cycle->second_step_size,
+                              cycle->first_stair_count,
+                              cycle->second_stair_count,
+                              cycle->decay_step_size,
+                              cycle->cycle_momentum,
+                              config->lr_range_test.step_size,
+                              config->lr_range_test.staircase};
+    for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
+        put_double(to, reals[i]);
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        put(to, (uint64_t)counts[i]);
+}
+
 static void put_rules(writer *to, const sherd_config *config)
 {
     put(to, (uint64_t)config->optimizer.kind);
@@ -81,6 +102,7 @@ static void put_rules(writer *to, const sherd_config *config)
     put(to, (uint64_t)config->scheduler.warmup_num_steps);
     put(to, (uint64_t)config->scheduler.total_num_steps);
     put(to, (uint64_t)config->scheduler.warmup_linear);
+    put_schedules(to, config);
     put(to, config->n_groups);
     for (uint32_t g = 0; g < config->n_groups; g++) {
         put_double(to, config->groups[g].lr);

@@ -39,7 +39,14 @@ static const char *const preface =
     "WarmupDecayLR's share is max(0, (T-it)/max(1, T-W)).\nWarmupCosineLR multiplies the optimizer's `lr` by a "
     "ratio that rises from `warmup_min_ratio` to 1 by that share, and from W\non is c + (1-c)(1 + cos(pi p))/2 with "
     "p = min(1, (it-W+1)/max(1, "
-    "T-W)) and c = `cos_min_ratio`.\n\n";
+    "T-W)) and c = `cos_min_ratio`.\n\n"
+    "OneCycle's rate goes evenly from `cycle_min_lr` to `cycle_max_lr` in `cycle_first_step_size` updates and back in "
+    "`cycle_second_step_size`,\nor in as many equal stairs as a stair count says; afterwards see `decay_lr_rate`. With "
+    "`cycle_momentum` beta1 goes from\n`cycle_max_mom` down to `cycle_min_mom` and back in the same way, beta2 is 0.99, "
+    "and the bias is corrected as if the betas of an\nupdate had held from the first on; the first update itself has "
+    "`cycle_min_mom`. LRRangeTest's rate is `lr_range_test_min_lr`\n(1 + `lr_range_test_step_rate` it / "
+    "`lr_range_test_step_size`), the quotient rounded down with `lr_range_test_staircase`.\nBoth replace the "
+    "optimizer's `lr`.\n\n";
 
 static const char *const statuses[] = {"honoured", "no effect", "refused"};
 

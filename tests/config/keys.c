@@ -12,6 +12,19 @@
 #include "config/keys.h"
 #include "tests/config/parse.h"
 
+/* What a scheduler needs besides this parameter. */
+static const char *needed_beside(const sherd__key *key)
+{
+    if (key->members & SHERD__FOR_CYCLE) {
+        return strstr(key->path, "cycle_min_lr")   ? ", \"cycle_max_lr\": 1"
+               : strstr(key->path, "cycle_max_lr") ? ", \"cycle_min_lr\": 1"
+                                                   : ", \"cycle_min_lr\": 1, \"cycle_max_lr\": 1";
+    }
+    return (key->members & SHERD__FOR_COSINE) && !(key->members & (SHERD__FOR_WARMUP | SHERD__FOR_DECAY))
+               ? ", \"total_num_steps\": 5000"
+               : "";
+}
+
 /* {"a": {"b": VALUE}} for the path a.b, with the type that the parameter needs beside it. */
 static void compose(const sherd__key *key, const char *value, char *text, size_t capacity)
 {
@@ -29,16 +42,14 @@ static void compose(const sherd__key *key, const char *value, char *text, size_t
                    : key->members & SHERD__FOR_WARMUP ? "\"type\": \"WarmupLR\", "
                    : key->members & SHERD__FOR_DECAY  ? "\"type\": \"WarmupDecayLR\", "
                    : key->members & SHERD__FOR_COSINE ? "\"type\": \"WarmupCosineLR\", "
+                   : key->members & SHERD__FOR_CYCLE  ? "\"type\": \"OneCycle\", "
+                   : key->members & SHERD__FOR_RANGE  ? "\"type\": \"LRRangeTest\", "
                                                       : "";
         }
         used += (size_t)snprintf(text + used, capacity - used, "{%s\"%s\": ", type, part);
         depth++;
     }
-    used += (size_t)snprintf(text + used, capacity - used, "%s%s", value,
-                             key->members & SHERD__FOR_COSINE &&
-                             !(key->members & (SHERD__FOR_WARMUP | SHERD__FOR_DECAY))
-                                 ? ", \"total_num_steps\": 5000"
-                                 : "");
+    used += (size_t)snprintf(text + used, capacity - used, "%s%s", value, needed_beside(key));
     for (; depth > 0; depth--) {
         used += (size_t)snprintf(text + used, capacity - used, "}");
     }
@@ -137,6 +148,24 @@ static const arrival arrivals[] = {
     ARRIVES("scheduler.params.total_num_steps", "2000", 'l', scheduler.total_num_steps, 2000),
     ARRIVES("scheduler.params.warmup_min_ratio", "0.25", 'd', scheduler.warmup_min_ratio, 0.25),
     ARRIVES("scheduler.params.cos_min_ratio", "0.01", 'd', scheduler.cos_min_ratio, 0.01),
+    ARRIVES("scheduler.type", "\"LRRangeTest\"", 'i', scheduler.kind, SHERD_SCHED_LR_RANGE_TEST),
+    ARRIVES("scheduler.params.cycle_min_lr", "1e-5", 'd', one_cycle.min_lr, 1e-5),
+    ARRIVES("scheduler.params.cycle_min_lr", "1e-5", 'i', scheduler.kind, SHERD_SCHED_ONE_CYCLE),
+    ARRIVES("scheduler.params.cycle_max_lr", "3e-3", 'd', one_cycle.max_lr, 3e-3),
+    ARRIVES("scheduler.params.decay_lr_rate", "0.25", 'd', one_cycle.decay_lr_rate, 0.25),
+    ARRIVES("scheduler.params.cycle_first_step_size", "70", 'l', one_cycle.first_step_size, 70),
+    ARRIVES("scheduler.params.cycle_second_step_size", "90", 'l', one_cycle.second_step_size, 90),
+    ARRIVES("scheduler.params.cycle_first_stair_count", "7", 'l', one_cycle.first_stair_count, 7),
+    ARRIVES("scheduler.params.cycle_second_stair_count", "0", 'l', one_cycle.second_stair_count, 0),
+    ARRIVES("scheduler.params.decay_step_size", "40", 'l', one_cycle.decay_step_size, 40),
+    ARRIVES("scheduler.params.cycle_momentum", "false", 'i', one_cycle.cycle_momentum, 0),
+    ARRIVES("scheduler.params.cycle_min_mom", "0.7", 'd', one_cycle.min_mom, 0.7),
+    ARRIVES("scheduler.params.cycle_max_mom", "0.97", 'd', one_cycle.max_mom, 0.97),
+    ARRIVES("scheduler.params.decay_mom_rate", "0.01", 'd', one_cycle.decay_mom_rate, 0.01),
+    ARRIVES("scheduler.params.lr_range_test_min_lr", "1e-6", 'd', lr_range_test.min_lr, 1e-6),
+    ARRIVES("scheduler.params.lr_range_test_step_size", "200", 'l', lr_range_test.step_size, 200),
+    ARRIVES("scheduler.params.lr_range_test_step_rate", "5", 'd', lr_range_test.step_rate, 5),
+    ARRIVES("scheduler.params.lr_range_test_staircase", "true", 'i', lr_range_test.staircase, 1),
     ARRIVES("sherd.grad_sum", "\"bf16\"", 'i', sherd.grad_sum_bf16, 1),
     ARRIVES("sherd.exact_bucket_size", "true", 'i', sherd.exact_bucket_size, 1),
     ARRIVES("sherd.transport", "\"nccl\"", 'i', transport.kind, SHERD_TRANSPORT_NCCL),
@@ -288,7 +317,7 @@ static void refused_keys_are_refused(void **state)
 {
     static const char *const more[][2] = {
         {"zero_optimization.stage", "3"}, {"fp16.enabled", "true"}, {"optimizer.type", "\"Lamb\""},
-        {"optimizer.type", "\"onebitadam\""}, {"scheduler.type", "\"OneCycle\""}, {"scheduler.type", "\"LRRangeTest\""},
+        {"optimizer.type", "\"onebitadam\""},
         {"zero_optimization.offload_param.device", "\"nvme\""},
         {"communication_data_type", "\"bf16\""}, {"communication_data_type", "\"fp16\""},
     };

@@ -87,6 +87,11 @@ static const fault faults[] = {
     {"{\"scheduler\": {\"type\": \"WarmupCosineLR\"}}", NULL, SHERD_EINVAL,
      "ds.json: line 1, column 2: scheduler.params.total_num_steps: is missing, give the number of updates of the whole "
      "run"},
+    {"{\"scheduler\": {\"type\": \"OneCycle\", \"params\": {\"cycle_min_lr\": 1}}}", NULL, SHERD_EINVAL,
+     "ds.json: line 1, column 36: scheduler.params.cycle_max_lr: is missing, give a learning rate; OneCycle has no default "
+     "for it"},
+    {"{\"scheduler\": {\"type\": \"LRRangeTest\", \"params\": {\"cycle_min_lr\": 1}}}", NULL, SHERD_EINVAL,
+     "ds.json: line 1, column 50: scheduler.params.cycle_min_lr: this scheduler has no such parameter, remove it"},
     /* not built */
     {"{\"zero_optimization\": {\"stage\": 3}}", NULL, SHERD_EUNSUPPORTED,
      "ds.json: line 1, column 24: zero_optimization.stage: 3 is refused: 1 shards the optimizer's state, 2 gradients "
@@ -112,7 +117,7 @@ static const fault faults[] = {
      "--set zero_optimization={\"stage\": 8}: zero_optimization.stage: found 8, give an integer from 0 to 3"},
     {"{}", "scheduler.params.warmup_num_steps=3", SHERD_EINVAL,
      "--set scheduler.params.warmup_num_steps=3: scheduler.type: is missing, give one of \"WarmupLR\", "
-     "\"WarmupDecayLR\", \"WarmupCosineLR\""},
+     "\"WarmupDecayLR\", \"WarmupCosineLR\", \"OneCycle\", \"LRRangeTest\""},
     {"{}", "zero_optimization.stage", SHERD_EINVAL,
      "--set zero_optimization.stage: not of the form KEY.PATH=VALUE"},
     {"{}", "=1", SHERD_EINVAL, "--set =1: not of the form KEY.PATH=VALUE"},

@@ -173,6 +173,40 @@ static void cosine_follows_the_formula(void **state)
                  "\"warmup_num_steps\": 10, \"total_num_steps\": 100}}", rates);
 }
 
+/* The triangle and the decay as exact fractions, computed in Python. */
+static void one_cycle_follows_the_formula(void **state)
+{
+    static const rate decay[] = {{0, 1e-05}, {1, 3.9e-05}, {5, 0.000155}, {10, 0.0003}, {11, 0.0002855}, {20, 0.000155},
+                                 {29, 2.45e-05}, {30, 1e-05}, {31, 8.88888888888889e-06}, {35, 6.153846153846154e-06},
+                                 {100, 1.0256410256410257e-06}};
+    static const rate stairs[] = {{0, 0.1}, {1, 0.1}, {2, 0.3}, {3, 0.3}, {5, 0.5}, {9, 0.9}, {10, 1.1}, {11, 0.6},
+                                  {14, 0.6}, {16, 0.1}, {19, 0.1}, {20, 0.1}, {21, 0.1}, {50, 0.1}};
+    static const rate odd_stairs[] = {{0, 0}, {2, 0}, {3, 1 / 3.0}, {6, 2 / 3.0}, {7, 1}, {8, 2 / 3.0}, {9, 2 / 3.0},
+                                      {10, 1 / 3.0}, {11, 1 / 3.0}, {12, 0}, {13, 0}, {14, 0}};
+
+    (void)state;
+    ASSERT_RATES("{\"type\": \"OneCycle\", \"params\": {\"cycle_min_lr\": 1e-5, \"cycle_max_lr\": 3e-4, "
+                 "\"cycle_first_step_size\": 10, \"cycle_second_step_size\": 20, \"decay_lr_rate\": 0.5, "
+                 "\"decay_step_size\": 4}}", decay);
+    ASSERT_RATES("{\"type\": \"OneCycle\", \"params\": {\"cycle_min_lr\": 0.1, \"cycle_max_lr\": 1.1, "
+                 "\"cycle_first_step_size\": 10, \"cycle_first_stair_count\": 5, \"cycle_second_stair_count\": 2, "
+                 "\"decay_lr_rate\": 0.5}}", stairs);
+    ASSERT_RATES("{\"type\": \"OneCycle\", \"params\": {\"cycle_min_lr\": 0, \"cycle_max_lr\": 1, "
+                 "\"cycle_first_step_size\": 7, \"cycle_first_stair_count\": 3, \"decay_step_size\": 9}}", odd_stairs);
+}
+
+static void range_test_follows_the_formula(void **state)
+{
+    static const rate slope[] = {{0, 1e-4}, {1, 1.4e-4}, {4, 2.6e-4}, {5, 3e-4}, {9, 4.6e-4}, {10, 5e-4}, {23, 1.02e-3}};
+    static const rate stairs[] = {{0, 1e-4}, {1, 1e-4}, {4, 1e-4}, {5, 3e-4}, {9, 3e-4}, {10, 5e-4}, {23, 9e-4}};
+
+    (void)state;
+    ASSERT_RATES("{\"type\": \"LRRangeTest\", \"params\": {\"lr_range_test_min_lr\": 1e-4, "
+                 "\"lr_range_test_step_size\": 5, \"lr_range_test_step_rate\": 2}}", slope);
+    ASSERT_RATES("{\"type\": \"LRRangeTest\", \"params\": {\"lr_range_test_min_lr\": 1e-4, \"lr_range_test_step_size\": "
+                 "5, \"lr_range_test_step_rate\": 2, \"lr_range_test_staircase\": true}}", stairs);
+}
+
 static void without_a_scheduler_the_rate_stays(void **state)
 {
     sherd_config config;
@@ -214,6 +248,8 @@ int main(void)
         cmocka_unit_test(warmup_has_at_least_two_steps),
         cmocka_unit_test(decay_follows_the_formula),
         cmocka_unit_test(cosine_follows_the_formula),
+        cmocka_unit_test(one_cycle_follows_the_formula),
+        cmocka_unit_test(range_test_follows_the_formula),
         cmocka_unit_test(without_a_scheduler_the_rate_stays),
         cmocka_unit_test(a_shorter_struct_is_left_alone_beyond_its_end),
     };

@@ -102,6 +102,40 @@ static void test_powers_are_products(void **state)
     }
 }
 
+/* beta1 of each update as exact fractions give it; the correction is that of a beta that was always so. */
+static void test_cycled_betas(void **state)
+{
+    static const double momentum[] = {0.8, 0.875, 0.85, 0.825, 0.8, 0.85, 0.9, 0.9 * 1.05};
+    sherd_config config = config_make();
+    sherd__step_rules rules;
+    sherd__step_state step;
+    sherd__step_scalars out;
+    vote_words vote;
+    (void)state;
+    config.scheduler.kind = SHERD_SCHED_ONE_CYCLE;
+    config.one_cycle = (sherd_one_cycle){.first_step_size = 4, .second_step_size = 2, .second_stair_count = -1,
+                                         .decay_step_size = 2, .cycle_momentum = 1, .min_mom = 0.8, .max_mom = 0.9,
+                                         .decay_mom_rate = 0.1};
+    sherd__step_rules_init(&rules, &config, 1);
+    sherd__step_state_init(&step);
+    for (int it = 0; it < 8; ++it) {
+        double power = 1.0, power2 = 1.0;
+        for (int t = 0; t <= it; ++t) {
+            power *= momentum[it];
+            power2 *= 0.99;
+        }
+        vote_make(vote, 1.0, 1e-3, SHERD__NO_BAD_BLOCK);
+        sherd__step_prepare(&rules, vote, &step, &out);
+        assert_true(fabs((double)out.group[0][SHERD__ADAM_BETA1] - momentum[it]) < 1e-7);
+        assert_true(out.group[0][SHERD__ADAM_BETA2] == 0.99f);
+        assert_true(fabs(step.power[0] - power) < 1e-15 && fabs(step.power[1] - power2) < 1e-15);
+        assert_true(fabs((double)out.group[0][SHERD__ADAM_RATE] + 1e-3 / (1.0 - power)) < 1e-9);
+    }
+    config.optimizer.kind = SHERD_SGD; /* it has no betas */
+    sherd__step_rules_init(&rules, &config, 1);
+    assert_int_equal(rules.cycle_betas, 0);
+}
+
 static void test_bad_gradients_skip_or_go_on(void **state)
 {
     sherd_config config = config_make();
@@ -180,6 +214,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_norm_clip_factor), cmocka_unit_test(test_powers_are_products),
         cmocka_unit_test(test_bad_gradients_skip_or_go_on), cmocka_unit_test(test_groups), cmocka_unit_test(test_table),
+        cmocka_unit_test(test_cycled_betas),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
