@@ -106,6 +106,8 @@ struct sherd_engine {
 
     sherd__engine_times times;
     sherd_report last;
+    sherd_report closing; /* of the step whose vote is not collected yet: its times */
+    int32_t uncollected;
 };
 
 /* execute.c: one action of the schedule. */
@@ -126,8 +128,6 @@ void sherd__engine_table_free(sherd_engine *engine, void *block, size_t count, s
 /* offload.c: what the engine adds to offload/: which ranks share this host, guessed scalars, state between steps. */
 sherd_status sherd__engine_offload_create(sherd_engine *engine, sherd_error *err);
 void sherd__engine_offload_destroy(sherd_engine *engine);
-/* Before the last micro-step of a step: what the vote would say if it neither clipped nor skipped. */
-sherd_status sherd__engine_guess(sherd_engine *engine, sherd_error *err);
 /* When the vote is known. */
 void sherd__engine_guessed(sherd_engine *engine);
 /* fp32 state `which` (0: master, then the moments) from element `local` of the own part on; *run: how many follow in a row. On any
@@ -156,6 +156,9 @@ sherd_status sherd__engine_check(sherd_engine *engine, sherd_status status, sher
 /* A call the contract forbids: kept for sherd_engine_error, nothing is poisoned. */
 sherd_status sherd__engine_refuse(sherd_engine *engine, sherd_error *err, sherd_status status, const char *format, ...)
     SHERD__PRINTF(4, 5);
+
+/* step.c: waits for the last step's vote and reports it, where that was left for later. */
+sherd_status sherd__engine_collect(sherd_engine *engine, sherd_error *err);
 
 /* transfer.c: between-steps movement of small things. `err` as everywhere. */
 sherd_status sherd__engine_idle(sherd_engine *engine, const char *call,

@@ -117,6 +117,20 @@ static sherd_status tables(sherd_engine *engine, sherd_error *err)
     return SHERD_OK;
 }
 
+/* What the next vote would say if nothing were large and nothing broken. Runs where the host updates, once a step,
+ * right after its vote: so the calling thread never waits for it. */
+static void guess_next(void *ctx, sherd__step_scalars *out)
+{
+    const sherd_engine *engine = ctx;
+    sherd__step_state state = engine->mirror->state;
+    double rate = sherd_config_lr(&engine->plan->config, (int64_t)state.updates);
+    uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] = {0};
+
+    memcpy(&vote[SHERD__NORM_LIMBS], &rate, sizeof rate);
+    vote[SHERD__VOTE_SUMS] = SHERD__NO_BAD_BLOCK;
+    sherd__step_prepare(&engine->rules, vote, &state, out);
+}
+
 sherd_status sherd__engine_offload_create(sherd_engine *engine, sherd_error *err)
 {
     sherd__offload_options options = {.plan = engine->plan,
@@ -136,6 +150,10 @@ sherd_status sherd__engine_offload_create(sherd_engine *engine, sherd_error *err
     options.n_spans = engine->n_off_spans;
     options.guess[0] = &engine->guess[0];
     options.guess[1] = &engine->guess[1];
+    options.state = &engine->mirror->state;
+    options.guess_next = guess_next;
+    options.guess_ctx = engine;
+    guess_next(engine, &engine->guess[0]);
     status = sherd__offload_create(&options, &engine->offload, err);
     return status == SHERD_OK ? agree_on_nodes(engine, err) : status;
 }
@@ -153,31 +171,16 @@ void sherd__engine_offload_destroy(sherd_engine *engine)
     sherd__topology_free(&engine->topology);
 }
 
-/* A vote in which nothing is large and nothing is broken. The two guesses are used in turn: when this one is written
- * again, two steps later, the vote between has shown that nobody reads it any more. */
-sherd_status sherd__engine_guess(sherd_engine *engine, sherd_error *err)
-{
-    double rate = sherd_config_lr(&engine->plan->config, engine->last.updates);
-    uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] = {0};
-    sherd__step_state state;
-    sherd_status status;
-
-    engine->guess_parity = engine->buckets[engine->plan->placement.n_disk].parity;
-    status = sherd__engine_touch(engine, "guess", &engine->mirror->state, sizeof state, 0, err);
-    state = engine->mirror->state;
-    memcpy(&vote[SHERD__NORM_LIMBS], &rate, sizeof rate);
-    vote[SHERD__VOTE_SUMS] = SHERD__NO_BAD_BLOCK;
-    sherd__step_prepare(&engine->rules, vote, &state, &engine->guess[engine->guess_parity]);
-    return status;
-}
-
 void sherd__engine_guessed(sherd_engine *engine)
 {
     uint32_t n = engine->plan->placement.n_speculated;
 
+    if (n == 0)
+        return;
     engine->speculated += n;
-    if (n > 0 && !sherd__step_scalars_same(&engine->guess[engine->guess_parity], &engine->mirror->scalars))
+    if (!sherd__step_scalars_same(&engine->guess[engine->guess_parity], &engine->mirror->scalars))
         engine->speculation_missed += n;
+    engine->guess_parity = !engine->guess_parity;
 }
 
 float *sherd__engine_state(const sherd_engine *engine, uint32_t index, uint32_t which, int64_t local, int64_t *run)

@@ -28,11 +28,6 @@ sherd_status sherd_micro_begin(sherd_engine *engine, sherd_micro *out)
                                     "sherd_micro_begin: micro-step %" PRId64 " of step %" PRId64
                                     " is open; close it with sherd_engine_step",
                                     engine->micro, engine->step);
-    if (engine->plan->placement.n_speculated > 0 && engine->micro == engine->plan->config.gradient_accumulation_steps - 1) {
-        status = sherd__engine_guess(engine, NULL);
-        if (status != SHERD_OK)
-            return status;
-    }
     pthread_mutex_lock(&engine->lock);
     sherd__ring_begin(&engine->ring_state);
     engine->open = 1;
@@ -124,30 +119,28 @@ static uint64_t rate_bits(const sherd_engine *engine)
     return bits;
 }
 
-static sherd_status boundary(sherd_engine *engine, sherd_error *err)
+/* The step's own times; its figures come with the vote. */
+static void close_times(sherd_engine *engine, int64_t now)
 {
-    sherd_status status;
+    sherd__engine_times *times = &engine->times;
+    sherd_report *closing = &engine->closing;
 
-    book_update_time(engine);
-    engine->mirror->lr_bits = rate_bits(engine);
-    status = engine->device->ops->event_record(engine->device->compute, engine->closed);
-    if (status == SHERD_OK)
-        status = sherd__engine_execute_range(engine, engine->plan->schedule.boundary);
-    if (status == SHERD_OK)
-        status = sherd__engine_host_wait(engine, engine->voted, "vote (report)");
-    status = sherd__engine_check(engine, status, err);
-    return status == SHERD_OK
-               ? sherd__engine_touch(engine, "report", &engine->mirror->scalars, sizeof engine->mirror->scalars, 0, err)
-               : status;
+    closing->step = engine->step;
+    closing->step_ns = now - times->step_begin;
+    closing->forward_ns = times->forward;
+    closing->backward_ns = times->backward;
+    closing->exposed_comm_ns = atomic_exchange_explicit(&times->exposed, 0, memory_order_relaxed);
+    closing->update_ns = times->last_update;
+    closing->parked = engine->parked_count;
+    times->forward = times->backward = 0;
 }
 
-static void fill_report(sherd_engine *engine, int64_t now)
+static void fill_report(sherd_engine *engine)
 {
     const sherd__step_scalars *scalars = &engine->mirror->scalars;
-    sherd__engine_times *times = &engine->times;
     sherd_report *report = &engine->last;
 
-    report->step = engine->step;
+    *report = engine->closing;
     report->updates = (int64_t)scalars->updates;
     report->skipped = (int32_t)scalars->skip;
     report->bad_param =
@@ -155,16 +148,59 @@ static void fill_report(sherd_engine *engine, int64_t now)
     report->grad_norm = scalars->norm;
     report->lr = scalars->lr;
     report->loss_scale = 1.0;
-    report->step_ns = now - times->step_begin;
-    report->forward_ns = times->forward;
-    report->backward_ns = times->backward;
-    report->exposed_comm_ns = atomic_exchange_explicit(&times->exposed, 0, memory_order_relaxed);
-    report->update_ns = times->last_update;
-    report->parked = engine->parked_count;
     sherd__engine_guessed(engine);
     report->speculated = engine->speculated;
     report->speculation_missed = engine->speculation_missed;
-    times->forward = times->backward = 0;
+}
+
+static sherd_status await_vote(sherd_engine *engine, sherd_error *err)
+{
+    sherd_status status = sherd__engine_host_wait(engine, engine->voted, "vote (report)");
+
+    status = sherd__engine_check(engine, status, err);
+    return status == SHERD_OK
+               ? sherd__engine_touch(engine, "report", &engine->mirror->scalars, sizeof engine->mirror->scalars, 0, err)
+               : status;
+}
+
+sherd_status sherd__engine_collect(sherd_engine *engine, sherd_error *err)
+{
+    sherd_status status;
+
+    if (!engine->uncollected)
+        return SHERD_OK;
+    status = await_vote(engine, err);
+    if (status != SHERD_OK)
+        return status;
+    engine->uncollected = 0;
+    fill_report(engine);
+    return SHERD_OK;
+}
+
+/* Where the caller's thread only enqueues (a GPU), waiting for this step's vote would leave the GPU without work: it
+ * learns the former step's, which is long known, and goes on. */
+static sherd_status boundary(sherd_engine *engine, sherd_error *err)
+{
+    int late = engine->device->kind == SHERD_DEVICE_CUDA;
+    sherd_status status = sherd__engine_collect(engine, err);
+
+    if (status != SHERD_OK)
+        return status;
+    book_update_time(engine);
+    engine->mirror->lr_bits = rate_bits(engine);
+    status = engine->device->ops->event_record(engine->device->compute, engine->closed);
+    if (status == SHERD_OK)
+        status = sherd__engine_execute_range(engine, engine->plan->schedule.boundary);
+    status = sherd__engine_check(engine, status, err);
+    if (status == SHERD_OK && !late)
+        status = await_vote(engine, err);
+    if (status != SHERD_OK)
+        return status;
+    close_times(engine, sherd__now_ns());
+    engine->uncollected = late;
+    if (!late)
+        fill_report(engine);
+    return SHERD_OK;
 }
 
 static void give_report(const sherd_engine *engine, int32_t at_boundary, sherd_report *report)
@@ -198,7 +234,6 @@ sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *report, sherd
         return status;
     engine->open = 0;
     if (last) {
-        fill_report(engine, sherd__now_ns());
         engine->step++;
         engine->micro = 0;
     } else {
@@ -206,4 +241,9 @@ sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *report, sherd
     }
     give_report(engine, last, report);
     return SHERD_OK;
+}
+
+void sherd_engine_report(const sherd_engine *engine, sherd_report *report)
+{
+    give_report(engine, 0, report);
 }

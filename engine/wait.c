@@ -125,6 +125,7 @@ sherd_status sherd__engine_touch(sherd_engine *engine, const char *who, const vo
     return sherd__engine_check(engine, status, err);
 }
 
+/* Everything that runs, then the report that may be outstanding. */
 sherd_status sherd_engine_wait(sherd_engine *engine, sherd_error *err)
 {
     /* What runs on the others is always followed by something here. */
@@ -138,5 +139,7 @@ sherd_status sherd_engine_wait(sherd_engine *engine, sherd_error *err)
     for (size_t i = 0; status == SHERD_OK && i < sizeof ends / sizeof *ends; i++)
         if (engine->stream[ends[i].stream])
             status = sherd__engine_sync(engine, ends[i].stream, ends[i].site, err);
-    return status == SHERD_OK ? sherd__engine_sync(engine, SHERD__COMM, "engine wait (comm)", err) : status;
+    if (status == SHERD_OK)
+        status = sherd__engine_sync(engine, SHERD__COMM, "engine wait (comm)", err);
+    return status == SHERD_OK ? sherd__engine_collect(engine, err) : status;
 }

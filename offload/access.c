@@ -8,7 +8,7 @@
 
 /* At most, per place: sum, two sets of state, emit; and per work the two scalars. */
 #define PER_PLACE (2 * SHERD__STATES + 2)
-#define PER_WORK 2
+#define PER_WORK 4
 
 static void add(sherd__work *work, const void *address, uint64_t bytes, int32_t write)
 {
@@ -24,8 +24,13 @@ static void declare_update(sherd__work *work, sherd__work_kind kind)
 
     if (kind == SHERD__WORK_STEP)
         add(work, offload->scalars, sizeof *offload->scalars, 0);
-    if (bucket->speculated)
+    if (kind == SHERD__WORK_STEP && sherd__work_guesses(offload, work->bucket)) {
+        add(work, offload->state, sizeof *offload->state, 0);
+        for (int next = 0; next < 2; next++) /* which of them: the work knows */
+            add(work, offload->guess[next], sizeof *offload->guess[next], 1);
+    } else if (bucket->speculated) {
         add(work, offload->guess[work->parity], sizeof *offload->guess[0], 0);
+    }
     for (int32_t node = 0; node < offload->n_nodes; node++) {
         const sherd__place *place = sherd__places(offload, work->bucket) + node;
         uint64_t n = (uint64_t)(place->end - place->begin);

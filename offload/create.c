@@ -201,6 +201,9 @@ sherd_status sherd__offload_create(const sherd__offload_options *options, sherd_
     offload->scalars = options->scalars;
     offload->guess[0] = options->guess[0];
     offload->guess[1] = options->guess[1];
+    offload->state = options->state;
+    offload->guess_next = options->guess_next;
+    offload->guess_ctx = options->guess_ctx;
     status = make_all(offload, options, err);
     if (status != SHERD_OK) {
         sherd__offload_destroy(offload);

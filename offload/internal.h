@@ -48,7 +48,13 @@ struct sherd__offload {
     const sherd__host_math *math;
     const sherd__span *const *spans;
     const uint32_t *n_spans;
-    const sherd__step_scalars *scalars, *guess[2];
+    const sherd__step_scalars *scalars;
+    sherd__step_scalars *guess[2];
+    const sherd__step_state *state;
+    void (*guess_next)(void *ctx, sherd__step_scalars *out);
+    void *guess_ctx;
+    int32_t seated; /* the host stream's thread has taken its seat */
+    int32_t turn;   /* of the guesses: the parity of the step in progress; the host's work only */
     sherd__share share;
     sherd__team *team;
     int32_t n_nodes;
@@ -108,6 +114,13 @@ static inline float *sherd__place_now(const sherd__place *place, int32_t parity,
 static inline float *sherd__place_next(const sherd__place *place, int32_t parity, uint32_t which)
 {
     return place->shadow[which] && !parity ? place->shadow[which] : place->state[which];
+}
+
+/* 1: this bucket's step is the first of the step, and makes the guess for the next. */
+static inline int sherd__work_guesses(const sherd__offload *offload, uint32_t bucket)
+{
+    const sherd__placement *placement = &offload->plan->placement;
+    return placement->n_speculated > 0 && bucket == placement->n_off - 1;
 }
 
 /* access.c: what each piece of work reads and writes. */

@@ -23,14 +23,18 @@ typedef struct sherd__offload sherd__offload;
 typedef struct sherd__offload_options {
     const sherd_plan *plan;
     sherd_device *device;
-    int32_t rank;                        /* of the world: names files, places the slice */
-    const sherd__topology *topology;     /* of this host; kept until destroy */
-    int32_t local_ranks, local_rank;     /* ranks of this host */
-    const sherd__share_device *devices;  /* [local_ranks], or NULL */
-    const sherd__span *const *spans;     /* [n_off] of each offloaded bucket's part; stay valid */
-    const uint32_t *n_spans;             /* [n_off] */
-    const sherd__step_scalars *scalars;  /* on the host, as voted */
-    const sherd__step_scalars *guess[2]; /* on the host, by parity */
+    int32_t rank;                       /* of the world: names files, places the slice */
+    const sherd__topology *topology;    /* of this host; kept until destroy */
+    int32_t local_ranks, local_rank;    /* ranks of this host */
+    const sherd__share_device *devices; /* [local_ranks], or NULL */
+    const sherd__span *const *spans;    /* [n_off] of each offloaded bucket's part; stay valid */
+    const uint32_t *n_spans;            /* [n_off] */
+    const sherd__step_scalars *scalars; /* on the host, as voted */
+    sherd__step_scalars *guess[2];      /* on the host, by parity; [0] is filled by the caller */
+    const sherd__step_state *state;     /* on the host, as voted */
+    /* Makes the next step's guess; called by the host's work of the step, after the vote. */
+    void (*guess_next)(void *ctx, sherd__step_scalars *out);
+    void *guess_ctx;
 } sherd__offload_options;
 
 /* Host memory, threads and files for everything the plan offloads; booked in the device's ledger. State starts as

@@ -116,9 +116,19 @@ static void run_chunk(void *arg, int64_t chunk, int32_t worker)
         update_range(p, place, p->part_begin + place->begin + from, p->part_begin + place->begin + from + n);
 }
 
+/* The stream's thread is the team's first member: it takes its seat with its first work. On the checking device it is
+ * the client's thread, which stays where it is. A seat that cannot be had was reported at creation. */
+static void take_seat(sherd__offload *offload)
+{
+    if (offload->seated || offload->device->kind == SHERD_DEVICE_CHECK)
+        return;
+    offload->seated = 1;
+    (void)sherd__team_pin_caller(offload->team, NULL);
+}
+
 static void run_pass(const sherd__work *work, const sherd__step_scalars *scalars)
 {
-    const sherd__offload *offload = work->offload;
+    sherd__offload *offload = work->offload;
     const sherd__bucket *bucket = &offload->plan->buckets[work->bucket];
     pass p = {.offload = offload,
               .places = sherd__places(offload, work->bucket),
@@ -131,6 +141,8 @@ static void run_pass(const sherd__work *work, const sherd__step_scalars *scalars
     uint64_t former = sherd__float_mode_enter();
     int64_t end = 0;
 
+    take_seat(offload);
+
     for (int32_t node = 0; node < offload->n_nodes; node++)
         offload->ends[node] = end += chunks_of(&p.places[node]);
     sherd__team_run_nodes(offload->team, offload->ends, SHERD__TEAM_HELP, run_chunk, &p);
@@ -140,9 +152,13 @@ static void run_pass(const sherd__work *work, const sherd__step_scalars *scalars
 static sherd_status do_step(void *arg, sherd_error *err)
 {
     const sherd__work *work = arg;
-    const sherd__offload *offload = work->offload;
+    sherd__offload *offload = work->offload;
 
     (void)err;
+    if (sherd__work_guesses(offload, work->bucket)) {
+        offload->turn = !offload->turn;
+        offload->guess_next(offload->guess_ctx, offload->guess[offload->turn]);
+    }
     if (!offload->plan->buckets[work->bucket].speculated ||
         !sherd__step_scalars_same(offload->guess[work->parity], offload->scalars))
         run_pass(work, offload->scalars);

@@ -186,6 +186,10 @@ typedef struct sherd_one_cycle {
     double min_mom, max_mom, decay_mom_rate;       /* 0.8, 0.9, 0 */
 } sherd_one_cycle;
 
+/* By what the client multiplies its loss, so that small gradients survive their type. DYNAMIC: halved where gradients overflow,
+ * doubled after a window without (docs/numerics.md). */
+typedef enum sherd_scaling { SHERD_SCALING_NONE = 0, SHERD_SCALING_STATIC = 1, SHERD_SCALING_DYNAMIC = 2 } sherd_scaling;
+
 /* The configuration by value: DeepSpeed's keys under their own names (docs/configuration.md has the whole table). Fill it
  * with sherd_config_init, then set members or read a JSON file. A value of 0 in the batch triad means "infer". */
 typedef struct sherd_config {
@@ -254,6 +258,12 @@ typedef struct sherd_config {
         int64_t step_size;
         int32_t staircase;                  /* 1: the quotient is rounded down */
     } lr_range_test;
+    struct {                                /* fp16.*; any type may be scaled if the client scales its loss */
+        sherd_scaling kind;                 /* with fp16.enabled: static if loss_scale is above 0, else dynamic */
+        double loss_scale, min_loss_scale;  /* the static one; the least of a dynamic one, 1 */
+        int32_t initial_scale_power, hysteresis, consecutive_hysteresis; /* 16, 2, 0 */
+        int64_t loss_scale_window;          /* steps; 1000 */
+    } scaling;
 } sherd_config;
 
 /* Defaults. `size` is sizeof(sherd_config) as the caller was compiled. */
@@ -508,7 +518,7 @@ typedef struct sherd_report {
     int64_t bad_param;     /* first parameter (in backward order) with a non-finite gradient sum; -1: none */
     double grad_norm;      /* L2 of the mean gradient before clipping */
     double lr;             /* scheduled rate, before groups */
-    double loss_scale;
+    double loss_scale;     /* of that step */
     int64_t step_ns;       /* from the first micro_begin of this step to that of the next, or to this call's return */
     int64_t forward_ns, backward_ns; /* micro_begin to first grad_acquire; from there to sherd_engine_step; summed */
     int64_t exposed_comm_ns; /* time the compute stream waited for reductions, the vote and gathers */
@@ -521,8 +531,15 @@ SHERD_API void sherd_report_init(sherd_report *report, size_t size);
 
 /* COLLECTIVE at the boundary. Closes the micro-step: gradients that never came are zeros (or an error that names them);
  * at the last micro-step votes, updates, and gathers. On the host device it returns when the vote is known; updates and
- * gathers go on beside the caller. `report` may be NULL. */
+ * gathers go on beside the caller. On a GPU it returns when they are enqueued, and the report is the former step's
+ * (report.step says which; 0: none yet): sherd_engine_wait, then sherd_engine_report, give the last one. `report` may be
+ * NULL. */
 SHERD_API sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *report, sherd_error *err);
+/* The latest report there is, without waiting. */
+SHERD_API void sherd_engine_report(const sherd_engine *engine, sherd_report *report);
+/* Multiply the loss of this step's micro-batches by it; 1 without loss scaling. Changes in sherd_engine_step only. Local. When the
+ * scale is at its minimum and gradients still overflow, sherd_engine_step skips the update and returns ESTATE on every rank. */
+SHERD_API double sherd_engine_loss_scale(const sherd_engine *engine);
 /* Waits until everything enqueued is done. Local. */
 SHERD_API sherd_status sherd_engine_wait(sherd_engine *engine, sherd_error *err);
 /* Offloading as it came out: threads and cores, arenas (bytes asked for and really there, per node), files. "" where nothing is
@@ -535,6 +552,48 @@ SHERD_API sherd_status sherd_engine_hash(sherd_engine *engine, uint8_t param_has
 SHERD_API sherd_status sherd_engine_sum(sherd_engine *engine, double *value, sherd_error *err);
 /* First error of the engine (or the last refused call's); SHERD_OK if there is none. Any thread. */
 SHERD_API sherd_status sherd_engine_error(sherd_engine *engine, sherd_error *err);
+
+/* --------------------------------------------------------------------------------------------------------- checkpoints */
+
+/* A checkpoint is a folder DIR/step-N; DIR/latest names the newest (docs/checkpoints.md). What follows is its summary, and what
+ * the client wants to find again. */
+#define SHERD_CHECKPOINT_CLIENT_MAX 4096 /* with the NUL */
+typedef struct sherd_checkpoint {
+    size_t size;
+    uint64_t sampler_seed, sampler_position;  /* the client's; saved and given back */
+    char client[SHERD_CHECKPOINT_CLIENT_MAX]; /* likewise: any text */
+    int64_t step, updates;                    /* steps closed; updates made, skipped ones not counted */
+    int32_t world, stage;                     /* of the engine that saved */
+    char optimizer[32];
+    double lr, loss_scale;                    /* of the last step */
+    uint8_t param_hash[16], state_hash[16];
+    uint32_t n_params, n_files;
+    uint64_t bytes;                           /* of the files, the manifest left out */
+    char folder[1024];                        /* DIR/step-N */
+} sherd_checkpoint;
+SHERD_API void sherd_checkpoint_init(sherd_checkpoint *checkpoint, size_t size);
+
+/* COLLECTIVE, between steps. Writes DIR/step-N, N the steps closed so far; DIR is made if its parent exists. All ranks must see
+ * the same folder. Of `client` (NULL: nothing) the sampler's two numbers and the text are kept. When it returns SHERD_OK the
+ * checkpoint is complete and on the disk; else what was in DIR before is as it was, and all ranks return the same sentence.
+ * A failed save leaves the engine as it is. */
+SHERD_API sherd_status sherd_engine_save(sherd_engine *engine, const char *dir, const sherd_checkpoint *client,
+                                         sherd_error *err);
+/* COLLECTIVE, between steps. Loads DIR/step-N, or, given DIR, its newest complete checkpoint; whatever the world, stage, bucket
+ * size and placement it was saved with. Parameters and optimizer must be the same. Everything is verified (sizes, digests,
+ * tables) before the engine is changed, and its digest is compared afterwards; after an EIO from that the engine must not be
+ * used. *out (may be NULL): as sherd_checkpoint_read. */
+SHERD_API sherd_status sherd_engine_load(sherd_engine *engine, const char *dir, sherd_checkpoint *out, sherd_error *err);
+
+/* The summary of one checkpoint: a step's folder, or the newest complete one under DIR. Reads the manifest only. Local. EIO:
+ * there is none. */
+SHERD_API sherd_status sherd_checkpoint_read(const char *dir, sherd_checkpoint *out, sherd_error *err);
+/* The same, and size and XXH3-128 of every file. EIO or EINVAL names the first that is wrong. Local. */
+SHERD_API sherd_status sherd_checkpoint_verify(const char *dir, sherd_error *err);
+/* Steps of all checkpoints under DIR, smallest first: at most `capacity` into out, all into *n. Contents are not looked at. */
+SHERD_API sherd_status sherd_checkpoint_list(const char *dir, int64_t *out, size_t capacity, size_t *n, sherd_error *err);
+/* Removes all but the `keep` newest, and what interrupted saves have left; the one that `latest` names stays. Local: one rank. */
+SHERD_API sherd_status sherd_checkpoint_prune(const char *dir, size_t keep, sherd_error *err);
 
 /* --------------------------------------------------------------------------------------------------------- safetensors */
 

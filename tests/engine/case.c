@@ -330,8 +330,12 @@ static sherd_status run_micro(const engine_case *c, sherd_engine *engine, const 
     return status;
 }
 
-static void record(case_result *out, int64_t step, const sherd_report *report)
+/* A report may be the former step's, and the first may be none. */
+static void record(case_result *out, const sherd_report *report)
 {
+    int64_t step = report->step - 1;
+    if (step < 0)
+        return;
     out->norm[step] = report->grad_norm;
     out->skipped[step] = report->skipped;
     if (report->skipped)
@@ -407,10 +411,12 @@ static sherd_status train(const engine_case *c, sherd_engine *engine, const sher
 
     sherd_report_init(&report, sizeof report);
     for (uint32_t p = 0; status == SHERD_OK && p < n; p++) {
-        sherd_test_weights(c->seed, p, elems_of(&params[p]), scratch);
+        sherd_test_weights(c->seed + (c->load_from != NULL), p, elems_of(&params[p]), scratch);
         status = sherd_param_write(engine, p, scratch, &out->error);
     }
-    for (int64_t s = 0; status == SHERD_OK && s < c->steps; s++) {
+    if (status == SHERD_OK && c->load_from)
+        status = sherd_engine_load(engine, c->load_from, NULL, &out->error);
+    for (int64_t s = c->load_from ? c->first : 0; status == SHERD_OK && s < c->steps; s++) {
         for (int64_t k = 0; status == SHERD_OK && k < c->accumulation; k++) {
             status = run_micro(c, engine, params, scratch);
             if (status == SHERD_OK)
@@ -419,7 +425,14 @@ static sherd_status train(const engine_case *c, sherd_engine *engine, const sher
                 sherd_engine_error(engine, &out->error);
         }
         if (status == SHERD_OK)
-            record(out, s, &report);
+            record(out, &report);
+        if (status == SHERD_OK && c->save_to && s + 1 == c->save_at)
+            status = sherd_engine_save(engine, c->save_to, NULL, &out->error);
+    }
+    if (status == SHERD_OK && !c->leave_early) {
+        status = sherd_engine_wait(engine, &out->error);
+        sherd_engine_report(engine, &report);
+        record(out, &report);
     }
     if (status == SHERD_OK && !c->leave_early)
         status = sum_twice(c, engine, rank, out);
