@@ -16,7 +16,7 @@
 #include "store/manifest.h"
 
 #define SHERD__CHECKPOINT_MODEL "model.safetensors"
-#define SHERD__CHECKPOINT_PATH  1024 /* bytes of any path, with the NUL */
+#define SHERD__CHECKPOINT_PATH 1024 /* bytes of any path, with the NUL */
 
 typedef char sherd__checkpoint_path[SHERD__CHECKPOINT_PATH];
 
@@ -39,9 +39,11 @@ sherd_status sherd__checkpoint_remove(const char *folder, sherd_error *err);
 sherd_status sherd__checkpoint_install(const char *tmp, const char *folder, sherd_error *err);
 
 /* checkpoint_agree.c */
-/* COLLECTIVE. Every rank says how its part went; all return the same: SHERD_OK, or the sentence of the first that failed. */
+/* COLLECTIVE. Every rank says how its part went; all return the same: SHERD_OK, or the sentence of the first that
+ * failed. */
 sherd_status sherd__checkpoint_agree(sherd_engine *engine, sherd_status mine, const sherd_error *why, sherd_error *err);
-/* Bytes from device (or offloaded) memory to the engine's staging block on the host, or back: at most SHERD__STAGE_BYTES. */
+/* Bytes from device (or offloaded) memory to the engine's staging block on the host, or back: at most
+ * SHERD__STAGE_BYTES. */
 sherd_status sherd__checkpoint_lower(sherd_engine *engine, const void *from, uint64_t bytes, sherd_error *err);
 sherd_status sherd__checkpoint_raise(sherd_engine *engine, void *to, uint64_t bytes, sherd_error *err);
 /* Step state as text and back; powers and loss scale return bit for bit. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Folders of checkpoints: finding the newest complete one, putting a new one in place, removing old ones. A checkpoint is
- * complete when its folder has its final name and a manifest in it; whatever bears another name can be removed.
+ * Folders of checkpoints: finding the newest complete one, putting a new one in place, removing old ones. A checkpoint
+ * is complete when its folder has its final name and a manifest in it; whatever bears another name can be removed.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -221,7 +221,8 @@ sherd_status sherd_checkpoint_verify(const char *dir, sherd_error *err)
     return status;
 }
 
-/* --------------------------------------------------------------------------------------------------- place and removal */
+/* --------------------------------------------------------------------------------------------------- place and removal
+ */
 
 static int is_ours(const char *name)
 {
@@ -238,8 +239,7 @@ sherd_status sherd__checkpoint_remove(const char *folder, sherd_error *err)
         return errno == ENOENT ? SHERD_OK : fail_path("read", folder, errno, err);
     while ((entry = readdir(entries)) != NULL) {
         sherd__checkpoint_path path;
-        if (is_ours(entry->d_name) &&
-            sherd__checkpoint_print(path, NULL, "%s/%s", folder, entry->d_name) == SHERD_OK)
+        if (is_ours(entry->d_name) && sherd__checkpoint_print(path, NULL, "%s/%s", folder, entry->d_name) == SHERD_OK)
             (void)sherd__io_unlink(NULL, path); /* what stays is seen by the removal of the folder */
     }
     closedir(entries);
@@ -287,7 +287,8 @@ sherd_status sherd__checkpoint_install(const char *tmp, const char *folder, sher
         return fail_path("given its name", folder, -code, err);
     status = sync_parent(folder, err);
     if (status == SHERD_OK && replaced)
-        (void)sherd__checkpoint_remove(tmp, NULL); /* the new one is in place: what is left of the old is pruned later */
+        (void)sherd__checkpoint_remove(tmp,
+                                       NULL); /* the new one is in place: what is left of the old is pruned later */
     return status;
 }
 

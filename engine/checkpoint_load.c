@@ -2,8 +2,8 @@
  *
  * Loading. First everything is proved: the manifest, each file's size and digest (the ranks share them out), the table
  * of parameters, and that the files of all old ranks together hold every element once. Only then is the engine changed:
- * each rank reads the ranges of its own part, and the working copies are the narrowing of the masters, gathered as after
- * an update. At the end the engine's digest must be the manifest's.
+ * each rank reads the ranges of its own part, and the working copies are the narrowing of the masters, gathered as
+ * after an update. At the end the engine's digest must be the manifest's.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -29,12 +29,14 @@ typedef struct load {
     uint32_t *by_name;             /* parameters, sorted by name */
 } load;
 
-/* ------------------------------------------------------------------------------------------------------------- tables */
+/* ------------------------------------------------------------------------------------------------------------- tables
+ */
 
 static sherd_status differs(const char *folder, sherd_error *err, uint32_t index, const char *name, const char *what)
 {
     return sherd__fail(err, SHERD_EINVAL,
-                       "'%.200s': parameter %" PRIu32 " ('%.100s') %s; use the model and types the checkpoint was made with",
+                       "'%.200s': parameter %" PRIu32
+                       " ('%.100s') %s; use the model and types the checkpoint was made with",
                        folder, index, name, what);
 }
 
@@ -76,14 +78,15 @@ static sherd_status compare_tables(const load *l, sherd_error *err)
 
     if (strcmp(l->manifest.optimizer, optimizer) != 0 || l->manifest.n_states != l->n_states)
         return sherd__fail(err, SHERD_EINVAL,
-                           "'%.200s' was made with optimizer %.30s (%" PRIu32 " states), the configuration says %s (%" PRIu32
-                           "); use the same",
+                           "'%.200s' was made with optimizer %.30s (%" PRIu32
+                           " states), the configuration says %s (%" PRIu32 "); use the same",
                            l->folder, l->manifest.optimizer, l->manifest.n_states, optimizer, l->n_states);
     for (uint32_t p = 0; status == SHERD_OK && p < both; p++)
         status = compare_param(l, p, err);
     if (status == SHERD_OK && plan->n_params != l->manifest.n_params)
         return sherd__fail(err, SHERD_EINVAL,
-                           "'%.200s' has %" PRIu32 " parameters, the model %" PRIu32 "; the first that only one has is '%s'",
+                           "'%.200s' has %" PRIu32 " parameters, the model %" PRIu32
+                           "; the first that only one has is '%s'",
                            l->folder, l->manifest.n_params, plan->n_params,
                            both < plan->n_params ? plan->params[both].name : l->manifest.params[both].name);
     return status;
@@ -104,10 +107,11 @@ static sherd_status check_state(const load *l, sherd_error *err)
     sherd__step_state_init(&state);
     if (!sherd__checkpoint_state_of_text(find_note(l, "step_state"), &state) ||
         state.updates != (uint64_t)l->manifest.updates)
-        return sherd__fail(err, SHERD_EINVAL,
-                           "'%.300s': the manifest's step_state is missing or of a later version; use the version of Sherd "
-                           "that wrote it",
-                           l->folder);
+        return sherd__fail(
+            err, SHERD_EINVAL,
+            "'%.300s': the manifest's step_state is missing or of a later version; use the version of Sherd "
+            "that wrote it",
+            l->folder);
     return SHERD_OK;
 }
 
@@ -129,7 +133,8 @@ static sherd_status check_files(const load *l, sherd_error *err)
     return SHERD_OK;
 }
 
-/* -------------------------------------------------------------------------------------------------------------- proof */
+/* -------------------------------------------------------------------------------------------------------------- proof
+ */
 
 /* This rank's share of the files, read to their end. */
 static sherd_status verify_share(const load *l, sherd_error *err)
@@ -169,13 +174,15 @@ static sherd_status same_everywhere(load *l, sherd_error *why, sherd_error *err)
         return status;
     if (memcmp(line, l->engine->scratch_host, sizeof line) != 0)
         mine = sherd__fail(why, SHERD_EIO,
-                           "it finds another checkpoint (step %" PRId64 ") than rank 0 in '%.250s'; all ranks must see the same "
+                           "it finds another checkpoint (step %" PRId64
+                           ") than rank 0 in '%.250s'; all ranks must see the same "
                            "folder",
                            l->manifest.step, l->folder);
     return sherd__checkpoint_agree(l->engine, mine, why, err);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- pieces */
+/* ------------------------------------------------------------------------------------------------------------- pieces
+ */
 
 static int compare_names(const void *left, const void *right, void *ctx)
 {
@@ -239,7 +246,8 @@ static sherd_status list_file(load *l, int32_t file, sherd_error *err)
         *piece = (sherd__piece){.file = (uint32_t)file, .tensor = (uint32_t)i};
         if (!parse_piece(l, &info, piece))
             return sherd__fail(err, SHERD_EINVAL,
-                               "'%.200s': rank %" PRId32 "'s tensor '%.100s' is none of the model's states; use another "
+                               "'%.200s': rank %" PRId32
+                               "'s tensor '%.100s' is none of the model's states; use another "
                                "checkpoint",
                                l->folder, file, info.name);
         l->n_pieces++;
@@ -262,7 +270,8 @@ static sherd_status open_files(load *l, size_t *tensors, sherd_error *err)
     }
     for (int32_t r = 0; status == SHERD_OK && r <= l->old_world; r++) {
         sherd__checkpoint_optimizer_name(r, l->old_world, name);
-        status = sherd__checkpoint_print(path, err, "%s/%s", l->folder, r < l->old_world ? name : SHERD__CHECKPOINT_MODEL);
+        status =
+            sherd__checkpoint_print(path, err, "%s/%s", l->folder, r < l->old_world ? name : SHERD__CHECKPOINT_MODEL);
         if (status == SHERD_OK)
             status = sherd__safetensors_open(path, memory, NULL, &l->file[r], err);
         if (status == SHERD_OK && r < l->old_world)
@@ -297,7 +306,8 @@ static sherd_status make_pieces(load *l, sherd_error *err)
     return status == SHERD_OK ? sherd__reshard_prepare(plan, l->n_states, l->pieces, l->n_pieces, err) : status;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- contents */
+/* ----------------------------------------------------------------------------------------------------------- contents
+ */
 
 static sherd_status load_state(load *l, const sherd__range_of_param *range, uint32_t which, int64_t first, float *to,
                                int64_t elems, sherd_error *err)
@@ -318,8 +328,8 @@ static sherd_status load_state(load *l, const sherd__range_of_param *range, uint
     return status;
 }
 
-static sherd_status narrow(load *l, const sherd__range_of_param *range, int64_t first, const float *master, int64_t elems,
-                           sherd_error *err)
+static sherd_status narrow(load *l, const sherd__range_of_param *range, int64_t first, const float *master,
+                           int64_t elems, sherd_error *err)
 {
     const sherd_engine *engine = l->engine;
     const sherd__plan_param *param = &engine->plan->params[range->param];
@@ -408,8 +418,9 @@ static sherd_status gather(load *l, sherd_error *err)
 
     for (uint32_t b = 0; status == SHERD_OK && !engine->plan->whole_state && b < engine->plan->n_buckets; b++) {
         const sherd__bucket *bucket = &engine->plan->buckets[b];
-        status = ops->all_gather(engine->comm, stream, tag, &engine->params, bucket->param_offset,
-                                 (uint64_t)bucket->slice_elems * sherd_dtype_bytes(bucket->dtype), &engine->last_ticket);
+        status =
+            ops->all_gather(engine->comm, stream, tag, &engine->params, bucket->param_offset,
+                            (uint64_t)bucket->slice_elems * sherd_dtype_bytes(bucket->dtype), &engine->last_ticket);
     }
     if (status == SHERD_OK)
         status = ops->released(engine->comm, stream, tag, engine->last_ticket, "checkpoint release");
@@ -458,14 +469,16 @@ static sherd_status compare_digest(load *l, sherd_error *err)
     sherd_status status = sherd_engine_hash(l->engine, NULL, state, err);
 
     if (status == SHERD_OK && memcmp(state, l->manifest.state_hash, sizeof state) != 0)
-        status = sherd__fail(err, SHERD_EIO,
-                             "'%.300s' was loaded, but the state's digest is not the manifest's; do not use this engine, load "
-                             "another checkpoint into a new one",
-                             l->folder);
+        status = sherd__fail(
+            err, SHERD_EIO,
+            "'%.300s' was loaded, but the state's digest is not the manifest's; do not use this engine, load "
+            "another checkpoint into a new one",
+            l->folder);
     return status;
 }
 
-/* -------------------------------------------------------------------------------------------------------------- whole */
+/* -------------------------------------------------------------------------------------------------------------- whole
+ */
 
 static sherd_status load_all(load *l, const char *dir, sherd_error *err)
 {

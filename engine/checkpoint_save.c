@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Saving. Every rank writes its slice of masters and moments, rank 0 the working copies; then rank 0 writes the manifest,
- * gives the folder its name, and moves `latest`. A fault anywhere leaves a folder "step-N.tmp", which rank 0 removes,
- * and all that was there before.
+ * Saving. Every rank writes its slice of masters and moments, rank 0 the working copies; then rank 0 writes the
+ * manifest, gives the folder its name, and moves `latest`. A fault anywhere leaves a folder "step-N.tmp", which rank 0
+ * removes, and all that was there before.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -65,7 +65,8 @@ static void release(save *s)
     sherd__free(memory, s->ranges, s->n_ranges, sizeof *s->ranges);
 }
 
-/* ------------------------------------------------------------------------------------------------------ optimizer file */
+/* ------------------------------------------------------------------------------------------------------ optimizer file
+ */
 
 static void describe_ranges(save *s)
 {
@@ -76,7 +77,8 @@ static void describe_ranges(save *s)
         for (uint32_t which = 0; which < s->n_states; which++, n++) {
             snprintf(s->names[n], sizeof s->names[n], "%s/%s/%" PRId64, plan->params[s->ranges[i].param].name,
                      sherd__checkpoint_state_name(plan, which), s->ranges[i].first);
-            s->tensors[n] = (sherd__tensor){.name = s->names[n], .dtype = "F32", .shape = {s->ranges[i].elems}, .ndim = 1};
+            s->tensors[n] =
+                (sherd__tensor){.name = s->names[n], .dtype = "F32", .shape = {s->ranges[i].elems}, .ndim = 1};
         }
 }
 
@@ -127,7 +129,8 @@ static sherd_status write_ranges(save *s, sherd__safetensors_writer *writer, she
     return status;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- model file */
+/* ---------------------------------------------------------------------------------------------------------- model file
+ */
 
 /* A tensor must begin at a multiple of its element's size. */
 static void describe_model(save *s)
@@ -141,8 +144,8 @@ static void describe_model(save *s)
             if ((param->dtype == SHERD_FP32) != wide)
                 continue;
             s->order[n] = p;
-            s->tensors[n] = (sherd__tensor){.name = param->name, .dtype = safetensors_type(param->dtype),
-                                            .ndim = param->ndim};
+            s->tensors[n] =
+                (sherd__tensor){.name = param->name, .dtype = safetensors_type(param->dtype), .ndim = param->ndim};
             memcpy(s->tensors[n++].shape, param->shape, sizeof param->shape);
         }
 }
@@ -171,8 +174,8 @@ static sherd_status write_file(save *s, uint32_t n_tensors, const sherd__pair *m
     sherd_status status = sherd__checkpoint_print(path, err, "%s/%s", s->tmp, file->name);
 
     if (status == SHERD_OK)
-        status = sherd__safetensors_create(path, s->tensors, n_tensors, metadata, 1, &s->engine->device->allocator, NULL,
-                                           &writer, err);
+        status = sherd__safetensors_create(path, s->tensors, n_tensors, metadata, 1, &s->engine->device->allocator,
+                                           NULL, &writer, err);
     if (status != SHERD_OK)
         return status;
     status = write(s, writer, err);
@@ -198,7 +201,8 @@ static sherd_status write_files(save *s, sherd_error *err)
     return write_file(s, s->engine->plan->n_params, &theirs, write_model, &s->model, err);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ manifest */
+/* ------------------------------------------------------------------------------------------------------------ manifest
+ */
 
 static void describe_params(const sherd_plan *plan, sherd__manifest *manifest)
 {
@@ -220,8 +224,7 @@ static void describe_notes(const save *s, const sherd_checkpoint *client, sherd_
     if (client)
         snprintf(manifest->notes[0].value, sizeof manifest->notes[0].value, "%s", client->client);
     snprintf(manifest->notes[1].key, sizeof manifest->notes[1].key, "step_state");
-    sherd__checkpoint_state_text(&s->engine->mirror->state, manifest->notes[1].value,
-                                 sizeof manifest->notes[1].value);
+    sherd__checkpoint_state_text(&s->engine->mirror->state, manifest->notes[1].value, sizeof manifest->notes[1].value);
 }
 
 static void describe_run(const save *s, const sherd_checkpoint *client, sherd__manifest *manifest)
@@ -233,7 +236,8 @@ static void describe_run(const save *s, const sherd_checkpoint *client, sherd__m
     manifest->updates = engine->last.updates;
     manifest->world = engine->world;
     manifest->stage = plan->config.zero.stage;
-    snprintf(manifest->optimizer, sizeof manifest->optimizer, "%s", sherd__optim_get(plan->config.optimizer.kind)->name);
+    snprintf(manifest->optimizer, sizeof manifest->optimizer, "%s",
+             sherd__optim_get(plan->config.optimizer.kind)->name);
     manifest->n_states = s->n_states;
     for (uint32_t which = 0; which < s->n_states; which++)
         snprintf(manifest->states[which], sizeof manifest->states[which], "%s",
@@ -290,11 +294,13 @@ static sherd_status finish(save *s, const sherd_checkpoint *client, sherd_error 
 
     if (status == SHERD_OK)
         status = sherd__checkpoint_install(s->tmp, s->folder, err);
-    return status == SHERD_OK ? sherd__latest_write(s->dir, s->engine->step - 1, &s->engine->device->allocator, NULL, err)
-                              : status;
+    return status == SHERD_OK
+               ? sherd__latest_write(s->dir, s->engine->step - 1, &s->engine->device->allocator, NULL, err)
+               : status;
 }
 
-/* -------------------------------------------------------------------------------------------------------------- whole */
+/* -------------------------------------------------------------------------------------------------------------- whole
+ */
 
 static sherd_status prepare(save *s, const char *dir, const sherd_checkpoint *client, sherd_error *err)
 {
@@ -303,8 +309,9 @@ static sherd_status prepare(save *s, const char *dir, const sherd_checkpoint *cl
     if (!dir || !dir[0])
         return sherd__fail(err, SHERD_EINVAL, "sherd_engine_save: name the folder of checkpoints");
     if (client && client->size < sizeof *client)
-        return sherd__fail(err, SHERD_EINVAL, "sherd_engine_save: the client's record was not made by "
-                                              "sherd_checkpoint_init");
+        return sherd__fail(err, SHERD_EINVAL,
+                           "sherd_engine_save: the client's record was not made by "
+                           "sherd_checkpoint_init");
     if (client && !memchr(client->client, '\0', sizeof client->client))
         return sherd__fail(err, SHERD_EINVAL, "sherd_engine_save: the client's text has no end within %d bytes",
                            SHERD_CHECKPOINT_CLIENT_MAX);

@@ -36,6 +36,10 @@ typedef struct engine_case {
     int32_t pin;          /* host memory is to be page-locked */
     int32_t fork_at;      /* > 0: a child process is made, and ends, in this step */
     int32_t read_back;    /* the masters are read too and must have the digest */
+    const char *save_to;  /* a checkpoint is saved there after step save_at */
+    int64_t save_at;
+    const char *load_from; /* the run begins with this checkpoint, after step `first` */
+    int64_t first;
     uint64_t seed;
     sherd_transport transport;
     sherd_reduction reduction;

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A run that is saved, ended, and resumed elsewhere equals the one that never stopped, bit for bit: other buckets,
+ * stages and placements at the same world; other worlds by the digest after loading, and by the masters as they are
+ * read.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "tests/engine/case.h"
+#include "tests/engine/checkpoints.h"
+#include "tests/engine/worlds.h"
+
+enum { STEPS = 4, SAVE_AT = 2, MAX_CASES = 64 };
+
+typedef struct run {
+    uint32_t n;
+    engine_case cases[MAX_CASES];
+    case_result results[WORLD_MAX][MAX_CASES];
+} run;
+
+static run runs;
+static uint32_t combinations;
+
+static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
+{
+    run *r = ctx;
+    for (uint32_t i = 0; i < r->n; i++) {
+        case_run_rank(&r->cases[i], device, comm, &r->results[rank][i]);
+        if (r->results[rank][i].status != SHERD_OK)
+            return;
+    }
+}
+
+static void run_cases(int32_t world)
+{
+    world_options options = {.world = world, .threads = 1};
+
+    assert_int_equal(world_run_threads(&options, run_rank, &runs), 0);
+    for (uint32_t i = 0; i < runs.n; i++)
+        for (int32_t r = 0; r < world; r++)
+            if (runs.results[r][i].status != SHERD_OK)
+                fail_msg("%s: rank %d: %s", case_name(&runs.cases[i]), r, runs.results[r][i].error.text);
+}
+
+/* Where the second half runs: nothing of it may be seen in the bits. */
+static engine_case elsewhere(engine_case c, uint32_t way)
+{
+    static const int64_t buckets[] = {1, 3000, (int64_t)1 << 40};
+
+    c.bucket = buckets[way % 3];
+    if (c.accumulation == 1)
+        c.stage = (int32_t)((c.stage + way) % 3);
+    c.tenths = (int32_t)(way * 3 % 11);
+    c.disk = (int32_t)(way / 2 % 3);
+    c.speculate = way % 2 && c.disk != 1;
+    c.arrival = ARRIVE_SHUFFLED;
+    return c;
+}
+
+/* For each case: saved on the way by one run, which goes on; then another run from there to the end. */
+static void resume_all(int32_t world, uint32_t from, uint32_t n)
+{
+    char folders[MAX_CASES][CHECKPOINTS_NAME];
+
+    runs.n = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        engine_case c;
+        assert_int_equal(case_offload_at((from + 5 * i) % 44, world, STEPS, &c), 1);
+        c.seed = 100 + i;
+        c.bad_step = i % 3 == 0 ? 2 : i % 3 == 1 ? 3 : 0;
+        c.save_at = SAVE_AT;
+        checkpoints_folder(folders[i]);
+        c.save_to = folders[i];
+        runs.cases[runs.n++] = c;
+        c = elsewhere(c, from + i);
+        c.save_to = NULL;
+        c.load_from = folders[i];
+        c.first = SAVE_AT;
+        runs.cases[runs.n++] = c;
+    }
+    run_cases(world);
+    for (uint32_t i = 0; i < runs.n; i++) {
+        case_result want;
+        const engine_case *c = &runs.cases[i & ~1u];
+        case_run_oracle(c, SHERD_ORACLE_RIGHT, &want);
+        for (int32_t r = 0; r < world; r++) {
+            const case_result *got = &runs.results[r][i];
+            if (memcmp(want.state_hash, got->state_hash, 16) != 0 || want.updates != got->updates)
+                fail_msg("%s: rank %d %s differs from the oracle", case_name(&runs.cases[i]), r,
+                         i & 1 ? "resumed" : "saved");
+            assert_int_equal(got->memory_matches, 1);
+            for (int64_t s = i & 1 ? SAVE_AT : 0; s < STEPS; s++)
+                if (!want.skipped[s])
+                    assert_memory_equal(&want.norm[s], &got->norm[s], sizeof(double));
+        }
+    }
+    combinations += n;
+    for (uint32_t i = 0; i < n; i++)
+        checkpoints_remove(folders[i]);
+}
+
+static void resumed_runs_equal_the_uninterrupted(void **state)
+{
+    (void)state;
+    resume_all(1, 0, 18);
+    resume_all(2, 1, 18);
+    resume_all(3, 2, 12);
+}
+
+/* N ranks save, M load: stage, buckets and placement change too. */
+static void any_world_loads_any_other(void **state)
+{
+    static const int32_t worlds[] = {1, 2, 3, 4, 8};
+    char folder[5][CHECKPOINTS_NAME];
+    case_result saved[5];
+
+    (void)state;
+    for (uint32_t n = 0; n < 5; n++) {
+        engine_case c = case_plain(worlds[n], n, 1);
+        c.optimizer = SHERD_ADAMW;
+        c.dtype = SHERD_BF16;
+        checkpoints_folder(folder[n]);
+        c.save_to = folder[n];
+        c.save_at = 1;
+        runs.n = 1;
+        runs.cases[0] = c;
+        run_cases(worlds[n]);
+        saved[n] = runs.results[0][0];
+    }
+    for (uint32_t m = 0; m < 5; m++) {
+        runs.n = 0;
+        for (uint32_t n = 0; n < 5; n++) {
+            engine_case c = elsewhere(case_plain(worlds[m], n, 1), n + 5 * m);
+            c.optimizer = SHERD_ADAMW;
+            c.dtype = SHERD_BF16;
+            c.load_from = folder[n];
+            c.first = 1;
+            c.read_back = 1;
+            runs.cases[runs.n++] = c;
+        }
+        run_cases(worlds[m]);
+        for (uint32_t n = 0; n < 5; n++)
+            for (int32_t r = 0; r < worlds[m]; r++) {
+                assert_memory_equal(runs.results[r][n].param_hash, saved[n].param_hash, 16);
+                assert_memory_equal(runs.results[r][n].state_hash, saved[n].state_hash, 16);
+                assert_int_equal(runs.results[r][n].updates, saved[n].updates);
+            }
+        combinations += 5;
+    }
+    for (uint32_t n = 0; n < 5; n++)
+        checkpoints_remove(folder[n]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(resumed_runs_equal_the_uninterrupted),
+                                       cmocka_unit_test(any_world_loads_any_other)};
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    printf("%u combinations\n", combinations);
+    return failed;
+}
