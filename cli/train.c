@@ -153,6 +153,9 @@ static void log_step(const trainer *t, const cli_step *step)
         fprintf(out, ", \"%s\": ", fields[i].name);
         cli_print_number(out, fields[i].value);
     }
+    if (r->step != t->steps) { /* norm, rate and times are this earlier step's */
+        fprintf(out, ", \"report_step\": %lld", (long long)r->step);
+    }
     if (r->speculated > 0) {
         fprintf(out, ", \"speculated\": %llu, \"speculation_missed\": %llu", (unsigned long long)r->speculated,
                 (unsigned long long)r->speculation_missed);
@@ -229,6 +232,15 @@ static void print_table(const trainer *t, const uint8_t hashes[2][16], const cli
     cli_print_usage(stdout, usage, t->session.rank->world, t->session.rank->one_process);
 }
 
+/* On a GPU a report is the former step's, the first one nobody's. */
+static void book_report(trainer *t, const sherd_report *report)
+{
+    if (report->step > t->last_report.step) {
+        t->skipped += report->skipped;
+        t->last_report = *report;
+    }
+}
+
 /* COLLECTIVE. Memory first, while every rank stands as it stood in the last step. */
 static sherd_status finish(trainer *t, sherd_error *err)
 {
@@ -243,7 +255,12 @@ static sherd_status finish(trainer *t, sherd_error *err)
         return cli_fail(err, SHERD_ENOMEM, "no memory for the table of %d ranks", (int)t->session.rank->world);
     }
     status = sherd_engine_wait(t->session.engine, err);
-    if (status == SHERD_OK) {
+    if (status == SHERD_OK) { /* on a GPU the last step's is still outstanding */
+        sherd_report report;
+
+        sherd_report_init(&report, sizeof report);
+        sherd_engine_report(t->session.engine, &report);
+        book_report(t, &report);
         status = cli_gather_usage(&t->session, usage, err);
     }
     if (status == SHERD_OK) {
@@ -282,10 +299,9 @@ static sherd_status train_steps(trainer *t, sherd_error *err)
         }
         t->steps = s + 1;
         t->elapsed_ns = cli_now_ns() - begin;
-        t->skipped += step.report.skipped;
+        book_report(t, &step.report);
         t->first_loss = s == 0 ? step.loss : t->first_loss;
         t->last_loss = step.loss;
-        t->last_report = step.report;
         if (first && t->shared->log != NULL) {
             log_step(t, &step);
         }
