@@ -3,7 +3,7 @@
 include(GNUInstallDirs)
 install(TARGETS sherd_static sherd_shared
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
-install(FILES include/sherd/sherd.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sherd)
+install(FILES include/sherd/sherd.h include/sherd/sherd_store.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sherd)
 if(SHERD_HAVE_MPI)
   install(FILES include/sherd/sherd_mpi.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sherd)
 endif()
