@@ -12,6 +12,8 @@
 #include "comm/comm.h"
 #include "device/host_math.h"
 #include "device/info.h"
+#include "host/topology.h"
+#include "optim/list.h"
 
 typedef struct text {
     char *at;
@@ -49,8 +51,8 @@ static const struct {
 #endif
     {"zero stages", "0, 1, 2"},
     {"types", "fp32, bf16"},
-    {"optimizers", "AdamW, Adam, SGD"},
     {"transports", "self, threads, shared memory (memfd)"},
+    {"optimizer state", "on the device, in host memory, in files"},
 };
 
 static void add_kernels(text *text)
@@ -62,6 +64,38 @@ static void add_kernels(text *text)
     for (uint32_t i = 0; i < n && i < sizeof all / sizeof *all; i++)
         add(text, "%s %s", i ? "," : "", all[i]->name);
     add(text, ")\n");
+}
+
+static void add_optimizers(text *text)
+{
+    const char *comma = "";
+
+    add(text, "optimizers:");
+#define X(KIND, stem, moments)                                                                                         \
+    add(text, "%s %s", comma, sherd__optim_get(SHERD_##KIND)->name);                                                   \
+    comma = ",";
+    SHERD__OPTIM_MAP(X)
+#undef X
+    add(text, "\n");
+}
+
+/* Each line of the machine's topology, under one key. */
+static void add_topology(text *text)
+{
+    const sherd__topology_options options = {.from = SHERD__TOPOLOGY_MACHINE};
+    sherd__topology topology;
+    sherd_error err;
+    char lines[4096], *rest = lines, *line;
+
+    if (sherd__topology_load(&options, &topology, &err) != SHERD_OK) {
+        add(text, "topology: not known: %s\n", err.text);
+        return;
+    }
+    sherd__topology_print(&topology, lines, sizeof lines);
+    sherd__topology_free(&topology);
+    while ((line = strsep(&rest, "\n")) != NULL)
+        if (line[0] != '\0')
+            add(text, "topology: %s\n", line);
 }
 
 size_t sherd_info_text(char *buffer, size_t capacity)
@@ -77,7 +111,9 @@ size_t sherd_info_text(char *buffer, size_t capacity)
     add(&text, "devices: host, check%s\n", strncmp(cuda, "yes", 3) == 0 ? ", cuda" : "");
     for (size_t i = 0; i < sizeof features / sizeof *features; i++)
         add(&text, "%s: %s\n", features[i].name, features[i].state);
+    add_optimizers(&text);
     add_kernels(&text);
+    add_topology(&text);
     add(&text, "processors online: %ld\n", sysconf(_SC_NPROCESSORS_ONLN));
     add(&text, "limits: %d parameter groups, %d dimensions\n", SHERD_MAX_GROUPS, SHERD_MAX_DIMS);
     return text.length;
