@@ -4,7 +4,7 @@
  *
  *   compute    the client's stream: operations are issued at once by the calling thread, so that they stand in order
  *              with the client's own kernels.
- *   others     a thread and a ring each (cuda_queue.h). The thread issues operations to its cudaStream in order; what
+ *   others     a thread and a ring each (op_ring.h). The thread issues operations to its cudaStream in order; what
  *              must not be issued yet (a wait for flags of other ranks, a wait for an event that another thread has not
  *              issued) holds the thread back, never the GPU. So no kernel ever spins, and a peer that dies leaves
  *              nothing on the GPU that cannot end.
@@ -22,10 +22,10 @@
 #include <cuda_runtime_api.h>
 
 #include "device/cuda_launch.h"
-#include "device/cuda_queue.h"
+#include "device/op_ring.h"
 #include "device/trace.h"
+#include "device/wait.h"
 
-#define SHERD__CUDA_SLICE_NS (INT64_C(15) * 1000000)
 /* A mark every so many CUDA calls, and so many marks: a stream runs ahead of the GPU by about their product, well below
  * the thousand or so pending launches at which CUDA itself would block. */
 #define SHERD__CUDA_MARK_EVERY 64
@@ -40,10 +40,8 @@ typedef struct sherd__cuda_event {
     struct sherd__cuda_event *next, *next_free; /* made once, handed out again: as the host device's events */
     cudaEvent_t handle;
     _Atomic uint64_t recorded; /* records enqueued */
-    _Atomic uint64_t issued;   /* records given to CUDA */
+    sherd__count issued;       /* records given to CUDA */
     _Atomic uint64_t none;     /* records of former lives: no wait of this life is for them */
-    _Atomic uint32_t word;     /* changes with every record issued: what waiters sleep on */
-    _Atomic uint32_t sleepers;
 } sherd__cuda_event;
 
 typedef struct sherd__cuda_kept {
@@ -111,8 +109,8 @@ typedef struct sherd__cuda_pinned {
 typedef struct sherd__cuda_stream {
     sherd__stream base;
     cudaStream_t handle;
-    int32_t has_queue;
-    sherd__cuda_queue queue;
+    int32_t has_ring;
+    sherd__op_ring ring;
     pthread_mutex_t lock; /* of what follows: the compute stream may be used by several threads */
     uint32_t since_mark, mark;
     cudaEvent_t marks[SHERD__CUDA_MARKS];

@@ -5,7 +5,6 @@
  * may be stricter than asked, never a deadlock: issued work depends on issued work only.
  */
 #include "device/cuda.h"
-#include "host/futex.h"
 
 static sherd__cuda_event *take_free_event(sherd__cuda_device *device)
 {
@@ -95,10 +94,7 @@ sherd_status sherd__cuda_event_wait(sherd__stream *stream, sherd__event *handle,
 
 void sherd__cuda_event_issued(sherd__cuda_event *event, uint64_t number)
 {
-    atomic_store_explicit(&event->issued, number, memory_order_release);
-    atomic_fetch_add(&event->word, 1);
-    if (atomic_load(&event->sleepers) > 0)
-        sherd__futex_wake_all(&event->word, SHERD__FUTEX_PROCESS);
+    sherd__count_reach(&event->issued, number);
 }
 
 sherd_status sherd__cuda_event_sync(sherd_device *device, sherd__event *handle, const char *site, sherd_error *err)
@@ -120,7 +116,7 @@ int64_t sherd__cuda_event_time_ns(sherd__event *handle)
     sherd__cuda_event *event = (sherd__cuda_event *)handle;
     sherd__cuda_device *device = (sherd__cuda_device *)event->device;
     float ms = 0.0f;
-    if (atomic_load(&event->issued) == atomic_load(&event->none))
+    if (atomic_load(&event->issued.at) == atomic_load(&event->none))
         return 0;
     int former = sherd__cuda_enter(&device->base);
     int code = (int)cudaEventElapsedTime(&ms, device->epoch, event->handle);

@@ -49,7 +49,7 @@ static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 static sherd__cuda_stream *all;
 static _Atomic uint64_t hung_gpus; /* a bit each; those past 63 share the last */
 
-/* Everything but the cudaStream and the queue. */
+/* Everything but the cudaStream and the ring. */
 static sherd_status make_parts(sherd__cuda_stream *stream, sherd_error *err)
 {
     sherd_device *device = stream->base.device;
@@ -183,9 +183,9 @@ int sherd__cuda_gpu_runs(int ordinal, const sherd_device *except)
     return !hangs(ordinal);
 }
 
-static sherd_status queue_submit(sherd__stream *stream, const sherd__op *op)
+static sherd_status ring_submit(sherd__stream *stream, const sherd__op *op)
 {
-    return sherd__cuda_queue_put(&((sherd__cuda_stream *)stream)->queue, op);
+    return sherd__op_ring_put(&((sherd__cuda_stream *)stream)->ring, op);
 }
 
 /* What others wait for goes first: reductions beside backward, gathers beside updates. */
@@ -259,13 +259,13 @@ sherd_status sherd__cuda_stream_create(sherd_device *device, const char *name, u
     sherd_status status = open_stream(device, name, NULL, 0, &stream, err);
     if (status != SHERD_OK)
         return status;
-    stream->base.submit = queue_submit;
-    status = sherd__cuda_queue_start(&stream->queue, &stream->base, capacity, sherd__cuda_issue, err);
+    stream->base.submit = ring_submit;
+    status = sherd__op_ring_start(&stream->ring, &stream->base, capacity, sherd__cuda_issue, err);
     if (status != SHERD_OK) {
         close_stream(stream, 0);
         return status;
     }
-    stream->has_queue = 1;
+    stream->has_ring = 1;
     *out = &stream->base;
     return SHERD_OK;
 }
@@ -275,7 +275,7 @@ void sherd__cuda_stream_destroy(sherd__stream *base)
     sherd__cuda_stream *stream = (sherd__cuda_stream *)base;
     if (!stream)
         return;
-    if (stream->has_queue)
-        sherd__cuda_queue_stop(&stream->queue);
+    if (stream->has_ring)
+        sherd__op_ring_stop(&stream->ring);
     close_stream(stream, base == base->device->compute && ((sherd__cuda_device *)base->device)->adopted);
 }

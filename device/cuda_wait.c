@@ -1,19 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
  * Where a host thread waits for the GPU, for another thread, or for another rank. The GPU is asked again and again
- * (cudaEventSynchronize could not time out), words are slept on; every sleep is short and then looks at `failed` and at
- * the limit.
+ * (cudaEventSynchronize could not time out); every nap is short and then looks at `failed` and at the limit. Words are
+ * slept on as wait.h says.
  */
 #include "device/cuda.h"
-#include "host/futex.h"
 
 #define FIRST_NAP_NS 5000
 #define LONGEST_NAP_NS 500000
-
-static int64_t wait_limit(sherd_device *device)
-{
-    return atomic_load_explicit(&device->wait_limit_ns, memory_order_relaxed);
-}
 
 static void nap(int64_t *ns)
 {
@@ -54,11 +48,11 @@ static sherd_status poll_gpu(sherd_device *device, int (*query)(void *handle), v
     while ((code = query(handle)) == (int)cudaErrorNotReady && status == SHERD_OK) {
         int64_t now = sherd__now_ns(), waited = now - begin;
         status = sherd__device_error(device, NULL);
-        if (status == SHERD_OK && now - asked >= SHERD__CUDA_SLICE_NS) {
+        if (status == SHERD_OK && now - asked >= SHERD__WAIT_SLICE_NS) {
             status = ask_guard(device);
             asked = now;
         }
-        if (status == SHERD_OK && waited > wait_limit(device))
+        if (status == SHERD_OK && waited > sherd__wait_limit(device))
             status = gpu_timeout(device, stream, site, waited);
         else if (status == SHERD_OK)
             nap(&ns);
@@ -103,93 +97,18 @@ static sherd_status gpu_health(sherd_device *device)
                                           : sherd__cuda_check(device, code, "cudaStreamQuery", "compute", NULL);
 }
 
-static sherd_status issue_timeout(sherd_device *device, const char *stream, const char *site, int64_t waited_ns)
-{
-    sherd_error error;
-    sherd__fail(&error, SHERD_ETIMEOUT,
-                "stream '%s' waited %.1f s at '%s' for an event that was not given to the GPU: another stream of this "
-                "rank is held back; its own sentence comes first where there is one",
-                stream, (double)waited_ns * 1e-9, site ? site : "");
-    return sherd__device_poison(device, &error);
-}
-
-static int issued(sherd__cuda_event *event, uint64_t number)
-{
-    return atomic_load_explicit(&event->issued, memory_order_acquire) >= number;
-}
-
 sherd_status sherd__cuda_await_issued(sherd__cuda_event *event, uint64_t number, const char *stream, const char *site)
 {
-    sherd_device *device = event->device;
-    if (issued(event, number))
-        return sherd__device_error(device, NULL);
-    int64_t begin = sherd__now_ns();
-    sherd_status status = SHERD_OK;
-    for (;;) {
-        uint32_t seen = atomic_load(&event->word);
-        if (issued(event, number))
-            break;
-        int64_t left = wait_limit(device) - (sherd__now_ns() - begin);
-        status = sherd__device_error(device, NULL);
-        if (status == SHERD_OK)
-            status = gpu_health(device);
-        if (status == SHERD_OK && left <= 0)
-            status = issue_timeout(device, stream, site, sherd__now_ns() - begin);
-        if (status != SHERD_OK)
-            break;
-        atomic_fetch_add(&event->sleepers, 1);
-        sherd__futex_wait(&event->word, seen, left < SHERD__CUDA_SLICE_NS ? left : SHERD__CUDA_SLICE_NS,
-                          SHERD__FUTEX_PROCESS);
-        atomic_fetch_sub(&event->sleepers, 1);
-    }
-    sherd__trace_wait(device, stream, site, (sherd__tag){.bucket = -1}, begin, sherd__now_ns());
-    return status != SHERD_OK ? status : sherd__device_error(device, NULL);
-}
-
-static sherd_status flags_timeout(sherd_device *device, const char *stream, sherd__tag tag, const sherd__await *await,
-                                  uint32_t which, int64_t waited_ns)
-{
-    sherd_error error;
-    sherd__fail(&error, SHERD_ETIMEOUT,
-                "stream '%s' waited %.1f s at '%s' (%s of bucket %d, step %lld) for word %u of %u, which another rank "
-                "sets: that rank is stuck or gone",
-                stream, (double)waited_ns * 1e-9, await->site ? await->site : "", tag.name ? tag.name : "", tag.bucket,
-                (long long)tag.step, which, await->count);
-    return sherd__device_poison(device, &error);
-}
-
-static sherd_status poll_flags(sherd_device *device, const char *stream, sherd__tag tag, const sherd__await *await,
-                               uint32_t which, int64_t waited_ns)
-{
-    if (!await->poll)
-        return waited_ns < wait_limit(device) ? SHERD_OK : flags_timeout(device, stream, tag, await, which, waited_ns);
-    sherd_error error = {.status = SHERD_OK, .rank = -1};
-    sherd_status status = await->poll(await->ctx, which, waited_ns, &tag, &error);
-    if (status == SHERD_OK)
-        return SHERD_OK;
-    error.status = status;
-    return sherd__device_poison(device, &error);
+    sherd__waiter waiter = {.device = event->device, .stream = stream, .site = site, .tag = {.bucket = -1}};
+    waiter.health = gpu_health;
+    return sherd__count_await(&waiter, &event->issued, number,
+                              "an event that was not given to the GPU: another stream of this rank is held back");
 }
 
 sherd_status sherd__cuda_await_flags(sherd_device *device, const char *stream, sherd__tag tag,
                                      const sherd__await *await)
 {
-    uint32_t which = 0;
-    int64_t begin = sherd__now_ns(), polled = begin;
-    sherd_status status = sherd__device_error(device, NULL);
-    while (status == SHERD_OK && !sherd__await_satisfied(await, &which)) {
-        int64_t now = sherd__now_ns();
-        status = sherd__device_error(device, NULL);
-        if (status == SHERD_OK && now - polled >= SHERD__CUDA_SLICE_NS) {
-            status = gpu_health(device);
-            if (status == SHERD_OK)
-                status = poll_flags(device, stream, tag, await, which, now - begin);
-            polled = now;
-        }
-        uint32_t seen = atomic_load(await->flags[which]);
-        if (status == SHERD_OK && (int32_t)(seen - await->value) < 0)
-            sherd__futex_wait(await->flags[which], seen, SHERD__CUDA_SLICE_NS, SHERD__FUTEX_SHARED);
-    }
-    sherd__trace_wait(device, stream, await->site, tag, begin, sherd__now_ns());
-    return status;
+    sherd__waiter waiter = {.device = device, .stream = stream, .site = await->site, .tag = tag};
+    waiter.health = gpu_health;
+    return sherd__flags_await(&waiter, await);
 }

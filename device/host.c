@@ -71,7 +71,7 @@ static sherd_status event_wait(sherd__stream *stream, sherd__event *handle, cons
 {
     sherd__host_event *event = (sherd__host_event *)handle;
     uint64_t number = atomic_load(&event->recorded);
-    if (atomic_load_explicit(&event->reached, memory_order_acquire) >= number)
+    if (atomic_load_explicit(&event->reached.at, memory_order_acquire) >= number)
         return sherd__device_error(stream->device, NULL); /* what is enqueued next comes after it anyway */
     sherd__op op = {.kind = SHERD__OP_WAIT, .tag = {.bucket = -1}};
     op.u.event.event = handle;

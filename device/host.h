@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * The host device's own types. A stream is a worker thread with a ring of operations by value, made once; `compute` has
- * no thread: its operations run in the calling thread. Every sleep is at most WAIT_SLICE long and then looks at
- * `failed` and at its limit, so neither a lost wake-up nor a dead peer can hang a thread.
+ * The host device's own types. A stream is a worker thread with a ring of operations (op_ring.h); `compute` has no
+ * thread: its operations run in the calling thread. Waits sleep as wait.h says.
  */
 #ifndef SHERD_DEVICE_HOST_H
 #define SHERD_DEVICE_HOST_H
 
-#include "device/op.h"
+#include "device/op_ring.h"
 #include "device/trace.h"
-
-#define SHERD__WAIT_SLICE_NS (INT64_C(15) * 1000000)
+#include "device/wait.h"
 
 typedef struct sherd__host_device {
     sherd_device base;
@@ -27,24 +25,14 @@ typedef struct sherd__host_event {
     sherd_device *device;
     struct sherd__host_event *next, *next_free;
     _Atomic uint64_t recorded; /* records enqueued */
-    _Atomic uint64_t reached;  /* records executed */
+    sherd__count reached;      /* records executed */
     _Atomic int64_t time_ns;
-    _Atomic uint32_t word;     /* changes with every record executed: what waiters sleep on */
-    _Atomic uint32_t sleepers;
 } sherd__host_event;
 
 typedef struct sherd__host_stream {
     sherd__stream base;
-    uint32_t capacity;
-    int32_t has_thread;
-    sherd__op *ring;
-    pthread_mutex_t lock; /* of what follows */
-    pthread_cond_t work, space;
-    uint32_t head, count; /* the operation being executed is counted */
-    int32_t idle;         /* 1: the worker sleeps until there is work */
-    int32_t producers;    /* threads that wait for space */
-    int32_t stop;
-    pthread_t thread;
+    int32_t has_ring;
+    sherd__op_ring ring;
 } sherd__host_stream;
 
 sherd_status sherd__host_stream_create(sherd_device *device, const char *name, uint32_t capacity, sherd__stream **out,
