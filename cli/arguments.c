@@ -12,7 +12,7 @@
 #include "cli/cli.h"
 #include "cli/units.h"
 
-enum { TRAIN = 1, BENCH = 2, MEMORY = 4, PLAN = 8, INFO = 16 };
+enum { TRAIN = 1, BENCH = 2, MEMORY = 4, PLAN = 8, INFO = 16, CHECKPOINT = 32 };
 
 static const struct {
     const char *name, *about;
@@ -23,12 +23,14 @@ static const struct {
     {"memory", "Says how many bytes each rank needs at each stage, at once and without allocating them.", MEMORY},
     {"plan", "Prints what the engine would do: buckets, ring, bytes, and the actions of a step.", PLAN},
     {"info", "Says what this build and machine offer.", INFO},
+    {"checkpoint", "list, verify or show DIR: what a folder of checkpoints holds; export DIR: its weights.",
+     CHECKPOINT},
 };
 
 enum {
     OPT_MODEL = 256, OPT_DATA, OPT_CONFIG, OPT_SET, OPT_STEPS, OPT_SEQ, OPT_SEED, OPT_RANKS, OPT_THREADS, OPT_DEVICE,
     OPT_LOG, OPT_SAMPLE, OPT_PROMPT, OPT_TEMPERATURE, OPT_TRACE, OPT_CHECKPOINT, OPT_BATCH, OPT_JSON, OPT_PARAMS,
-    OPT_GPU, OPT_KEYS, OPT_COMM
+    OPT_GPU, OPT_KEYS, OPT_COMM, OPT_SAVE, OPT_SAVE_EVERY, OPT_KEEP, OPT_RESUME, OPT_OUT
 };
 
 static const struct {
@@ -64,6 +66,12 @@ static const struct {
     {TRAIN | BENCH, {"trace", OPT_TRACE, "FILE", 0, "writes what rank 0's streams did, as a Chrome trace", 0}},
     {BENCH | MEMORY, {"json", OPT_JSON, NULL, 0, "one JSON object per line", 0}},
     {MEMORY, {"gpu-memory", OPT_GPU, "BYTES", 0, "says which stages fit, for instance 24GB", 0}},
+    {TRAIN, {"save", OPT_SAVE, "DIR", 0, "writes checkpoints DIR/step-N: at the end, and when SIGTERM ends the run", 0}},
+    {TRAIN, {"save-every", OPT_SAVE_EVERY, "N", 0, "and after every N steps", 0}},
+    {TRAIN, {"keep", OPT_KEEP, "K", 0, "removes all but the K newest in DIR (all are kept)", 0}},
+    {TRAIN, {"resume", OPT_RESUME, "DIR|auto", 0, "goes on from DIR/step-N, or from the newest in DIR; auto: from the newest "
+             "in --save, if there is one. --steps is the total", 0}},
+    {CHECKPOINT, {"out", OPT_OUT, "FILE", 0, "where export writes the weights, as safetensors", 0}},
     {INFO, {"keys", OPT_KEYS, NULL, 0, "lists the keys of the configuration", 0}},
 };
 
@@ -160,6 +168,15 @@ static void parse_comm(struct argp_state *state, cli_options *o, const char *tex
     o->transport = strcmp(text, "nccl") == 0 ? CLI_NCCL : CLI_DIRECT;
 }
 
+static void add_word(struct argp_state *state, cli_options *o, const char *text)
+{
+    if (!o->takes_words || o->n_words == sizeof o->words / sizeof o->words[0]) {
+        argp_error(state, "'%s' is not understood", text);
+        return;
+    }
+    o->words[o->n_words++] = text;
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     cli_options *o = state->input;
@@ -187,7 +204,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_PARAMS: parse_params(state, o, arg); break;
     case OPT_GPU: parse_bytes(state, o, arg); break;
     case OPT_KEYS: o->keys = 1; break;
-    case ARGP_KEY_ARG: argp_error(state, "'%s' is not understood", arg); break;
+    case OPT_SAVE: o->save = arg; break;
+    case OPT_SAVE_EVERY: o->save_every = integer(state, "save-every", arg, 1, INT32_MAX); break;
+    case OPT_KEEP: o->keep = integer(state, "keep", arg, 1, INT32_MAX); break;
+    case OPT_RESUME: o->resume = arg; break;
+    case OPT_OUT: o->out = arg; break;
+    case ARGP_KEY_ARG: add_word(state, o, arg); break;
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;
@@ -210,7 +232,8 @@ void cli_arguments(const char *name, int argc, char **argv, cli_options *options
     struct argp argp = {.options = table, .parser = parse, .doc = commands[command].about};
     char program[64];
 
-    *options = (cli_options){.seq = 256, .seed = 1, .temperature = 0.8, .prompt = "The "};
+    *options = (cli_options){.seq = 256, .seed = 1, .temperature = 0.8, .prompt = "The ",
+                             .takes_words = commands[command].bit == CHECKPOINT};
     for (size_t i = 0; i < OPTIONS; i++) {
         if (options_table[i].commands & commands[command].bit) {
             table[n++] = options_table[i].option;

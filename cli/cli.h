@@ -15,6 +15,11 @@ typedef enum cli_transport { CLI_AUTO = 0, CLI_DIRECT = 1, CLI_NCCL = 2 } cli_tr
 
 typedef struct cli_options {
     const char *model, *config, *log, *trace, *prompt;
+    const char *save, *resume, *out; /* folders of checkpoints; a file to write */
+    const char *words[2];            /* of sub-commands that take words */
+    size_t n_words;
+    int takes_words;
+    int64_t save_every, keep;        /* 0: at the end; all */
     const char *sets[CLI_LIST_MAX], *data[CLI_LIST_MAX];
     size_t n_sets, n_data, n_batches;
     int64_t batches[CLI_LIST_MAX];
@@ -51,5 +56,6 @@ int cli_bench(const cli_options *options);
 int cli_memory(const cli_options *options);
 int cli_plan(const cli_options *options);
 int cli_info(const cli_options *options);
+int cli_checkpoint(const cli_options *options);
 
 #endif

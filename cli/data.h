@@ -20,6 +20,7 @@ void cli_text_free(cli_text *text);
 typedef struct cli_sampler {
     uint64_t seed;
     int64_t windows;
+    int64_t base;     /* position at which micro-batch 0 of step 0 begins */
     int64_t epoch[2]; /* which permutation each of `order` holds; -1: none */
     uint32_t *order[2];
 } cli_sampler;

@@ -27,6 +27,7 @@ typedef struct crew {
     int32_t world, alive;
     int code;            /* of the first failure */
     int64_t deadline_ns; /* INT64_MAX while nothing is wrong */
+    int told;            /* SIGTERM was passed on to ranks that save and end by themselves */
     cli_rank like;       /* what all ranks have alike: the memory before them */
     sigset_t signals, before;
 } crew;
@@ -123,7 +124,10 @@ static void crew_supervise(crew *c)
         struct timespec pause = {.tv_nsec = 200000000};
         int number = sigtimedwait(&c->signals, NULL, &pause);
 
-        if (number > 0 && number != SIGCHLD) {
+        if (number == SIGTERM && c->like.options->save != NULL && !c->told) {
+            crew_signal(c, number);
+            c->told = 1;
+        } else if (number > 0 && number != SIGCHLD) {
             crew_signal(c, number);
             crew_fail(c, 128 + number);
         }

@@ -84,7 +84,7 @@ void cli_sampler_batch(cli_sampler *sampler, const cli_text *text, int64_t seq, 
                        int64_t g_per_step, int32_t *tokens, int32_t *targets)
 {
     for (int64_t b = 0; b < batch; b++) {
-        int64_t window = cli_sampler_window(sampler, (s * g_per_step + g) * batch + b);
+        int64_t window = cli_sampler_window(sampler, sampler->base + (s * g_per_step + g) * batch + b);
         const unsigned char *from = text->bytes + window * seq;
 
         for (int64_t t = 0; t < seq; t++) {

@@ -13,6 +13,7 @@
 #include "cli/gpu.h"
 #include "cli/launch.h"
 #include "cli/results.h"
+#include "cli/resume.h"
 #include "cli/session.h"
 #include "cli/units.h"
 
@@ -23,6 +24,7 @@ typedef struct training {
     sherd_config config;
     cli_text text;
     int64_t windows, steps;
+    cli_resume resume;
     FILE *log; /* rank 0's; NULL without --log */
 } training;
 
@@ -33,7 +35,8 @@ typedef struct trainer {
     cli_sampler sampler;
     cli_feed feed;
     double first_loss, last_loss;
-    int64_t steps, skipped, elapsed_ns;
+    int64_t steps, first; /* done in all; of them, by the run that this one goes on from */
+    int64_t skipped, elapsed_ns;
     sherd_report last_report;
 } trainer;
 
@@ -47,8 +50,8 @@ static void fill_from_text(const cli_feed *feed, int64_t step, int64_t number)
     trainer *t = feed->ctx;
     int64_t per_step = t->session.config.gradient_accumulation_steps * t->session.rank->world;
 
-    cli_sampler_batch(&t->sampler, &t->shared->text, feed->seq, feed->batch, step, number, per_step, feed->tokens,
-                      feed->targets);
+    cli_sampler_batch(&t->sampler, &t->shared->text, feed->seq, feed->batch, step - t->first, number, per_step,
+                      feed->tokens, feed->targets);
 }
 
 /* ---- what is said on the way */
@@ -120,7 +123,8 @@ static void print_progress(const trainer *t, const cli_step *step)
 {
     const sherd_report *r = &step->report;
     double tokens = (double)t->session.config.train_batch_size * (double)t->feed.seq;
-    int64_t left = (t->shared->steps - t->steps) * (t->elapsed_ns / (t->steps > 0 ? t->steps : 1)) / 1000000000;
+    int64_t made = t->steps > t->first ? t->steps - t->first : 1;
+    int64_t left = (t->shared->steps - t->steps) * (t->elapsed_ns / made) / 1000000000;
 
     cli_message(-1, "step %lld/%lld  loss %.4f  grad norm %.3f  lr %.3e  %.0f tokens/s  %lld:%02lld left%s",
                 (long long)t->steps, (long long)t->shared->steps, step->loss, r->grad_norm, r->lr,
@@ -188,7 +192,8 @@ static void log_final(const trainer *t, const uint8_t hashes[2][16], const cli_u
 {
     const sherd_config *c = &t->session.config;
     FILE *out = t->shared->log;
-    double samples = (double)c->train_batch_size * (double)t->steps, tokens = samples * (double)t->feed.seq;
+    double samples = (double)c->train_batch_size * (double)(t->steps - t->first);
+    double tokens = samples * (double)t->feed.seq;
 
     fprintf(out, "{\"final\": true, \"param_hash\": \"");
     cli_print_hash(out, hashes[0]);
@@ -213,9 +218,9 @@ static void log_final(const trainer *t, const uint8_t hashes[2][16], const cli_u
 static void print_table(const trainer *t, const uint8_t hashes[2][16], const cli_usage_of_rank *usage)
 {
     const sherd_config *c = &t->session.config;
-    double samples = (double)c->train_batch_size * (double)t->steps;
+    double samples = (double)c->train_batch_size * (double)(t->steps - t->first);
 
-    printf("\n%-22s %.4f nats (step 1)\n", "loss at start", t->first_loss);
+    printf("\n%-22s %.4f nats (step %lld)\n", "loss at start", t->first_loss, (long long)t->first + 1);
     printf("%-22s %.4f nats (step %lld)\n", "loss at end", t->last_loss, (long long)t->steps);
     printf("%-22s %.1f\n", "tokens/s", rate(samples * (double)t->feed.seq, t->elapsed_ns));
     printf("%-22s %.2f\n", "samples/s", rate(samples, t->elapsed_ns));
@@ -285,13 +290,21 @@ static sherd_status finish(trainer *t, sherd_error *err)
     return status;
 }
 
+/* Sequences taken so far, former runs included. */
+static uint64_t position_after(const trainer *t)
+{
+    return t->shared->resume.position +
+           (uint64_t)(t->steps - t->first) * (uint64_t)t->session.config.train_batch_size;
+}
+
 static sherd_status train_steps(trainer *t, sherd_error *err)
 {
     int first = t->session.rank->rank == 0;
     int64_t begin = cli_now_ns();
 
-    for (int64_t s = 0; s < t->shared->steps; s++) {
+    for (int64_t s = t->first, stop = 0; s < t->shared->steps && !stop; s++) {
         cli_step step;
+        int asked;
         sherd_status status = cli_session_step(&t->session, s, &t->feed, &step, err);
 
         if (status != SHERD_OK) {
@@ -300,14 +313,20 @@ static sherd_status train_steps(trainer *t, sherd_error *err)
         t->steps = s + 1;
         t->elapsed_ns = cli_now_ns() - begin;
         book_report(t, &step.report);
-        t->first_loss = s == 0 ? step.loss : t->first_loss;
+        t->first_loss = s == t->first ? step.loss : t->first_loss;
         t->last_loss = step.loss;
         if (first && t->shared->log != NULL) {
             log_step(t, &step);
         }
-        if (first && (t->steps % t->session.config.steps_per_print == 0 || t->steps == t->shared->steps || s == 0)) {
+        if (first && (t->steps % t->session.config.steps_per_print == 0 || t->steps == t->shared->steps ||
+                      s == t->first)) {
             print_progress(t, &step);
         }
+        status = cli_save_due(&t->session, t->steps, t->shared->steps, position_after(t), &asked, err);
+        if (status != SHERD_OK) {
+            return status;
+        }
+        stop = asked;
     }
     return SHERD_OK;
 }
@@ -328,10 +347,15 @@ static int train_body(const cli_rank *rank, void *ctx)
     if (status == SHERD_OK) {
         t.feed.fill = fill_from_text;
         t.feed.ctx = &t;
+        t.first = t.shared->resume.from.step;
+        t.sampler.base = (int64_t)t.shared->resume.position;
         if (rank->rank == 0) {
             print_start(&t);
             print_offload(&t);
         }
+        status = cli_resume_load(&t.session, &t.shared->resume, &err);
+    }
+    if (status == SHERD_OK) {
         status = train_steps(&t, &err);
     }
     if (status == SHERD_OK) {
@@ -368,6 +392,9 @@ static sherd_status prepare(training *t, sherd_error *err)
     if (status == SHERD_OK) {
         status = cli_text_read(o->data, o->n_data, &t->text, err);
     }
+    if (status == SHERD_OK) {
+        status = cli_resume_find(o, t->steps, &t->resume, err);
+    }
     if (status != SHERD_OK) {
         return status;
     }
@@ -378,7 +405,7 @@ static sherd_status prepare(training *t, sherd_error *err)
                         (unsigned long long)t->text.size, (long long)o->seq, (long long)o->seq + 1);
     }
     if (o->log != NULL && cli_is_first()) {
-        t->log = fopen(o->log, "w");
+        t->log = fopen(o->log, t->resume.from.folder[0] != '\0' ? "a" : "w");
         status = t->log != NULL ? SHERD_OK
                                 : cli_fail(err, SHERD_EIO, "--log %.300s: cannot be written: %s", o->log,
                                            strerror(errno));
@@ -398,6 +425,11 @@ int cli_train(const cli_options *options)
     if (options->sample > 0 && options->prompt[0] == '\0') {
         return cli_usage("--prompt is empty; give at least one character to continue");
     }
+    if (options->save == NULL && (options->save_every > 0 || options->keep > 0 ||
+                                  (options->resume != NULL && strcmp(options->resume, "auto") == 0))) {
+        return cli_usage("--save-every, --keep and --resume auto need --save DIR");
+    }
+    cli_stop_on_sigterm(options);
     if (prepare(&t, &err) == SHERD_OK) {
         code = cli_launch(options, &t.config, train_body, &t);
     } else {
