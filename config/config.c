@@ -42,6 +42,10 @@ static void set_defaults(sherd_config *config)
     config->lr_range_test.min_lr = 1e-3;
     config->lr_range_test.step_rate = 1;
     config->lr_range_test.step_size = 2000;
+    config->scaling.min_loss_scale = 1;
+    config->scaling.initial_scale_power = 16;
+    config->scaling.hysteresis = 2;
+    config->scaling.loss_scale_window = 1000;
     config->sherd.warn_after_s = 60;
     config->sherd.fail_after_s = 600;
     config->offload.ratio = 1.0;
@@ -233,6 +237,7 @@ static const char *type_text(const sherd__key *key)
         [SHERD__RANGE_UNIT] = {"0 or 1", "number in [0, 1]"},
         [SHERD__RANGE_BELOW_ONE] = {"0", "number in [0, 1)"},
         [SHERD__RANGE_STAGE] = {"integer in [0, 3]", "number in [0, 3]"},
+        [SHERD__RANGE_POWER] = {"integer in [0, 100]", "number in [0, 100]"},
     };
 
     if (key->type == SHERD__INTEGER || key->type == SHERD__NUMBER) {

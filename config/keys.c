@@ -43,7 +43,6 @@
 #define RANGE SHERD__FOR_RANGE
 
 #define STAGE_3_ONLY "belongs to stage 3, which is not built yet; stages 0 to 2 do not use it"
-#define FP16_ONLY "belongs to fp16, which is not built yet"
 #define ELASTIC_ONLY "belongs to elasticity, which is not built"
 #define MONITOR "Sherd writes no such files; sherd train --log FILE writes one JSON object per step"
 #define PROFILER "Sherd has no such profiler; sherd train --trace FILE and sherd bench show where the time goes"
@@ -175,13 +174,19 @@ const sherd__key sherd__keys[] = {
     SECTION("fp16", HONOURED, SHERD__KEY_QUIET, "half precision with loss scaling"),
     {"fp16.enabled", SHERD__BOOLEAN, SHERD__RANGE_ANY, SHERD__STORE_I32, AT(fp16_enabled), SHERD_KEY_REFUSED, 0, 0,
      NULL, "false", "fp16 is not built yet; use \"bf16\": {\"enabled\": true}, which needs no loss scale"},
-    NO_EFFECT("fp16.auto_cast", BOOLEAN, ANY, "false", FP16_ONLY),
-    NO_EFFECT("fp16.loss_scale", NUMBER, ZERO_UP, "0", FP16_ONLY),
-    NO_EFFECT("fp16.initial_scale_power", INTEGER, ZERO_UP, "16", FP16_ONLY),
-    NO_EFFECT("fp16.loss_scale_window", INTEGER, ONE_UP, "1000", FP16_ONLY),
-    NO_EFFECT("fp16.hysteresis", INTEGER, ONE_UP, "2", FP16_ONLY),
-    NO_EFFECT("fp16.consecutive_hysteresis", BOOLEAN, ANY, "false", FP16_ONLY),
-    NO_EFFECT("fp16.min_loss_scale", NUMBER, ZERO_UP, "1", FP16_ONLY),
+    NO_EFFECT("fp16.auto_cast", BOOLEAN, ANY, "false", "what the model computes in is the model's business"),
+    HONOURED("fp16.loss_scale", NUMBER, ZERO_UP, F64, config.scaling.loss_scale, "0",
+             "above 0: the loss scale of every step; 0: it follows the gradients (docs/numerics.md)"),
+    HONOURED("fp16.initial_scale_power", INTEGER, POWER, I32, config.scaling.initial_scale_power, "16",
+             "the first scale is 2 to this power"),
+    HONOURED("fp16.loss_scale_window", INTEGER, ONE_UP, I64, config.scaling.loss_scale_window, "1000",
+             "steps without overflow after which the scale doubles"),
+    HONOURED("fp16.hysteresis", INTEGER, ONE_UP, I32, config.scaling.hysteresis, "2",
+             "overflows until the scale is halved; refilled when it doubles"),
+    HONOURED("fp16.consecutive_hysteresis", BOOLEAN, ANY, I32, config.scaling.consecutive_hysteresis, "false",
+             "refills the hysteresis after every step without overflow"),
+    HONOURED("fp16.min_loss_scale", NUMBER, POSITIVE, F64, config.scaling.min_loss_scale, "1",
+             "least scale; an overflow at it is an error"),
     SECTION("bf16", HONOURED, 0, "bfloat16 parameters and gradients with fp32 masters"),
     HONOURED("bf16.enabled", BOOLEAN, ANY, I32, bf16_enabled, "false", "bf16 working copies and gradients"),
     NO_EFFECT("bf16.immediate_grad_update", BOOLEAN, ANY, "false",
@@ -414,6 +419,7 @@ const char *sherd__key_expects(const sherd__key *key, char *buffer, size_t capac
         [SHERD__RANGE_UNIT] = " from 0 to 1",
         [SHERD__RANGE_BELOW_ONE] = " from 0 to below 1",
         [SHERD__RANGE_STAGE] = " from 0 to 3",
+        [SHERD__RANGE_POWER] = " from 0 to 100",
     };
 
     if (key->type == SHERD__CHOICE) {

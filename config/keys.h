@@ -28,7 +28,7 @@ typedef enum sherd__value_type {
 
 typedef enum sherd__range {
     SHERD__RANGE_ANY, SHERD__RANGE_ZERO_UP, SHERD__RANGE_ONE_UP, SHERD__RANGE_POSITIVE, SHERD__RANGE_UNIT,
-    SHERD__RANGE_BELOW_ONE, SHERD__RANGE_STAGE
+    SHERD__RANGE_BELOW_ONE, SHERD__RANGE_STAGE, SHERD__RANGE_POWER
 } sherd__range;
 
 /* Where a valid value goes: nowhere, or a member of the draft at the row's offset. A choice stores its place in the

@@ -45,7 +45,7 @@ static sherd_status normalise(json_t *root, sherd_error *err)
 
 static sherd_status read_source(const sherd__source *source, sherd_config *config, sherd_error *err)
 {
-    sherd__draft draft = {.fp16_enabled = 0, .adam_w_mode = 1, .communication_dtype = -1,
+    sherd__draft draft = {.adam_w_mode = 1, .communication_dtype = -1,
                           .offload_device = -1,
                           .optimizer_type = -1, .scheduler_type = -1};
     json_error_t fault;
@@ -62,6 +62,7 @@ static sherd_status read_source(const sherd__source *source, sherd_config *confi
     }
     sherd__config_load(&draft.config, config);
     draft.bf16_enabled = draft.config.dtype == SHERD_BF16;
+    draft.fp16_enabled = draft.config.dtype == SHERD_FP16;
     status = sherd__sets_apply(source, root, err);
     if (status == SHERD_OK) {
         status = normalise(root, err);

@@ -47,6 +47,8 @@ static int in_range(sherd__range range, double x)
         return x >= 0 && x < 1;
     case SHERD__RANGE_STAGE:
         return x >= 0 && x <= 3;
+    case SHERD__RANGE_POWER:
+        return x >= 0 && x <= 100;
     }
     return 0;
 }

@@ -319,7 +319,12 @@ static sherd_status finish_types(walk *w, json_t *root)
         return sherd__source_fail(w->source, "fp16.enabled", w->err, SHERD_EINVAL,
                                   "fp16 and bf16 are both enabled, set one of them to false");
     }
-    draft->config.dtype = draft->bf16_enabled ? SHERD_BF16 : SHERD_FP32;
+    draft->config.dtype = draft->bf16_enabled ? SHERD_BF16 : draft->fp16_enabled ? SHERD_FP16 : SHERD_FP32;
+    if (draft->fp16_enabled) {
+        draft->config.scaling.kind =
+            draft->config.scaling.loss_scale > 0 ? SHERD_SCALING_STATIC : SHERD_SCALING_DYNAMIC;
+        draft->config.check_grad_overflow = 1;
+    }
     if (draft->communication_dtype >= 0 && draft->communication_dtype != (int32_t)draft->config.dtype) {
         refuse(w, sherd__key_find("communication_data_type"), json_object_get(root, "communication_data_type"));
     }

@@ -438,7 +438,9 @@ static sherd_status restore_step(load *l, sherd_error *err)
     if (status != SHERD_OK)
         return status;
     sherd__step_state_init(state);
+    sherd__step_scale_init(state, &engine->rules);
     sherd__checkpoint_state_of_text(find_note(l, "step_state"), state);
+    engine->loss_scale = state->scale;
     status = sherd__engine_follow(engine, "checkpoint follow");
     if (status == SHERD_OK)
         status = engine->device->ops->copy(engine->stream[SHERD__COMM], sherd__engine_tag(engine, "checkpoint", -1),

@@ -247,6 +247,8 @@ static void describe_run(const save *s, const sherd_checkpoint *client, sherd__m
         manifest->sampler.position = client->sampler_position;
     }
     manifest->loss_scale.scale = engine->last.loss_scale;
+    manifest->loss_scale.good_steps = engine->mirror->state.iter - engine->mirror->state.last_overflow - 1;
+    manifest->loss_scale.hysteresis = engine->mirror->state.hysteresis;
     manifest->lr = engine->last.lr;
     memcpy(manifest->param_hash, s->param_hash, sizeof s->param_hash);
     memcpy(manifest->state_hash, s->state_hash, sizeof s->state_hash);

@@ -155,6 +155,8 @@ static sherd_status create_block(sherd_engine *engine, sherd_error *err)
     sherd__norm_clear(&engine->mirror->clear);
     sherd__step_state_init(&engine->mirror->state);
     sherd__step_rules_init(&engine->rules, &engine->plan->config, engine->world);
+    sherd__step_scale_init(&engine->mirror->state, &engine->rules);
+    engine->loss_scale = engine->mirror->state.scale;
     status = engine->device->ops->copy(engine->stream[SHERD__COMM], sherd__engine_tag(engine, "clear", -1),
                                        engine->block, engine->mirror, SHERD__STEP_BYTES);
     return sherd__engine_check(engine, status, err);

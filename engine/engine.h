@@ -106,6 +106,8 @@ struct sherd_engine {
 
     sherd__engine_times times;
     sherd_report last;
+    double loss_scale; /* of the next step */
+    int32_t stuck;     /* the last step overflowed at the least loss scale */
     sherd_report closing; /* of the step whose vote is not collected yet: its times */
     int32_t uncollected;
 };

@@ -147,7 +147,9 @@ static void fill_report(sherd_engine *engine)
         scalars->bad_block == SHERD__NO_BAD_BLOCK ? -1 : sherd__plan_param_of_block(engine->plan, scalars->bad_block);
     report->grad_norm = scalars->norm;
     report->lr = scalars->lr;
-    report->loss_scale = 1.0;
+    report->loss_scale = scalars->loss_scale;
+    engine->loss_scale = scalars->next_scale;
+    engine->stuck = (int32_t)scalars->stuck;
     sherd__engine_guessed(engine);
     report->speculated = engine->speculated;
     report->speculation_missed = engine->speculation_missed;
@@ -216,6 +218,20 @@ static void give_report(const sherd_engine *engine, int32_t at_boundary, sherd_r
     memcpy(report, &full, size);
 }
 
+/* Every rank sees the same vote and so the same verdict. The engine is as after any skipped step. */
+static sherd_status check_scale(sherd_engine *engine, sherd_error *err)
+{
+    int64_t bad = engine->last.bad_param;
+
+    if (!engine->stuck)
+        return SHERD_OK;
+    engine->stuck = 0;
+    return sherd__engine_refuse(engine, err, SHERD_ESTATE,
+                                "step %" PRId64 ": the loss scale is at its minimum, %g, and gradients still overflow (first "
+                                "that of '%s'); lower the learning rate, or use bf16",
+                                engine->last.step, engine->rules.min_scale, bad < 0 ? "" : engine->plan->params[bad].name);
+}
+
 sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *report, sherd_error *err)
 {
     sherd_status status = sherd__engine_health(engine, err);
@@ -240,7 +256,14 @@ sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *report, sherd
         engine->micro++;
     }
     give_report(engine, last, report);
-    return SHERD_OK;
+    return last ? check_scale(engine, err) : SHERD_OK;
+}
+
+double sherd_engine_loss_scale(sherd_engine *engine)
+{
+    if (engine->rules.scaling == SHERD_SCALING_DYNAMIC)
+        (void)sherd__engine_collect(engine, NULL); /* a failure is told by the next call */
+    return engine->loss_scale;
 }
 
 void sherd_engine_report(const sherd_engine *engine, sherd_report *report)

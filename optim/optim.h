@@ -17,6 +17,10 @@
 typedef struct sherd__step_state {
     uint64_t updates; /* made so far */
     double power[2];  /* beta1^t, beta2^t of the last update; 1 before the first */
+    double scale;     /* by which the loss of the next step is to be multiplied; 1 without loss scaling */
+    int64_t iter;     /* of the dynamic scale: steps made, skipped ones too; the last one that overflowed, -1: none */
+    int64_t last_overflow;
+    int64_t hysteresis; /* left: at 1 the next overflow lowers the scale */
 } sherd__step_state;
 
 /* What one step's update reads; lives in device memory; written by sherd__step_prepare after the vote. */
@@ -24,10 +28,11 @@ typedef struct sherd__step_scalars {
     uint32_t skip;  /* 1: non-finite gradients; the update kernel changes nothing */
     uint32_t first; /* 1: first update ever (SGD's buf = g) */
     float factor;   /* f: gradient = sum × f */
-    float pad;
+    uint32_t stuck; /* 1: gradients overflow and the loss scale is at its minimum */
     double norm; /* L2 of the mean gradient before clipping */
     double clip; /* c */
     double lr;   /* as voted */
+    double loss_scale, next_scale;
     uint64_t bad_block;
     uint64_t updates;                                    /* after this step */
     float group[SHERD_MAX_GROUPS][SHERD__GROUP_SCALARS]; /* the optimizer's own scalars, per group */
@@ -41,7 +46,11 @@ typedef struct sherd__step_rules {
     int32_t check_overflow; /* skip on non-finite */
     double base_lr;         /* optimizer.lr, the divisor of groups' rates */
     double clipping;        /* 0: off */
-    double divisor;         /* loss_scale × N × K (or without N for sum) */
+    double divisor;         /* N × K (or without N for sum); the loss scale comes from the state */
+    sherd_scaling scaling;
+    double first_scale, min_scale;
+    int64_t scale_window, hysteresis;
+    int32_t consecutive_hysteresis;
     int32_t cycle_betas;    /* 1: beta1, beta2 of each update come from `cycle` */
     sherd_one_cycle cycle;
     uint32_t n_groups;      /* ≥ 1 */
@@ -68,7 +77,8 @@ typedef struct sherd__optim {
 /* NULL for what is not a value of sherd_optimizer. */
 const sherd__optim *sherd__optim_get(sherd_optimizer kind);
 void sherd__step_rules_init(sherd__step_rules *rules, const sherd_config *config, int32_t world); /* config resolved */
-void sherd__step_state_init(sherd__step_state *state);
+void sherd__step_state_init(sherd__step_state *state); /* loss scale 1 */
+void sherd__step_scale_init(sherd__step_state *state, const sherd__step_rules *rules);
 /* vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] → norm, clip, factor, skip, group scalars; advances *state unless skipped.
  * Pure. */
 void sherd__step_prepare(const sherd__step_rules *rules, const uint64_t *vote, sherd__step_state *state,

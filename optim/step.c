@@ -9,6 +9,19 @@
 #include "base/cycle.h"
 #include "optim/optim.h"
 
+static void scaling_init(sherd__step_rules *rules, const sherd_config *config)
+{
+    rules->scaling = config->scaling.kind;
+    rules->first_scale = config->scaling.kind == SHERD_SCALING_STATIC    ? config->scaling.loss_scale
+                         : config->scaling.kind == SHERD_SCALING_DYNAMIC ? ldexp(1.0, config->scaling.initial_scale_power)
+                                                                         : 1.0;
+    rules->min_scale = config->scaling.min_loss_scale;
+    rules->scale_window = config->scaling.loss_scale_window;
+    rules->hysteresis = config->scaling.hysteresis;
+    rules->consecutive_hysteresis = config->scaling.consecutive_hysteresis;
+    rules->check_overflow |= config->scaling.kind == SHERD_SCALING_DYNAMIC;
+}
+
 void sherd__step_rules_init(sherd__step_rules *rules, const sherd_config *config, int32_t world)
 {
     memset(rules, 0, sizeof *rules);
@@ -22,6 +35,7 @@ void sherd__step_rules_init(sherd__step_rules *rules, const sherd_config *config
     rules->base_lr = config->optimizer.lr;
     rules->clipping = config->gradient_clipping;
     rules->divisor = (double)config->gradient_accumulation_steps * (config->allreduce_sum ? 1.0 : (double)world);
+    scaling_init(rules, config);
     rules->cycle = config->one_cycle;
     rules->cycle_betas = config->scheduler.kind == SHERD_SCHED_ONE_CYCLE && config->one_cycle.cycle_momentum &&
                          config->optimizer.kind != SHERD_SGD && config->optimizer.kind != SHERD_ADAGRAD;
@@ -34,7 +48,15 @@ void sherd__step_rules_init(sherd__step_rules *rules, const sherd_config *config
 
 void sherd__step_state_init(sherd__step_state *state)
 {
-    *state = (sherd__step_state){.updates = 0, .power = {1.0, 1.0}};
+    *state = (sherd__step_state){.power = {1.0, 1.0}, .scale = 1.0, .last_overflow = -1};
+}
+
+void sherd__step_scale_init(sherd__step_state *state, const sherd__step_rules *rules)
+{
+    state->scale = rules->first_scale;
+    state->iter = 0;
+    state->last_overflow = -1;
+    state->hysteresis = rules->hysteresis;
 }
 
 /* min(1, clip / (norm + 1e-6)), which keeps a NaN. */
@@ -84,22 +106,55 @@ static void advance(const sherd__step_rules *rules, sherd__step_state *state, sh
     }
 }
 
+static void overflowed(const sherd__step_rules *rules, sherd__step_state *state, sherd__step_scalars *out)
+{
+    state->last_overflow = state->iter;
+    if (state->hysteresis != 1 && rules->hysteresis != 1) {
+        state->hysteresis -= 1;
+        return;
+    }
+    out->stuck = state->scale == rules->min_scale;
+    state->scale = fmax(state->scale / 2.0, rules->min_scale);
+}
+
+/* DeepSpeed's rules, its quirks with them: the steps between two doublings are counted from the last overflow, and that
+ * one begins a window. */
+static void rescale(const sherd__step_rules *rules, sherd__step_state *state, sherd__step_scalars *out)
+{
+    int64_t good = state->iter - state->last_overflow - 1;
+    int full = good > 0 && good % rules->scale_window == 0;
+    if (rules->scaling != SHERD_SCALING_DYNAMIC) {
+        return;
+    }
+    if (out->bad_block != SHERD__NO_BAD_BLOCK) {
+        overflowed(rules, state, out);
+    } else {
+        state->hysteresis = full || rules->consecutive_hysteresis ? rules->hysteresis : state->hysteresis;
+        state->scale *= full ? 2.0 : 1.0;
+    }
+    state->iter += 1;
+}
+
 void sherd__step_prepare(const sherd__step_rules *rules, const uint64_t *vote, sherd__step_state *state,
                          sherd__step_scalars *out)
 {
+    double divisor = state->scale * rules->divisor;
     sherd__norm norm;
     memset(out, 0, sizeof *out);
+    out->loss_scale = state->scale;
     memcpy(norm.limb, vote, sizeof norm.limb);
     memcpy(&out->lr, vote + SHERD__NORM_LIMBS, sizeof out->lr);
     out->bad_block = norm.bad_block = vote[SHERD__VOTE_SUMS];
-    out->norm = norm.bad_block == SHERD__NO_BAD_BLOCK ? sherd__norm_root(&norm) / rules->divisor : (double)NAN;
+    out->norm = norm.bad_block == SHERD__NO_BAD_BLOCK ? sherd__norm_root(&norm) / divisor : (double)NAN;
     out->clip = clip_of(rules, out->norm);
-    out->factor = (float)(out->clip / rules->divisor);
+    out->factor = (float)(out->clip / divisor);
     out->skip = norm.bad_block != SHERD__NO_BAD_BLOCK && rules->check_overflow;
     if (!out->skip) {
         advance(rules, state, out);
     }
     out->updates = state->updates;
+    rescale(rules, state, out);
+    out->next_scale = state->scale;
 }
 
 int sherd__step_scalars_same(const sherd__step_scalars *a, const sherd__step_scalars *b)

@@ -63,13 +63,13 @@ static void put_config(writer *to, const sherd_config *config)
     put(to, (uint64_t)config->transport.reduction);
 }
 
-/* What only one of the schedulers has. */
-static void put_schedules(writer *to, const sherd_config *config)
+/* What only one of the schedulers has, and the loss scale. */
+static void put_schedules_and_scale(writer *to, const sherd_config *config)
 {
     const sherd_one_cycle *cycle = &config->one_cycle;
     const double reals[] = {cycle->min_lr,  cycle->max_lr,         cycle->decay_lr_rate,         cycle->min_mom,
                             cycle->max_mom, cycle->decay_mom_rate, config->lr_range_test.min_lr,
-                            config->lr_range_test.step_rate};
+                            config->lr_range_test.step_rate, config->scaling.loss_scale, config->scaling.min_loss_scale};
     const int64_t counts[] = {cycle->first_step_size,
                               cycle->second_step_size,
                               cycle->first_stair_count,
@@ -77,7 +77,12 @@ static void put_schedules(writer *to, const sherd_config *config)
                               cycle->decay_step_size,
                               cycle->cycle_momentum,
                               config->lr_range_test.step_size,
-                              config->lr_range_test.staircase};
+                              config->lr_range_test.staircase,
+                              config->scaling.kind,
+                              config->scaling.initial_scale_power,
+                              config->scaling.hysteresis,
+                              config->scaling.consecutive_hysteresis,
+                              config->scaling.loss_scale_window};
     for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
         put_double(to, reals[i]);
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
@@ -102,7 +107,7 @@ static void put_rules(writer *to, const sherd_config *config)
     put(to, (uint64_t)config->scheduler.warmup_num_steps);
     put(to, (uint64_t)config->scheduler.total_num_steps);
     put(to, (uint64_t)config->scheduler.warmup_linear);
-    put_schedules(to, config);
+    put_schedules_and_scale(to, config);
     put(to, config->n_groups);
     for (uint32_t g = 0; g < config->n_groups; g++) {
         put_double(to, config->groups[g].lr);

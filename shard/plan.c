@@ -9,6 +9,26 @@
 #include "optim/optim.h"
 #include "shard/build.h"
 
+/* Beyond these bounds a gradient's factor leaves fp32. */
+static sherd_status check_scaling(const sherd_config *config, sherd_error *err)
+{
+    const double most = 0x1p100, least = 0x1p-100;
+    double scale = config->scaling.loss_scale, min = config->scaling.min_loss_scale;
+
+    if (config->scaling.kind == SHERD_SCALING_STATIC && !(scale >= least && scale <= most))
+        return sherd__fail(err, SHERD_EINVAL, "scaling.loss_scale is %g; give a number above 0, as 128", scale);
+    if (config->scaling.kind != SHERD_SCALING_DYNAMIC)
+        return SHERD_OK;
+    if (config->scaling.initial_scale_power < 0 || config->scaling.initial_scale_power > 100 ||
+        config->scaling.hysteresis < 1 || config->scaling.loss_scale_window < 1 || !(min >= least && min <= most))
+        return sherd__fail(err, SHERD_EINVAL,
+                           "scaling: initial_scale_power %" PRId32 ", hysteresis %" PRId32 ", loss_scale_window %" PRId64
+                           ", min_loss_scale %g; give 0 to 100, then 1 or more, and a number above 0",
+                           config->scaling.initial_scale_power, config->scaling.hysteresis,
+                           config->scaling.loss_scale_window, min);
+    return SHERD_OK;
+}
+
 static sherd_status check_config(const sherd_config *config, sherd_error *err)
 {
     if (config->zero.stage < 0 || config->zero.stage > 3)
@@ -29,7 +49,7 @@ static sherd_status check_config(const sherd_config *config, sherd_error *err)
     if (!sherd__optim_get(config->optimizer.kind))
         return sherd__fail(err, SHERD_EINVAL, "optimizer kind %d is unknown; use a value of sherd_optimizer",
                            (int)config->optimizer.kind);
-    return SHERD_OK;
+    return check_scaling(config, err);
 }
 
 /* The caller's struct may be older or newer than ours: members it lacks keep their defaults. */

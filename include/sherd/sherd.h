@@ -539,7 +539,7 @@ SHERD_API sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *rep
 SHERD_API void sherd_engine_report(const sherd_engine *engine, sherd_report *report);
 /* Multiply the loss of this step's micro-batches by it; 1 without loss scaling. Changes in sherd_engine_step only. Local. When the
  * scale is at its minimum and gradients still overflow, sherd_engine_step skips the update and returns ESTATE on every rank. */
-SHERD_API double sherd_engine_loss_scale(const sherd_engine *engine);
+SHERD_API double sherd_engine_loss_scale(sherd_engine *engine);
 /* Waits until everything enqueued is done. Local. */
 SHERD_API sherd_status sherd_engine_wait(sherd_engine *engine, sherd_error *err);
 /* Offloading as it came out: threads and cores, arenas (bytes asked for and really there, per node), files. "" where nothing is

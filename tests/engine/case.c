@@ -150,6 +150,21 @@ static void config_offload(const engine_case *c, sherd_config *out)
     snprintf(out->offload.nvme_path, sizeof out->offload.nvme_path, "%s", c->disk ? case_folder() : "");
 }
 
+static void config_rarer(const engine_case *c, sherd_config *out)
+{
+    out->scaling.kind = c->scaling;
+    out->scaling.loss_scale = 128;
+    out->scaling.initial_scale_power = 4;
+    out->scaling.loss_scale_window = 2;
+    if (!c->one_cycle)
+        return;
+    out->scheduler.kind = SHERD_SCHED_ONE_CYCLE;
+    out->one_cycle.min_lr = 1e-3;
+    out->one_cycle.max_lr = 4e-3;
+    out->one_cycle.first_step_size = 2;
+    out->one_cycle.second_step_size = 3;
+}
+
 sherd_status case_config(const engine_case *c, sherd_config *out, sherd_error *err)
 {
     sherd_config_init(out, sizeof *out);
@@ -173,6 +188,7 @@ sherd_status case_config(const engine_case *c, sherd_config *out, sherd_error *e
     out->scheduler.kind = SHERD_SCHED_WARMUP;
     out->scheduler.warmup_max_lr = 3e-3;
     out->scheduler.warmup_num_steps = 4;
+    config_rarer(c, out);
     out->n_groups = 2;
     out->groups[0] = (sherd_group){3e-3, 0.1};
     out->groups[1] = (sherd_group){1e-3, 0.0};
@@ -190,11 +206,24 @@ static int64_t elems_of(const sherd_param *param)
     return n;
 }
 
+/* As a client's scaled loss does: exact for powers of two, as long as nothing overflows. */
+static void scale_leaf(const engine_case *c, int64_t n, void *out)
+{
+    float scale = (float)c->scale;
+
+    for (int64_t i = 0; c->scaling != SHERD_SCALING_NONE && i < n; i++)
+        if (c->dtype == SHERD_BF16)
+            ((uint16_t *)out)[i] = sherd__bf16_of_f32(sherd__f32_of_bf16(((uint16_t *)out)[i]) * scale);
+        else
+            ((float *)out)[i] *= scale;
+}
+
 /* The gradient of one use. The tied parameter has two: what the ring must hold is their sum, narrowed once. */
 static void use_leaf(const engine_case *c, int64_t step, int64_t micro, uint32_t p, uint32_t use, int64_t n, void *out)
 {
     sherd_test_leaf(c->seed + 1000 * use, step, micro, p, c->dtype, n, out);
-    if (c->bad_step == step && p == ODD && micro == 0) {
+    scale_leaf(c, n, out);
+    if ((c->bad_step == step || (c->bad_steps >> step & 1)) && p == ODD && micro == 0) {
         if (c->dtype == SHERD_BF16)
             ((uint16_t *)out)[5] = 0x7F80;
         else
@@ -307,12 +336,15 @@ static sherd_status fork_once(void)
     return child > 0 && waitpid(child, &status, 0) == child && status == 0 ? SHERD_OK : SHERD_ESYSTEM;
 }
 
-static sherd_status run_micro(const engine_case *c, sherd_engine *engine, const sherd_param *params, void *scratch)
+static sherd_status run_micro(const engine_case *plain, sherd_engine *engine, const sherd_param *params, void *scratch)
 {
+    engine_case scaled = *plain;
+    const engine_case *c = &scaled;
     uint32_t order[N_PARAMS + 1], n, uses[N_PARAMS] = {0};
     sherd_micro micro;
     sherd_status status = sherd_micro_begin(engine, &micro);
 
+    scaled.scale = sherd_engine_loss_scale(engine);
     if (status == SHERD_OK && !c->blind)
         status = read_all(engine);
     if (status == SHERD_OK && c->fork_at == micro.step && micro.index == 0)
@@ -337,6 +369,7 @@ static void record(case_result *out, const sherd_report *report)
     if (step < 0)
         return;
     out->norm[step] = report->grad_norm;
+    out->loss_scale[step] = report->loss_scale;
     out->skipped[step] = report->skipped;
     if (report->skipped)
         out->bad_param = report->bad_param;
@@ -523,8 +556,10 @@ void case_run_oracle(const engine_case *c, sherd_oracle_fault fault, case_result
     }
     for (int64_t s = 0; s < c->steps; s++) {
         engine_case copy = *c;
+        copy.scale = sherd_oracle_scale(oracle);
         sherd_oracle_step(oracle, sherd_config_lr(&config, sherd_oracle_updates(oracle)), oracle_leaf, &copy, &report);
         out->norm[s] = report.norm;
+        out->loss_scale[s] = report.loss_scale;
         out->skipped[s] = report.skipped;
         if (report.skipped)
             out->bad_param = report.bad_param;
@@ -543,7 +578,8 @@ static int same_double(double a, double b)
 int case_equal(const case_result *a, const case_result *b, int64_t steps)
 {
     for (int64_t s = 0; s < steps; s++)
-        if (!same_double(a->norm[s], b->norm[s]) || a->skipped[s] != b->skipped[s])
+        if (!same_double(a->norm[s], b->norm[s]) || a->skipped[s] != b->skipped[s] ||
+            !same_double(a->loss_scale[s], b->loss_scale[s]))
             return 0;
     return a->updates == b->updates && a->bad_param == b->bad_param && memcmp(a->param_hash, b->param_hash, 16) == 0 &&
            memcmp(a->state_hash, b->state_hash, 16) == 0;

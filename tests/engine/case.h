@@ -40,6 +40,10 @@ typedef struct engine_case {
     int64_t save_at;
     const char *load_from; /* the run begins with this checkpoint, after step `first` */
     int64_t first;
+    sherd_scaling scaling; /* dynamic: from 16, halved by the second overflow, doubled after 2 steps, 1 at least */
+    double scale;          /* by which the client multiplies its gradients; set while the case runs */
+    uint32_t bad_steps;    /* bit s: one gradient of step s is infinite */
+    int32_t one_cycle;     /* that scheduler, with its momentum */
     uint64_t seed;
     sherd_transport transport;
     sherd_reduction reduction;
@@ -49,7 +53,7 @@ typedef struct case_result {
     sherd_status status;
     sherd_error error;
     uint8_t param_hash[16], state_hash[16];
-    double norm[CASE_MAX_STEPS];
+    double norm[CASE_MAX_STEPS], loss_scale[CASE_MAX_STEPS];
     int32_t skipped[CASE_MAX_STEPS];
     int64_t bad_param; /* of the last skipped step */
     int64_t updates;

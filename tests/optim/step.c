@@ -166,6 +166,77 @@ static void test_bad_gradients_skip_or_go_on(void **state)
     assert_int_equal(step.updates, 2);
 }
 
+/* Scales after each step: '.' good, 'x' overflow; from the rules by hand. */
+static void assert_scales(sherd_config *config, const char *steps, const double *scales)
+{
+    sherd__step_rules rules;
+    sherd__step_state state;
+    sherd__step_scalars out;
+    vote_words vote;
+    config->scaling.kind = SHERD_SCALING_DYNAMIC;
+    sherd__step_rules_init(&rules, config, 4);
+    sherd__step_state_init(&state);
+    sherd__step_scale_init(&state, &rules);
+    for (int i = 0; steps[i]; ++i) {
+        double scale = state.scale;
+        vote_make(vote, 144.0, 1e-3, steps[i] == 'x' || steps[i] == '!' ? 3 : SHERD__NO_BAD_BLOCK);
+        sherd__step_prepare(&rules, vote, &state, &out);
+        if (state.scale != scales[i] || out.next_scale != scales[i] || out.loss_scale != scale)
+            fail_msg("%s: step %d: %g, not %g", steps, i, state.scale, scales[i]);
+        assert_int_equal(out.stuck, steps[i] == '!');
+        assert_int_equal(out.skip, steps[i] != '.');
+        assert_true(out.skip || out.norm == 12.0 / (scale * 12.0));
+        assert_true(out.skip || out.factor == (float)(1.0 / (scale * 12.0)));
+    }
+}
+
+static void test_dynamic_scale(void **state)
+{
+    sherd_config config = config_make();
+    (void)state;
+    config.gradient_clipping = 0.0;
+    config.check_grad_overflow = 0; /* a dynamic scale looks anyway */
+    config.scaling.initial_scale_power = 4;
+    config.scaling.hysteresis = 2;
+    config.scaling.loss_scale_window = 2;
+    config.scaling.min_loss_scale = 1;
+    assert_scales(&config, "...xx.x......", (double[]){16, 16, 32, 32, 16, 16, 8, 8, 8, 16, 16, 32, 32});
+    assert_scales(&config, "x...x", (double[]){16, 16, 16, 32, 32}); /* doubling refills the patience */
+    assert_scales(&config, "x.xxx", (double[]){16, 16, 8, 4, 2});    /* a good step does not */
+    config.scaling.consecutive_hysteresis = 1;
+    assert_scales(&config, "x.xxx", (double[]){16, 16, 16, 8, 4});   /* unless it is told to */
+    config.scaling.consecutive_hysteresis = 0;
+    config.scaling.hysteresis = 1;
+    config.scaling.min_loss_scale = 3;
+    assert_scales(&config, "xxx!!.!", (double[]){8, 4, 3, 3, 3, 3, 3});
+    config.scaling.loss_scale_window = 1;
+    config.scaling.min_loss_scale = 1;
+    assert_scales(&config, "....x..", (double[]){16, 32, 64, 128, 64, 64, 128});
+}
+
+static void test_static_scale(void **state)
+{
+    sherd_config config = config_make();
+    sherd__step_rules rules;
+    sherd__step_state step;
+    sherd__step_scalars out;
+    vote_words vote;
+    (void)state;
+    config.scaling.kind = SHERD_SCALING_STATIC;
+    config.scaling.loss_scale = 96.0;
+    sherd__step_rules_init(&rules, &config, 4);
+    sherd__step_state_init(&step);
+    sherd__step_scale_init(&step, &rules);
+    for (int i = 0; i < 5; ++i) {
+        vote_make(vote, 96.0 * 96.0 * 144.0 * 100.0, 1e-3, i == 2 ? 3 : SHERD__NO_BAD_BLOCK);
+        sherd__step_prepare(&rules, vote, &step, &out);
+        assert_true(out.loss_scale == 96.0 && out.next_scale == 96.0 && !out.stuck);
+        assert_int_equal(out.skip, i == 2);
+        assert_true(out.skip || (out.norm == 10.0 && out.clip == 1.0 / (10.0 + 1e-6)));
+        assert_true(out.skip || out.factor == (float)(out.clip / (96.0 * 12.0)));
+    }
+}
+
 static void test_groups(void **state)
 {
     sherd_config config = config_make();
@@ -214,7 +285,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_norm_clip_factor), cmocka_unit_test(test_powers_are_products),
         cmocka_unit_test(test_bad_gradients_skip_or_go_on), cmocka_unit_test(test_groups), cmocka_unit_test(test_table),
-        cmocka_unit_test(test_cycled_betas),
+        cmocka_unit_test(test_cycled_betas), cmocka_unit_test(test_dynamic_scale), cmocka_unit_test(test_static_scale),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

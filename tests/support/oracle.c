@@ -35,7 +35,9 @@ struct sherd_oracle {
     void *wire;
     int64_t largest;
     int64_t step, updates;
-    double power1, power2;
+    double power1, power2, beta1, beta2;
+    double scale;
+    int64_t good, patience; /* steps since the last overflow, or the start; overflows that are still borne */
     sherd_oracle_fault fault;
 };
 
@@ -271,10 +273,10 @@ static scalars group_scalars(const sherd_oracle *oracle, uint32_t group, double 
     int corrected = c->optimizer.kind == SHERD_ADAMW || c->optimizer.kind == SHERD_ADAM;
     int decoupled = c->optimizer.kind == SHERD_ADAMW || c->optimizer.kind == SHERD_LION;
     scalars s = {.factor = factor, .momentum = (float)c->optimizer.momentum};
-    s.b1 = (float)c->optimizer.beta1;
-    s.c1 = (float)(1.0 - c->optimizer.beta1);
-    s.b2 = (float)c->optimizer.beta2;
-    s.c2 = (float)(1.0 - c->optimizer.beta2);
+    s.b1 = (float)oracle->beta1;
+    s.c1 = (float)(1.0 - oracle->beta1);
+    s.b2 = (float)oracle->beta2;
+    s.c2 = (float)(1.0 - oracle->beta2);
     s.root = (float)(1.0 / sqrt(correction2));
     s.eps = (float)c->optimizer.eps;
     s.decay = decoupled ? (float)(-rate * decay) : (float)decay;
@@ -358,11 +360,78 @@ static void update_tensor(sherd_oracle *oracle, tensor *t, double lr, float fact
     }
 }
 
+/* Cycles without stairs or decay, which are compared with numbers elsewhere (config_values, optim_step). */
+static double cycle_share(const sherd_one_cycle *cycle, double it)
+{
+    double first = (double)cycle->first_step_size, second = (double)cycle->second_step_size, whole = first + second;
+    if (it >= whole) {
+        return 0.0;
+    }
+    return it <= first ? it / whole / (first / whole) : (1.0 + it / whole - 1.0 - 1.0) / (first / whole - 1.0);
+}
+
+static void next_betas(sherd_oracle *oracle)
+{
+    const sherd_config *c = &oracle->config;
+    const sherd_one_cycle *cycle = &c->one_cycle;
+    int adaptive = c->optimizer.kind != SHERD_SGD && c->optimizer.kind != SHERD_ADAGRAD;
+    double it = (double)oracle->updates++;
+    oracle->beta1 = c->optimizer.beta1;
+    oracle->beta2 = c->optimizer.beta2;
+    if (c->scheduler.kind != SHERD_SCHED_ONE_CYCLE || !cycle->cycle_momentum || !adaptive) {
+        oracle->power1 = oracle->power1 * c->optimizer.beta1;
+        oracle->power2 = oracle->power2 * c->optimizer.beta2;
+        return;
+    }
+    oracle->beta1 = it > 0 ? cycle->max_mom - (cycle->max_mom - cycle->min_mom) * cycle_share(cycle, it) : cycle->min_mom;
+    oracle->beta2 = 0.99;
+    oracle->power1 = oracle->power2 = 1.0;
+    double square1 = oracle->beta1, square2 = oracle->beta2;
+    for (int64_t t = oracle->updates; t > 0; t /= 2) {
+        if (t % 2) {
+            oracle->power1 *= square1;
+            oracle->power2 *= square2;
+        }
+        square1 *= square1;
+        square2 *= square2;
+    }
+}
+
+/* Told as a story of good steps and of patience, where the library keeps numbers of steps. Returns 1 at the end of the
+ * road. */
+static int next_scale(sherd_oracle *oracle, int overflow)
+{
+    const sherd_config *c = &oracle->config;
+    int worn = oracle->patience == 1 || c->scaling.hysteresis == 1, least = oracle->scale == c->scaling.min_loss_scale;
+    if (c->scaling.kind != SHERD_SCALING_DYNAMIC) {
+        return 0;
+    }
+    if (overflow) {
+        oracle->good = 0;
+        if (!worn) {
+            oracle->patience -= 1;
+        } else {
+            oracle->scale *= 0.5;
+            oracle->scale = oracle->scale < c->scaling.min_loss_scale ? c->scaling.min_loss_scale : oracle->scale;
+        }
+        return worn && least;
+    }
+    if (oracle->good > 0 && oracle->good % c->scaling.loss_scale_window == 0) {
+        oracle->scale += oracle->scale;
+        oracle->patience = c->scaling.hysteresis;
+    }
+    if (c->scaling.consecutive_hysteresis) {
+        oracle->patience = c->scaling.hysteresis;
+    }
+    oracle->good += 1;
+    return 0;
+}
+
 void sherd_oracle_step(sherd_oracle *oracle, double lr, sherd_oracle_leaf leaf, void *ctx, sherd_oracle_report *report)
 {
     const sherd_config *c = &oracle->config;
-    double divisor = (double)(c->gradient_accumulation_steps * (c->allreduce_sum ? 1 : oracle->world)), norm,
-        clip = 1.0;
+    double scale = oracle->scale, norm, clip = 1.0;
+    double divisor = scale * (double)(c->gradient_accumulation_steps * (c->allreduce_sum ? 1 : oracle->world));
     int64_t bad_param;
     int skipped;
     oracle->step += 1;
@@ -376,19 +445,18 @@ void sherd_oracle_step(sherd_oracle *oracle, double lr, sherd_oracle_leaf leaf, 
         clip = c->gradient_clipping / (norm + 1e-6);
         clip = clip > 1.0 ? 1.0 : clip;
     }
-    skipped = bad_param >= 0 && c->check_grad_overflow;
+    skipped = bad_param >= 0 && (c->check_grad_overflow || c->scaling.kind == SHERD_SCALING_DYNAMIC);
     if (!skipped) {
-        oracle->updates += 1;
-        oracle->power1 = oracle->power1 * c->optimizer.beta1;
-        oracle->power2 = oracle->power2 * c->optimizer.beta2;
+        next_betas(oracle);
         for (uint32_t p = 0; p < oracle->n; ++p) {
             if (!oracle->tensors[p].frozen) {
                 update_tensor(oracle, &oracle->tensors[p], lr, (float)(clip / divisor));
             }
         }
     }
+    int stuck = next_scale(oracle, bad_param >= 0);
     if (report) {
-        *report = (sherd_oracle_report){norm, skipped, bad_param, oracle->updates};
+        *report = (sherd_oracle_report){norm, skipped, bad_param, oracle->updates, scale, stuck};
     }
 }
 
@@ -463,6 +531,10 @@ sherd_oracle *sherd_oracle_create(const sherd_config *config, const sherd_param 
     oracle->world = world;
     oracle->largest = 1;
     oracle->power1 = oracle->power2 = 1.0;
+    oracle->scale = config->scaling.kind == SHERD_SCALING_STATIC    ? config->scaling.loss_scale
+                    : config->scaling.kind == SHERD_SCALING_DYNAMIC ? pow(2.0, config->scaling.initial_scale_power)
+                                                                    : 1.0;
+    oracle->patience = config->scaling.hysteresis;
     oracle->tensors = calloc(n_params ? n_params : 1, sizeof *oracle->tensors);
     complete = oracle->tensors != NULL;
     for (uint32_t p = 0; p < n_params && complete; ++p) {
@@ -515,6 +587,11 @@ int sherd_oracle_test_leaf(void *ctx, int64_t step, int64_t micro, uint32_t para
 {
     sherd_test_leaf(*(const uint64_t *)ctx, step, micro, param, dtype, n, out);
     return 1;
+}
+
+double sherd_oracle_scale(const sherd_oracle *oracle)
+{
+    return oracle->scale;
 }
 
 int64_t sherd_oracle_updates(const sherd_oracle *oracle)

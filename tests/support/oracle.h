@@ -31,6 +31,8 @@ typedef struct sherd_oracle_report {
     int32_t skipped;
     int64_t bad_param; /* the last in registration order (first in backward order) with a non-finite sum; -1: none */
     int64_t updates;   /* made so far */
+    double loss_scale; /* of this step */
+    int32_t stuck;     /* 1: overflow at the least loss scale */
 } sherd_oracle_report;
 
 typedef enum sherd_oracle_fault {
@@ -51,6 +53,7 @@ void sherd_oracle_break(sherd_oracle *oracle, sherd_oracle_fault fault);
 void sherd_oracle_write(sherd_oracle *oracle, uint32_t param, const float *data);
 /* `report` may be NULL. */
 void sherd_oracle_step(sherd_oracle *oracle, double lr, sherd_oracle_leaf leaf, void *ctx, sherd_oracle_report *report);
+double sherd_oracle_scale(const sherd_oracle *oracle); /* of the next step */
 int64_t sherd_oracle_updates(const sherd_oracle *oracle);
 int64_t sherd_oracle_elems(const sherd_oracle *oracle, uint32_t param);
 /* fp32; a frozen parameter's stored values widened. */
