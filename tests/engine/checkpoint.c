@@ -160,10 +160,47 @@ static void any_world_loads_any_other(void **state)
         checkpoints_remove(folder[n]);
 }
 
+/* Every access of saving and loading on the checking device, in several orders. */
+static void no_wait_is_missing(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 4; seed++) {
+        char folder[CHECKPOINTS_NAME];
+        world_options options = {.world = 2, .threads = 1};
+        engine_case c = case_plain(2, 2 + (uint32_t)seed, 3);
+        sherd_error err = {SHERD_OK, -1, ""};
+        uint64_t operations = 0;
+
+        checkpoints_folder(folder);
+        assert_int_equal(sherd_checker_create(2, seed, &options.checker, NULL), SHERD_OK);
+        c.stage = (int32_t)(seed % 3);
+        c.save_to = folder;
+        c.save_at = 2;
+        runs.cases[0] = c;
+        c.save_to = NULL;
+        c.load_from = folder;
+        c.first = 2;
+        c.tenths = seed % 2 ? 5 : 0;
+        runs.cases[1] = c;
+        runs.n = 2;
+        assert_int_equal(world_run_threads(&options, run_rank, &runs), 0);
+        for (int32_t i = 0; i < 4; i++)
+            if (runs.results[i / 2][i % 2].status != SHERD_OK)
+                fail_msg("%s: %s", case_name(&runs.cases[i % 2]), runs.results[i / 2][i % 2].error.text);
+        if (sherd_checker_verdict(options.checker, &operations, &err) != SHERD_OK)
+            fail_msg("seed %d: %s", (int)seed, err.text);
+        assert_true(operations > 100);
+        assert_memory_equal(runs.results[0][0].state_hash, runs.results[0][1].state_hash, 16);
+        sherd_checker_destroy(options.checker);
+        checkpoints_remove(folder);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(resumed_runs_equal_the_uninterrupted),
-                                       cmocka_unit_test(any_world_loads_any_other)};
+                                       cmocka_unit_test(any_world_loads_any_other),
+                                       cmocka_unit_test(no_wait_is_missing)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     printf("%u combinations\n", combinations);
     return failed;

@@ -16,7 +16,9 @@
 
 #include <cmocka.h>
 
+#include "tests/engine/case.h"
 #include "tests/engine/checkpoints.h"
+#include "tests/engine/worlds.h"
 #include "tests/support/fail_alloc.h"
 #include "tests/support/fail_io.h"
 
@@ -256,6 +258,86 @@ static void every_failing_call_leaves_the_former(void **state)
     checkpoints_remove(dir);
 }
 
+typedef struct crew {
+    const char *dir;
+    int loads;
+    sherd_status status[3];
+    sherd_error error[3];
+} crew;
+
+static void save_or_load(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
+{
+    crew *crew = ctx;
+    engine_case c = {.world = 3, .stage = 2, .bucket = 3000, .dtype = SHERD_BF16, .accumulation = 1};
+    sherd_error *err = &crew->error[rank];
+    sherd_engine *engine = NULL;
+    sherd_plan *plan = NULL;
+    sherd_param params[16];
+    sherd_config config;
+    uint32_t n;
+    sherd_status status = case_config(&c, &config, err);
+
+    case_params(&c, params, &n);
+    if (status == SHERD_OK)
+        status = sherd_plan_create(&config, params, n, 3, &plan, err);
+    if (status == SHERD_OK)
+        status = sherd_engine_create(plan, device, comm, &engine, err);
+    if (status == SHERD_OK)
+        status = crew->loads ? sherd_engine_load(engine, crew->dir, NULL, err)
+                             : sherd_engine_save(engine, crew->dir, NULL, err);
+    crew->status[rank] = status;
+    sherd_engine_destroy(engine);
+    sherd_plan_destroy(plan);
+}
+
+static const char *without_rank(const sherd_error *err)
+{
+    return strncmp(err->text, "rank ", 5) == 0 && strstr(err->text, ": ") ? strstr(err->text, ": ") + 2 : err->text;
+}
+
+/* One rank of three fails at one call: all return, with the same sentence. */
+static void all_ranks_say_the_same(void **state)
+{
+    const world_options options = {.world = 3, .threads = 1};
+    char dir[CHECKPOINTS_NAME];
+    sherd_test_io io = {.code = EIO};
+    const sherd__io hook = sherd_test_io_hook(&io);
+    int64_t calls, refused = 0, named = 0;
+
+    (void)state;
+    checkpoints_folder(dir);
+    for (int loads = 0; loads < 2; loads++) {
+        crew crew = {.dir = dir, .loads = loads};
+        assert_int_equal(world_run_threads(&options, save_or_load, &crew), 0); /* the first, undisturbed */
+        assert_int_equal(crew.status[0], SHERD_OK);
+        io.fail_at = INT64_MAX;
+        io.counted = 0;
+        sherd__io_set_default(&hook);
+        assert_int_equal(world_run_threads(&options, save_or_load, &crew), 0);
+        calls = io.counted;
+        assert_true(calls > 15);
+        for (int64_t k = 1; k <= calls; k += 3) {
+            memset(crew.error, 0, sizeof crew.error);
+            io.counted = 0;
+            io.fail_at = k;
+            assert_int_equal(world_run_threads(&options, save_or_load, &crew), 0);
+            for (int r = 1; r < 3; r++) {
+                assert_int_equal(crew.status[r], crew.status[0]);
+                if (crew.status[0] != SHERD_OK &&
+                    strcmp(without_rank(&crew.error[r]), without_rank(&crew.error[0])) != 0)
+                    fail_msg("'%s', but rank 0: '%s'", crew.error[r].text, crew.error[0].text);
+                named += crew.error[r].rank == 0;
+            }
+            refused += crew.status[0] != SHERD_OK;
+            io.fail_at = INT64_MAX;
+            assert_int_equal(sherd_checkpoint_verify(dir, NULL), SHERD_OK);
+        }
+        sherd__io_set_default(NULL);
+    }
+    assert_true(refused > 10 && named > 5);
+    checkpoints_remove(dir);
+}
+
 static void every_failing_allocation_is_clean(void **state)
 {
     char dir[CHECKPOINTS_NAME];
@@ -296,9 +378,9 @@ static void every_failing_allocation_is_clean(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_is_saved_comes_back),          cmocka_unit_test(every_change_is_found),
-        cmocka_unit_test(another_table_is_refused),          cmocka_unit_test(every_failing_call_leaves_the_former),
-        cmocka_unit_test(every_failing_allocation_is_clean),
+        cmocka_unit_test(what_is_saved_comes_back), cmocka_unit_test(every_change_is_found),
+        cmocka_unit_test(another_table_is_refused), cmocka_unit_test(every_failing_call_leaves_the_former),
+        cmocka_unit_test(all_ranks_say_the_same),   cmocka_unit_test(every_failing_allocation_is_clean),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
