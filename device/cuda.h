@@ -33,6 +33,7 @@
 /* Callbacks that can be pending at once: each is one of those calls. */
 #define SHERD__CUDA_CALLBACKS (SHERD__CUDA_MARK_EVERY * (SHERD__CUDA_MARKS + 2))
 #define SHERD__CUDA_BOUNCE_ELEMS 16384
+#define SHERD__CUDA_VECTOR_BYTES 16 /* of every access, bf16 or fp32 */
 #define SHERD__CUDA_KEPT 2048 /* blocks that are kept for the client */
 
 typedef struct sherd__cuda_event {
@@ -103,6 +104,7 @@ typedef struct sherd__cuda_pinned {
     uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS]; /* what sherd__step_prepare works on */
     sherd__step_state state;
     sherd__step_scalars scalars;
+    const void *sources[SHERD__CUDA_TABLE]; /* of a sum of more than fit into a kernel's parameters */
     float bounce[SHERD__CUDA_BOUNCE_ELEMS]; /* conversions from and to memory that no kernel can reach */
 } sherd__cuda_pinned;
 
@@ -141,6 +143,15 @@ void sherd__cuda_gpu_hangs(int ordinal); /* no call that waits for this GPU is m
 
 /* cuda_issue.c: one operation to CUDA. */
 sherd_status sherd__cuda_issue(sherd__stream *stream, const sherd__op *op);
+/* Before every call that puts something into the stream; under its lock. */
+sherd_status sherd__cuda_pace(sherd__cuda_stream *stream);
+uint32_t sherd__cuda_width(const sherd__cuda_stream *stream); /* multiprocessors */
+
+/* cuda_sum.c; under the stream's lock */
+sherd_status sherd__cuda_issue_tree_sum(sherd__cuda_stream *stream, const sherd__op *op);
+sherd_status sherd__cuda_issue_reduce(sherd__cuda_stream *stream, const sherd__op *op);
+/* Poisons the device: the operation cannot be done. */
+sherd_status sherd__cuda_refuse(sherd__cuda_stream *stream, const sherd__op *op, const char *why);
 
 /* cuda_event.c */
 sherd_status sherd__cuda_event_create(sherd_device *device, sherd__event **out, sherd_error *err);

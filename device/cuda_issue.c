@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * One operation to CUDA: waits that hold the issuing thread, then launches, copies and callbacks. Tables of sources and
- * spans are read here and travel with the launch.
+ * One operation to CUDA: waits that hold the issuing thread, then launches, copies and callbacks. Tables of spans
+ * are read here and travel with the launch; sums are in cuda_sum.c.
  *
  * Flags of other ranks are words in host memory. An await holds the issuing thread until the flags are there. Where
  * ranks are threads of one process, a flag has a post (cuda_post.c): it is set here and now, and the await lets the
@@ -18,8 +18,6 @@
 #include "device/cuda_nvtx.h"
 #include "host/futex.h"
 
-#define VECTOR_BYTES 16 /* of every access, bf16 or fp32 */
-
 /* ------------------------------------------------------------------------------------------------------------ pacing
  */
 
@@ -28,8 +26,7 @@ static sherd_status check(sherd__cuda_stream *stream, const sherd__tag *tag, int
     return sherd__cuda_check(stream->base.device, code, call, stream->base.name, tag);
 }
 
-/* Before every call that puts something into the stream; under its lock. */
-static sherd_status pace(sherd__cuda_stream *stream)
+sherd_status sherd__cuda_pace(sherd__cuda_stream *stream)
 {
     if (++stream->since_mark < SHERD__CUDA_MARK_EVERY)
         return SHERD_OK;
@@ -94,7 +91,7 @@ static void CUDART_CB callback_main(void *arg)
 /* Pacing bounds how many are pending, so a place that comes round again is free. */
 static sherd_status call_back(sherd__cuda_stream *stream, const sherd__cuda_callback *what)
 {
-    sherd_status status = pace(stream);
+    sherd_status status = sherd__cuda_pace(stream);
     if (status != SHERD_OK)
         return status;
     sherd__cuda_callback *place = &stream->callbacks[stream->callback];
@@ -114,7 +111,7 @@ static sherd_status stamp(sherd__cuda_stream *stream, const sherd__op *op, sherd
 /* Behind the work given so far, before the flag says so. */
 static sherd_status post(sherd__cuda_stream *stream, const sherd__tag *tag, sherd__post *to, uint32_t value)
 {
-    sherd_status status = pace(stream);
+    sherd_status status = sherd__cuda_pace(stream);
     if (status != SHERD_OK)
         return status;
     return check(stream, tag, sherd__cuda_post_record(to, value, stream->handle), "cudaEventRecord");
@@ -164,7 +161,7 @@ static sherd_status join_posts(sherd__cuda_stream *stream, const sherd__op *op, 
         const sherd__post *at = flag ? (const sherd__post *)(uintptr_t)atomic_load(await->posts[i]) : NULL;
         if (!at)
             continue;
-        status = pace(stream);
+        status = sherd__cuda_pace(stream);
         if (status == SHERD_OK)
             status = check(stream, &op->tag, sherd__cuda_post_wait(at, await->value, reached, stream->handle),
                            "cudaStreamWaitEvent");
@@ -200,7 +197,7 @@ static sherd_status issue_host_call(sherd__cuda_stream *stream, const sherd__op 
 static sherd_status copy_bytes(sherd__cuda_stream *stream, const sherd__op *op, void *dst, const void *src,
                                uint64_t bytes)
 {
-    sherd_status status = pace(stream);
+    sherd_status status = sherd__cuda_pace(stream);
     if (status != SHERD_OK)
         return status;
     int code = (int)cudaMemcpyAsync(dst, src, (size_t)bytes, cudaMemcpyDefault, stream->handle);
@@ -248,17 +245,9 @@ static sherd_status issue_prepare(sherd__cuda_stream *stream, const sherd__op *o
 /* ----------------------------------------------------------------------------------------------------------- kernels
  */
 
-static uint32_t width_of(sherd__cuda_stream *stream)
+uint32_t sherd__cuda_width(const sherd__cuda_stream *stream)
 {
-    return ((sherd__cuda_device *)stream->base.device)->width;
-}
-
-static sherd_status refuse(sherd__cuda_stream *stream, const sherd__op *op, const char *why)
-{
-    sherd_error error;
-    sherd__fail(&error, SHERD_EUNSUPPORTED, "stream '%s', '%s' of bucket %d: %s", stream->base.name,
-                op->tag.name ? op->tag.name : "", op->tag.bucket, why);
-    return sherd__device_poison(stream->base.device, &error);
+    return ((const sherd__cuda_device *)stream->base.device)->width;
 }
 
 static int aligned(const void *address, uint64_t unit)
@@ -266,36 +255,12 @@ static int aligned(const void *address, uint64_t unit)
     return (uintptr_t)address % unit == 0;
 }
 
-static sherd_status issue_tree_sum(sherd__cuda_stream *stream, const sherd__op *op)
-{
-    const sherd__tree_sum *sum = &op->u.tree_sum;
-    sherd__cuda_sum args = {.dst = sum->dst, .norm = sum->norm, .elems = sum->elems, .first_block = sum->first_block};
-    args.n_src = sum->n_src;
-    args.src_bf16 = sum->src_dtype == SHERD_BF16;
-    args.dst_bf16 = sum->dst_dtype == SHERD_BF16;
-    args.add = sum->add != 0;
-    args.narrow = sum->narrow != 0;
-    if (sum->n_src == 0 || sum->n_src > SHERD__CUDA_SOURCES)
-        return refuse(stream, op, "a sum of no or of more than 256 contributions");
-    int good = aligned(sum->dst, VECTOR_BYTES) && sum->elems % SHERD__NORM_BLOCK == 0;
-    for (uint32_t i = 0; i < sum->n_src; i++) {
-        args.src[i] = (const char *)sum->src[i] + sum->src_offset;
-        good = good && aligned(args.src[i], VECTOR_BYTES);
-    }
-    if (!good)
-        return refuse(stream, op, "a sum that is not of whole blocks of 256 elements at 16 bytes");
-    sherd_status status = pace(stream);
-    if (status != SHERD_OK)
-        return status;
-    return check(stream, &op->tag, sherd__cuda_launch_sum(&args, width_of(stream), stream->handle), "tree sum kernel");
-}
-
 static int update_vectors(const sherd__update *update, const sherd__optim *optim)
 {
-    int good = aligned(update->sum, VECTOR_BYTES) && aligned(update->master, VECTOR_BYTES) &&
-               aligned(update->master_out, VECTOR_BYTES) && aligned(update->emit, VECTOR_BYTES);
+    int good = aligned(update->sum, SHERD__CUDA_VECTOR_BYTES) && aligned(update->master, SHERD__CUDA_VECTOR_BYTES) &&
+               aligned(update->master_out, SHERD__CUDA_VECTOR_BYTES) && aligned(update->emit, SHERD__CUDA_VECTOR_BYTES);
     for (uint32_t m = 0; m < optim->n_moments; m++)
-        good = good && aligned(update->moment[m], VECTOR_BYTES) && aligned(update->moment_out[m], VECTOR_BYTES);
+        good = good && aligned(update->moment[m], SHERD__CUDA_VECTOR_BYTES) && aligned(update->moment_out[m], SHERD__CUDA_VECTOR_BYTES);
     return good;
 }
 
@@ -337,7 +302,7 @@ static sherd_status issue_update(sherd__cuda_stream *stream, const sherd__op *op
     for (uint32_t at = 0; status == SHERD_OK && at < update->n_spans;) {
         args.vectors = (uint8_t)update_vectors(update, optim);
         fill_spans(&args, update, &at);
-        status = pace(stream);
+        status = sherd__cuda_pace(stream);
         if (status == SHERD_OK && args.n_tiles > 0)
             status = check(stream, &op->tag, sherd__cuda_launch_update(&args, stream->handle), "update kernel");
     }
@@ -358,7 +323,7 @@ static sherd_status issue_zero(sherd__cuda_stream *stream, const sherd__op *op)
             args.range[args.n_ranges++] = (sherd__cuda_zero_range){range.begin, range.end, args.n_tiles};
             args.n_tiles += (range.end - range.begin + SHERD__CUDA_ZERO_TILE - 1) / SHERD__CUDA_ZERO_TILE;
         }
-        status = pace(stream);
+        status = sherd__cuda_pace(stream);
         if (status == SHERD_OK && args.n_ranges > 0)
             status = check(stream, &op->tag, sherd__cuda_launch_zero(&args, stream->handle), "zero kernel");
     }
@@ -371,11 +336,11 @@ static sherd_status launch_convert(sherd__cuda_stream *stream, const sherd__op *
     sherd__cuda_convert args = {.dst = dst, .src = src, .elems = elems, .add = op->u.convert.add != 0};
     args.dst_bf16 = op->u.convert.dst_dtype == SHERD_BF16;
     args.src_bf16 = op->u.convert.src_dtype == SHERD_BF16;
-    args.vectors = aligned(dst, VECTOR_BYTES) && aligned(src, VECTOR_BYTES);
-    sherd_status status = pace(stream);
+    args.vectors = aligned(dst, SHERD__CUDA_VECTOR_BYTES) && aligned(src, SHERD__CUDA_VECTOR_BYTES);
+    sherd_status status = sherd__cuda_pace(stream);
     if (status != SHERD_OK || elems == 0)
         return status;
-    return check(stream, &op->tag, sherd__cuda_launch_convert(&args, width_of(stream), stream->handle),
+    return check(stream, &op->tag, sherd__cuda_launch_convert(&args, sherd__cuda_width(stream), stream->handle),
                  "convert kernel");
 }
 
@@ -387,7 +352,7 @@ static sherd_status convert_pageable(sherd__cuda_stream *stream, const sherd__op
     char *bounce = (char *)stream->pinned->bounce;
     sherd_status status = SHERD_OK;
     if (dst_outside && (src_outside || op->u.convert.add))
-        return refuse(stream, op, "a conversion into pageable memory with addition, or from pageable memory");
+        return sherd__cuda_refuse(stream, op, "a conversion into pageable memory with addition, or from pageable memory");
     for (int64_t at = 0, n; status == SHERD_OK && at < op->u.convert.elems; at += n) {
         n = op->u.convert.elems - at;
         n = n < SHERD__CUDA_BOUNCE_ELEMS ? n : SHERD__CUDA_BOUNCE_ELEMS;
@@ -430,28 +395,13 @@ static sherd_status issue_convert(sherd__cuda_stream *stream, const sherd__op *o
     return launch_convert(stream, op, op->u.convert.dst, op->u.convert.src, op->u.convert.elems);
 }
 
-static sherd_status issue_reduce(sherd__cuda_stream *stream, const sherd__op *op)
-{
-    sherd__cuda_reduce args = {.dst = op->u.reduce.dst, .n_src = op->u.reduce.n_src};
-    args.n_sum = op->u.reduce.n_sum;
-    args.n_min = op->u.reduce.n_min;
-    if (op->u.reduce.n_src > SHERD__CUDA_SOURCES)
-        return refuse(stream, op, "a reduction of more than 256 arrays");
-    for (uint32_t i = 0; i < args.n_src; i++)
-        args.src[i] = (const uint64_t *)(const void *)((const char *)op->u.reduce.src[i] + op->u.reduce.offset);
-    sherd_status status = pace(stream);
-    if (status != SHERD_OK)
-        return status;
-    return check(stream, &op->tag, sherd__cuda_launch_reduce(&args, stream->handle), "reduction kernel");
-}
-
 /* ------------------------------------------------------------------------------------------------------------ events
  */
 
 static sherd_status issue_record(sherd__cuda_stream *stream, const sherd__op *op)
 {
     sherd__cuda_event *event = (sherd__cuda_event *)op->u.event.event;
-    sherd_status status = pace(stream);
+    sherd_status status = sherd__cuda_pace(stream);
     if (status == SHERD_OK)
         status = check(stream, NULL, (int)cudaEventRecord(event->handle, stream->handle), "cudaEventRecord");
     return status;
@@ -460,7 +410,7 @@ static sherd_status issue_record(sherd__cuda_stream *stream, const sherd__op *op
 static sherd_status issue_wait(sherd__cuda_stream *stream, const sherd__op *op)
 {
     sherd__cuda_event *event = (sherd__cuda_event *)op->u.event.event;
-    sherd_status status = pace(stream);
+    sherd_status status = sherd__cuda_pace(stream);
     if (status == SHERD_OK)
         status = check(stream, NULL, (int)cudaStreamWaitEvent(stream->handle, event->handle, 0), "cudaStreamWaitEvent");
     return status;
@@ -483,8 +433,8 @@ static const struct {
     [SHERD__OP_COPY] = {issue_copy, 1},
     [SHERD__OP_ZERO] = {issue_zero, 1},
     [SHERD__OP_CONVERT] = {issue_convert, 1},
-    [SHERD__OP_TREE_SUM] = {issue_tree_sum, 1},
-    [SHERD__OP_REDUCE_U64] = {issue_reduce, 1},
+    [SHERD__OP_TREE_SUM] = {sherd__cuda_issue_tree_sum, 1},
+    [SHERD__OP_REDUCE_U64] = {sherd__cuda_issue_reduce, 1},
     [SHERD__OP_PREPARE] = {issue_prepare, 1},
     [SHERD__OP_UPDATE] = {issue_update, 1},
     [SHERD__OP_HOST_CALL] = {issue_host_call, 0},
@@ -518,7 +468,7 @@ static sherd_status issue_hook(sherd__cuda_stream *stream, const sherd__op *op)
     pthread_mutex_lock(&stream->lock);
     sherd_status status = stamp(stream, op, SHERD__CUDA_STAMP_BEGIN);
     if (status == SHERD_OK)
-        status = pace(stream);
+        status = sherd__cuda_pace(stream);
     pthread_mutex_unlock(&stream->lock);
     if (status == SHERD_OK)
         status = op->u.hook.fn(op->u.hook.args, &stream->base, &op->tag);

@@ -5,7 +5,7 @@
  *
  * Compiled with -fmad=false -ftz=false -prec-div=true -prec-sqrt=true: fma only where written.
  */
-#include "device/cuda_body.h"
+#include "device/cuda_body_small.h"
 
 #define KERNEL extern "C" __global__ void __launch_bounds__(SHERD__CUDA_THREADS)
 
@@ -32,6 +32,8 @@ KERNEL sherd__cuda_kernel_convert(const __grid_constant__ sherd__cuda_convert ar
 }
 
 KERNEL sherd__cuda_kernel_reduce(const __grid_constant__ sherd__cuda_reduce args) { cuda__reduce_block(&args); }
+
+KERNEL sherd__cuda_kernel_sources(const __grid_constant__ sherd__cuda_sources args) { cuda__sources_block(&args); }
 
 /* ---------------------------------------------------------------------------------------------------------- launchers */
 
@@ -105,6 +107,11 @@ int sherd__cuda_launch_reduce(const sherd__cuda_reduce *args, void *stream)
     return launch(sherd__cuda_kernel_reduce, args, 1, stream);
 }
 
+int sherd__cuda_launch_sources(const sherd__cuda_sources *args, void *stream)
+{
+    return launch(sherd__cuda_kernel_sources, args, 1, stream);
+}
+
 template <typename Args> static int load(void (*kernel)(Args), unsigned *resident = NULL)
 {
     cudaFuncAttributes attributes;
@@ -125,6 +132,8 @@ int sherd__cuda_load_kernels(void)
         code = load(sherd__cuda_kernel_convert, &resident_convert);
     if (code == cudaSuccess)
         code = load(sherd__cuda_kernel_reduce);
+    if (code == cudaSuccess)
+        code = load(sherd__cuda_kernel_sources);
 #define X(KIND, name, moments)                                                                                         \
     if (code == cudaSuccess)                                                                                           \
         code = load(sherd__cuda_kernel_update_##name);

@@ -2,7 +2,7 @@
  *
  * Between device/cuda's C and its kernels: arguments by value (they travel as kernel parameters, so nothing on the host
  * needs to outlive the launch) and launchers with C names. gcc, clang and nvcc compile this file; the tests' stub
- * implements the launchers on the host over the same bodies (cuda_body.h).
+ * implements the launchers on the host over the same bodies (cuda_body.h, cuda_body_small.h).
  *
  * Launchers return a cudaError_t as int: the launch's own, or an earlier asynchronous one.
  */
@@ -18,7 +18,8 @@ extern "C" {
 
 #define SHERD__CUDA_THREADS 256
 #define SHERD__CUDA_VECTOR 8          /* elements a thread takes at a time */
-#define SHERD__CUDA_SOURCES 256       /* of one tree sum: 8 bytes each of at most 4096 bytes of parameters */
+#define SHERD__CUDA_SOURCES 256       /* by value: 8 bytes each of at most 4096 bytes of parameters */
+#define SHERD__CUDA_TABLE 4096        /* sources of one sum, by a table */
 #define SHERD__CUDA_SPANS 128         /* of one update launch */
 #define SHERD__CUDA_RANGES 128        /* of one zero launch */
 #define SHERD__CUDA_SUM_TILE 4096     /* elements a thread block sums at a time: 16 norm blocks */
@@ -27,6 +28,7 @@ extern "C" {
 
 typedef struct sherd__cuda_sum {
     const void *src[SHERD__CUDA_SOURCES]; /* offset added */
+    const void *const *table;             /* not NULL: the sources stand there instead */
     void *dst;
     sherd__norm *norm;
     int64_t elems;
@@ -76,9 +78,18 @@ typedef struct sherd__cuda_convert {
 
 typedef struct sherd__cuda_reduce {
     const uint64_t *src[SHERD__CUDA_SOURCES]; /* offset added */
+    const uint64_t *const *table;             /* not NULL: the sources stand there instead */
     uint64_t *dst;
     uint32_t n_src, n_sum, n_min;
 } sherd__cuda_reduce;
+
+/* A part of a table of sources, written in stream order: the caller's own table need not outlive the launch, and no
+ * former sum still reads the place. */
+typedef struct sherd__cuda_sources {
+    const void *src[SHERD__CUDA_SOURCES];
+    const void **table;
+    uint32_t n;
+} sherd__cuda_sources;
 
 /* `stream` is a cudaStream_t; `width` is the number of multiprocessors: a launcher knows how many of its thread blocks fill
  * one. */
@@ -87,6 +98,7 @@ int sherd__cuda_launch_update(const sherd__cuda_update *args, void *stream);
 int sherd__cuda_launch_zero(const sherd__cuda_zero *args, void *stream);
 int sherd__cuda_launch_convert(const sherd__cuda_convert *args, uint32_t width, void *stream);
 int sherd__cuda_launch_reduce(const sherd__cuda_reduce *args, void *stream);
+int sherd__cuda_launch_sources(const sherd__cuda_sources *args, void *stream);
 /* Loads every kernel's code now, so that what it takes can be measured and no step pays for it. */
 int sherd__cuda_load_kernels(void);
 

@@ -16,7 +16,7 @@
 #include "tests/device/cuda_world.h"
 #include "tests/device/host_math_values.h"
 
-enum { MAX_SOURCES = 67 };
+enum { MAX_SOURCES = 4096 };
 
 static sherd_device *device;
 static sherd__stream *stream;
@@ -46,7 +46,10 @@ typedef struct sum_case {
     value_mix mix;
 } sum_case;
 
-static int64_t bytes_of(sherd_dtype dtype, int64_t elems) { return (dtype == SHERD_BF16 ? 2 : 4) * elems; }
+static int64_t bytes_of(sherd_dtype dtype, int64_t elems)
+{
+    return (dtype == SHERD_BF16 ? 2 : 4) * elems;
+}
 
 static void check_sum(const sum_case *c)
 {
@@ -54,9 +57,15 @@ static void check_sum(const sum_case *c)
     void *src[MAX_SOURCES];
     char *want = array_new(out_bytes), *got = array_new(out_bytes);
     sherd__norm *norm = device_block(device, sizeof *norm), want_norm;
-    sherd__tree_sum sum = {.src = (const void *const *)src, .n_src = c->n_src, .src_dtype = c->src_dtype,
-                           .src_offset = 512, .dst_dtype = c->dst_dtype, .elems = c->elems, .add = c->add,
-                           .narrow = c->narrow, .first_block = 77};
+    sherd__tree_sum sum = {.src = (const void *const *)src,
+                           .n_src = c->n_src,
+                           .src_dtype = c->src_dtype,
+                           .src_offset = 512,
+                           .dst_dtype = c->dst_dtype,
+                           .elems = c->elems,
+                           .add = c->add,
+                           .narrow = c->narrow,
+                           .first_block = 77};
     for (uint32_t s = 0; s < c->n_src; s++) {
         src[s] = array_new(bytes_of(c->src_dtype, c->elems) + 512);
         fill_values((char *)src[s] + 512, c->src_dtype, c->elems, 5 + s, c->mix);
@@ -115,7 +124,67 @@ static void sums_equal_reference(void **state)
     printf("tree sums compared: %llu\n", (unsigned long long)cases);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ update */
+/* More sources than a kernel takes as parameters: they go by the stream's table, whose end it is as well. */
+static void wide_sums_equal_reference(void **state)
+{
+    static const uint32_t sources[] = {255, 256, 257, 264, 300, 511, 513, 1037, SHERD__CUDA_TABLE};
+    uint64_t tables = cuda_stub_calls("sources"), cases = 0;
+    (void)state;
+    for (size_t n = 0; n < sizeof sources / sizeof *sources; n++) {
+        for (int kind = 0; kind < 4; kind++, cases++) {
+            sum_case c = {.n_src = sources[n], .elems = sources[n] == 300 ? 4352 : 256};
+            c.src_dtype = kind & 1 ? SHERD_BF16 : SHERD_FP32;
+            c.dst_dtype = SHERD_FP32;
+            c.mix = kind >> 1 & 1 ? SPECIAL : FINITE;
+            c.add = kind == 1;
+            c.norm = 1;
+            c.alias = kind == 2;
+            check_sum(&c);
+        }
+    }
+    assert_int_equal(cuda_stub_calls("sources") - tables,
+                     4 * (3 * 2 + 2 + 3 + 5 + 16)); /* 257, 264, 300, 511, 513, … */
+}
+
+/* Sums that follow each other while none has run: each has its own sources, though the stream has one table. And one
+ * with too many. */
+static void wide_sums_in_a_row(void **state)
+{
+    enum { SUMS = 3, SOURCES = 300, ELEMS_EACH = 256 };
+    float *data = calloc(SUMS * SOURCES * ELEMS_EACH, sizeof *data), got[SUMS][ELEMS_EACH], want[ELEMS_EACH];
+    const void *src[SUMS][SOURCES], *few[SHERD__CUDA_TABLE + 1] = {0};
+    sherd__tree_sum sum = {.n_src = SOURCES, .src_dtype = SHERD_FP32, .dst_dtype = SHERD_FP32, .elems = ELEMS_EACH};
+    (void)state;
+    cuda_stub_delay(2000);
+    for (int k = 0; k < SUMS; k++) {
+        for (int s = 0; s < SOURCES; s++)
+            src[k][s] = data + (k * SOURCES + s) * ELEMS_EACH;
+        fill_values(data + k * SOURCES * ELEMS_EACH, SHERD_FP32, SOURCES * ELEMS_EACH, 40 + (uint32_t)k, FINITE);
+        sum.src = src[k];
+        sum.dst = got[k];
+        OK(device->ops->tree_sum(stream, tag, &sum));
+    }
+    OK(sync_stream(device, stream));
+    cuda_stub_delay(0);
+    for (int k = 0; k < SUMS; k++) {
+        sum.src = src[k];
+        sum.dst = want;
+        reference_variant()->tree_sum(NULL, &sum);
+        assert_memory_equal(got[k], want, sizeof want);
+    }
+    sherd_device *other = make_cuda_device(0);
+    sherd_error err;
+    sum.src = few;
+    sum.n_src = SHERD__CUDA_TABLE + 1;
+    (void)other->ops->tree_sum(other->compute, tag, &sum);
+    assert_int_equal(sherd__device_error(other, &err), SHERD_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "more than 4096"));
+    sherd_device_destroy(other);
+    free(data);
+}
+
+/* ------------------------------------------------------------------------------------------------------------ update
+ */
 
 enum { ELEMS = 90000, ORIGIN = 512, MANY = 300, KINDS = SHERD_ADAGRAD + 1 };
 
@@ -159,8 +228,12 @@ static int same(const arrays *a, const arrays *b)
 static sherd__update update_of(const arrays *a, sherd_optimizer kind, sherd_dtype sum_dtype, int emit, int64_t shift)
 {
     /* shift: everything begins that many elements later, which takes the vector path away where it is odd */
-    sherd__update update = {.kind = kind, .sum = (char *)a->sum + bytes_of(sum_dtype, shift), .sum_dtype = sum_dtype,
-                            .master = a->master + shift, .emit = emit ? a->emit + shift : NULL, .origin = ORIGIN};
+    sherd__update update = {.kind = kind,
+                            .sum = (char *)a->sum + bytes_of(sum_dtype, shift),
+                            .sum_dtype = sum_dtype,
+                            .master = a->master + shift,
+                            .emit = emit ? a->emit + shift : NULL,
+                            .origin = ORIGIN};
     update.moment[0] = a->moment[0] + shift;
     update.moment[1] = sherd__optim_get(kind)->n_moments < 2 ? NULL : a->moment[1] + shift;
     return update;
@@ -170,9 +243,18 @@ static sherd__update update_of(const arrays *a, sherd_optimizer kind, sherd_dtyp
 static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, int first, int skip, value_mix mix,
                          int64_t shift, const sherd__span *spans, uint32_t n_spans, int elsewhere)
 {
-    sherd__step_rules rules = {.kind = kind, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .momentum = 0.9,
-                               .bias_correction = 1, .check_overflow = 1, .base_lr = 1e-2, .clipping = 1.0,
-                               .divisor = 6.0, .n_groups = 3, .groups = {{1e-2, 0.1}, {3e-3, 0.0}, {5e-2, 1e-4}}};
+    sherd__step_rules rules = {.kind = kind,
+                               .beta1 = 0.9,
+                               .beta2 = 0.999,
+                               .eps = 1e-8,
+                               .momentum = 0.9,
+                               .bias_correction = 1,
+                               .check_overflow = 1,
+                               .base_lr = 1e-2,
+                               .clipping = 1.0,
+                               .divisor = 6.0,
+                               .n_groups = 3,
+                               .groups = {{1e-2, 0.1}, {3e-3, 0.0}, {5e-2, 1e-4}}};
     uint64_t words = SHERD__VOTE_SUMS + SHERD__VOTE_MINS, *vote = device_block(device, words * sizeof *vote);
     sherd__step_state carried, *state = device_block(device, sizeof *state);
     sherd__step_scalars want_scalars, *scalars = device_block(device, sizeof *scalars);
@@ -231,8 +313,8 @@ static void updates_equal_reference(void **state)
 {
     static const sherd__span whole[] = {{ORIGIN, ORIGIN + ELEMS - 8, 0}};
     static const sherd__span odd[] = {
-        {ORIGIN + 256, ORIGIN + 257, 1},    {ORIGIN + 512, ORIGIN + 512 + 255, 0}, {ORIGIN + 1024, ORIGIN + 1024, 2},
-        {ORIGIN + 1024, ORIGIN + 17001, 2}, {ORIGIN + 17152, ORIGIN + 17157, 1},   {ORIGIN + 33024, ORIGIN + 52001, 0},
+        {ORIGIN + 256, ORIGIN + 257, 1},     {ORIGIN + 512, ORIGIN + 512 + 255, 0}, {ORIGIN + 1024, ORIGIN + 1024, 2},
+        {ORIGIN + 1024, ORIGIN + 17001, 2},  {ORIGIN + 17152, ORIGIN + 17157, 1},   {ORIGIN + 33024, ORIGIN + 52001, 0},
         {ORIGIN + 59904, ORIGIN + 59909, 1},
     };
     sherd__span many[MANY]; /* more than one launch takes */
@@ -331,29 +413,41 @@ static void conversions_equal_reference(void **state)
     assert_int_equal(cases, 96);
 }
 
-static void reductions(void **state)
+static void check_reduction(uint32_t n_src)
 {
-    enum { SOURCES = 5, SUMS = 300, MINS = 3 };
-    uint64_t src[SOURCES][2 + SUMS + MINS], want[SUMS + MINS], got[SUMS + MINS];
-    const void *sources[SOURCES];
-    (void)state;
-    for (uint64_t s = 0; s < SOURCES; s++) {
-        sources[s] = src[s];
-        for (uint64_t i = 0; i < 2 + SUMS + MINS; i++)
-            src[s][i] = (s + 1) * 0x9E3779B97F4A7C15u * (i + 3);
+    enum { SUMS = 300, MINS = 3, WORDS = 2 + SUMS + MINS };
+    uint64_t *src = calloc((size_t)n_src * WORDS, sizeof *src), want[SUMS + MINS], got[SUMS + MINS];
+    const void *sources[MAX_SOURCES];
+    for (uint64_t s = 0; s < n_src; s++) {
+        sources[s] = src + s * WORDS;
+        for (uint64_t i = 0; i < WORDS; i++)
+            src[s * WORDS + i] = (s + 1) * 0x9E3779B97F4A7C15u * (i + 3);
     }
-    sherd__host_reduce_u64(want, sources, SOURCES, 16, SUMS, MINS);
-    OK(device->ops->reduce_u64(stream, tag, got, sources, SOURCES, 16, SUMS, MINS));
+    sherd__host_reduce_u64(want, sources, n_src, 16, SUMS, MINS);
+    OK(device->ops->reduce_u64(stream, tag, got, sources, n_src, 16, SUMS, MINS));
     OK(sync_stream(device, stream));
     assert_memory_equal(got, want, sizeof want);
+    free(src);
+}
+
+static void reductions(void **state)
+{
+    (void)state;
+    check_reduction(5);
+    check_reduction(256);
+    check_reduction(300);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sums_equal_reference),     cmocka_unit_test(updates_equal_reference),
-        cmocka_unit_test(zeros_exactly_the_ranges), cmocka_unit_test(conversions_equal_reference),
+        cmocka_unit_test(sums_equal_reference),
+        cmocka_unit_test(updates_equal_reference),
+        cmocka_unit_test(zeros_exactly_the_ranges),
+        cmocka_unit_test(conversions_equal_reference),
         cmocka_unit_test(reductions),
+        cmocka_unit_test(wide_sums_equal_reference),
+        cmocka_unit_test(wide_sums_in_a_row),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * The launchers on the host: the kernels' own bodies (device/cuda_body.h), one thread block after another, in stream
+ * The launchers on the host: the kernels' own bodies (device/cuda_body.h, cuda_body_small.h), one thread block after another, in stream
  * order. What a GPU does at once runs in rising order here; nothing may depend on that.
  */
-#include "device/cuda_body.h"
+#include "device/cuda_body_small.h"
 #include "tests/support/cuda_stub/stub.h"
 
 typedef struct sum_launch {
@@ -66,6 +66,8 @@ static void run_convert(const void *arg)
 
 static void run_reduce(const void *args) { cuda__reduce_block(args); }
 
+static void run_sources(const void *args) { cuda__sources_block(args); }
+
 int sherd__cuda_launch_sum(const sherd__cuda_sum *args, uint32_t width, void *stream)
 {
     sum_launch launch = {*args, (args->elems + SHERD__CUDA_SUM_TILE - 1) / SHERD__CUDA_SUM_TILE};
@@ -94,6 +96,11 @@ int sherd__cuda_launch_convert(const sherd__cuda_convert *args, uint32_t width, 
 int sherd__cuda_launch_reduce(const sherd__cuda_reduce *args, void *stream)
 {
     return (int)cuda_stub_launch(stream, "reduce", run_reduce, args, sizeof *args);
+}
+
+int sherd__cuda_launch_sources(const sherd__cuda_sources *args, void *stream)
+{
+    return (int)cuda_stub_launch(stream, "sources", run_sources, args, sizeof *args);
 }
 
 int sherd__cuda_load_kernels(void) { return (int)cudaSuccess; }
