@@ -16,6 +16,9 @@ trap 'rm -rf "$scratch"' EXIT
 
 beside=$(dirname "$(readlink -f "$nvcc")")
 PATH=$PATH:$beside:/usr/local/cuda/bin
+for fetched in "$root"/build/cuda-{toolkit,disassembler}/lib/python3*/site-packages/nvidia/cu13/bin; do # scripts/cuda-toolkit
+    PATH=$PATH:$fetched
+done
 
 sass() { # sass FILE FLAGS…
     local out=$1
