@@ -23,6 +23,7 @@ enum {
     MEM_PARAM, MEM_RING, MEM_SUM, MEM_STATE, MEM_NORM, MEM_SCALARS,
     MEM_SUM_SLOT, MEM_HOST_SUM, MEM_EMIT_SLOT, MEM_EMIT, MEM_DISK_SLOT, MEM_FILE, MEM_GUESS
 };
+enum { HEADS = 1024 }; /* chains of accesses that can meet */
 enum { OTHER_SET = 1 << 20 }; /* elements of a speculated bucket's second set of state lie here */
 
 typedef struct access {
@@ -30,6 +31,7 @@ typedef struct access {
     int32_t rank, memory, bucket;
     int64_t begin, end;
     int write;
+    uint32_t former; /* the one before in its chain, plus one */
 } access;
 
 typedef struct graph {
@@ -40,6 +42,7 @@ typedef struct graph {
     int parity; /* of speculated buckets, in this step */
     uint64_t before[MAX_NODES][WORDS];
     access accesses[MAX_ACCESSES];
+    uint32_t heads[HEADS]; /* each chain's latest access, plus one */
     int32_t last[RANKS][SHERD__STREAMS];
     int32_t event[RANKS][SHERD__EVENTS][MAX_BUCKETS];
     int32_t reader[RANKS][MAX_BUCKETS]; /* the latest node in which that rank read a bucket's leaves */
@@ -66,8 +69,10 @@ static uint32_t add_node(graph *g, int32_t rank, sherd__stream_id stream)
 static void touch(graph *g, uint32_t node, int32_t rank, int32_t memory, int32_t bucket, int64_t begin, int64_t end,
                   int write)
 {
-    assert_true(g->n_accesses < MAX_ACCESSES);
-    g->accesses[g->n_accesses++] = (access){node, rank, memory, bucket, begin, end, write};
+    uint32_t *head = &g->heads[((uint32_t)memory * RANKS + (uint32_t)rank) * MAX_BUCKETS + (uint32_t)bucket % MAX_BUCKETS];
+    assert_true(g->n_accesses < MAX_ACCESSES && head < g->heads + HEADS);
+    g->accesses[g->n_accesses] = (access){node, rank, memory, bucket, begin, end, write, *head};
+    *head = ++g->n_accesses;
 }
 
 static void touch_slot(graph *g, uint32_t node, int32_t rank, uint32_t bucket, int64_t begin, int64_t end, int write)
@@ -370,9 +375,9 @@ static uint64_t races(graph *g, const sherd_plan *plan, int64_t unused_bucket, u
     for (int s = 0; s < STEPS; s++)
         run_step(g);
     for (uint32_t i = 0; i < g->n_accesses; i++)
-        for (uint32_t j = 0; j < i; j++)
-            found +=
-                conflict(&g->accesses[i], &g->accesses[j]) && !ordered(g, g->accesses[i].node, g->accesses[j].node);
+        for (uint32_t j = g->accesses[i].former; j > 0; j = g->accesses[j - 1].former)
+            found += conflict(&g->accesses[i], &g->accesses[j - 1]) &&
+                     !ordered(g, g->accesses[i].node, g->accesses[j - 1].node);
     return found;
 }
 
