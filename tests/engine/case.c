@@ -413,8 +413,30 @@ static sherd_status sum_twice(const engine_case *c, sherd_engine *engine, int32_
     return SHERD_OK;
 }
 
+/* Host devices only: the working copy of a bf16 parameter is its master, narrowed. */
+static sherd_status working_copy_matches(sherd_engine *engine, const sherd_param *param, uint32_t p, const float *master,
+                                         case_result *out)
+{
+    const void *data;
+    sherd_status status = sherd_param_acquire(engine, p, &data);
+    int64_t wrong = 0;
+
+    if (status != SHERD_OK)
+        return status;
+    for (int64_t i = 0; param->dtype == SHERD_BF16 && i < elems_of(param); i++)
+        wrong += ((const uint16_t *)data)[i] != sherd__bf16_of_f32(master[i]);
+    status = sherd_param_release(engine, p);
+    if (status == SHERD_OK && wrong) {
+        snprintf(out->error.text, sizeof out->error.text, "'%s': %lld values are not their masters' narrowing", param->name,
+                 (long long)wrong);
+        status = out->error.status = SHERD_EMISMATCH;
+    }
+    return status;
+}
+
 /* The masters as they are read have the digest that the engine says. */
-static sherd_status read_back(sherd_engine *engine, const sherd_param *params, uint32_t n, case_result *out)
+static sherd_status read_back(const engine_case *c, sherd_engine *engine, const sherd_param *params, uint32_t n,
+                              case_result *out)
 {
     sherd__hash_sum sum = {0, 0};
     uint8_t digest[16];
@@ -425,6 +447,8 @@ static sherd_status read_back(sherd_engine *engine, const sherd_param *params, u
         sherd_status status = sherd_param_read(engine, p, values, &out->error);
         if (status == SHERD_OK)
             sherd__hash_add(&sum, p, 0, 0, values, elems);
+        if (status == SHERD_OK && c->load_from)
+            status = working_copy_matches(engine, &params[p], p, values, out);
         free(values);
         if (status != SHERD_OK)
             return status;
@@ -471,7 +495,7 @@ static sherd_status train(const engine_case *c, sherd_engine *engine, const sher
         status = sum_twice(c, engine, rank, out);
     if (status == SHERD_OK && !c->leave_early)
         status = sherd_engine_hash(engine, out->param_hash, out->state_hash, &out->error);
-    return status == SHERD_OK && c->read_back ? read_back(engine, params, n, out) : status;
+    return status == SHERD_OK && c->read_back ? read_back(c, engine, params, n, out) : status;
 }
 
 static sherd_status host_bytes(const sherd_config *config, const sherd_param *params, uint32_t n, int32_t world,
