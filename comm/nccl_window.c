@@ -74,7 +74,8 @@ sherd_status sherd__nccl_agree(sherd__nccl *nccl, const char *place, uint64_t *w
     if (code != (int)cudaSuccess)
         return sherd__cuda_refused(err, code, "cudaMemcpyAsync");
     status = sherd__nccl_idle(nccl, place, err);
-    memcpy(words, nccl->words, n * sizeof *words);
+    if (status == SHERD_OK) /* else the stream may be writing them still */
+        memcpy(words, nccl->words, n * sizeof *words);
     return status;
 }
 

@@ -38,14 +38,6 @@ static int matrix_case(const matrix *m, uint32_t i, int32_t world, engine_case *
     return 1;
 }
 
-/* The test's client is a CPU: what it is about to touch is shown to it, once the compute stream has got there. */
-static sherd_status touch_by_cpu(sherd_device *device, sherd__tag tag, sherd__access access)
-{
-    if (strncmp(tag.name, "client", 6) == 0)
-        cuda_stub_show_memory(access.address);
-    return sherd__cuda_await_idle((sherd__cuda_stream *)device->compute, "client on the CPU");
-}
-
 static void matrix_body(nccl_rank *rank)
 {
     matrix *m = rank->arg;
@@ -58,7 +50,7 @@ static void matrix_body(nccl_rank *rank)
     if (sherd_device_create_cuda(&options, &device, &rank->err) != SHERD_OK)
         return;
     ops = *device->ops;
-    ops.touch = touch_by_cpu;
+    ops.touch = nccl_touch_by_cpu;
     device->ops = &ops;
     rank->failed = 0;
     for (uint32_t i = m->first; !rank->failed && matrix_case(m, i, rank->world, &c); i += m->stride) {

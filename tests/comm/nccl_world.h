@@ -63,6 +63,10 @@ void nccl_bench_close(nccl_rank *rank, nccl_bench *bench);
 /* Waits for the stream; the device's error. */
 sherd_status nccl_bench_wait(nccl_bench *bench);
 
+/* A device's touch where the test's client is a CPU: what it is about to touch is shown to it, once the compute stream
+ * has got there. */
+sherd_status nccl_touch_by_cpu(sherd_device *device, sherd__tag tag, sherd__access access);
+
 /* Nothing of either stub is left. */
 int nccl_nothing_left(const nccl_stub *stub);
 

@@ -31,6 +31,7 @@ typedef struct call {
 struct ncclComm;
 
 typedef struct batch {
+    struct batch *next; /* of all that are launched: one in a context that breaks never runs, and stays known */
     struct ncclComm *comm;
     uint64_t number;
     int n;
@@ -74,6 +75,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static nccl_stub_cuda cuda;
 static world *worlds;
+static batch *batches;
 static struct ncclComm *comms; /* all there are: what a broken GPU keeps is not lost to leak checkers */
 static struct {
     const char *name;
@@ -262,6 +264,15 @@ static void comm_free(comm_t comm)
     free(comm);
 }
 
+static void forget(batch *work)
+{
+    batch **link = &batches;
+    while (*link != work)
+        link = &(*link)->next;
+    *link = work->next;
+    free(work);
+}
+
 /* On the stream's thread. */
 static void run_batch(const void *args)
 {
@@ -296,21 +307,23 @@ static void run_batch(const void *args)
     world->posted[comm->rank] = NULL;
     if (--comm->running == 0 && comm->aborted)
         comm_free(comm);
+    forget(mine);
     pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&lock);
-    free(mine);
 }
 
 static int launch(comm_t comm, batch *work, void *stream)
 {
     comm->running++;
+    work->next = batches;
+    batches = work;
     pthread_mutex_unlock(&lock);
     int code = cuda.launch(stream, "nccl", run_batch, &work, sizeof work);
     pthread_mutex_lock(&lock);
     if (code == 0)
         return SUCCESS;
     comm->running--;
-    free(work);
+    forget(work);
     return UNHANDLED;
 }
 
