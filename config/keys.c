@@ -46,7 +46,7 @@
 #define ELASTIC_ONLY "belongs to elasticity, which is not built"
 #define MONITOR "Sherd writes no such files; sherd train --log FILE writes one JSON object per step"
 #define PROFILER "Sherd has no such profiler; sherd train --trace FILE and sherd bench show where the time goes"
-#define NO_CHECKPOINT "checkpoints are not built yet"
+#define NO_CHECKPOINT "checkpoints load at any world size, from the fp32 masters, and all ranks must agree"
 
 const sherd__key sherd__keys[] = {
     /* ---- top level */
@@ -301,7 +301,8 @@ const sherd__key sherd__keys[] = {
     NO_EFFECT("elasticity.micro_batch_sizes", INTEGERS, ONE_UP, "[2, 4, 6]", ELASTIC_ONLY),
     SECTION("checkpoint", HONOURED, 0, "how checkpoints are written and read"),
     NO_EFFECT_CHOICE("checkpoint.tag_validation", "Warn|Ignore|Fail", "\"Warn\"", NO_CHECKPOINT),
-    REFUSED("checkpoint.load_universal", BOOLEAN, ANY, "false", "checkpoints are not built yet; leave it out"),
+    REFUSED("checkpoint.load_universal", BOOLEAN, ANY, "false",
+            "DeepSpeed's universal checkpoints are not read; Sherd's own load at any world size anyway: leave it out"),
 
     /* ---- Sherd's own */
     SECTION("sherd", HONOURED, 0, "extensions that DeepSpeed does not have"),
@@ -325,6 +326,8 @@ const sherd__key sherd__keys[] = {
              "bytes of the device that the engine may take; what does not fit is offloaded"),
     HONOURED("sherd.host_threads", INTEGER, ZERO_UP, I32, config.offload.host_threads, "0",
              "threads per rank that update host memory; 0: the cores nearest the device"),
+    CHOICE("sherd.host_kernels", 0, 0, config.offload.host_kernels, "auto|avx512|avx2|portable|reference", "\"auto\"",
+           "instruction set of updates in host memory; the bits do not depend on it"),
     HONOURED("sherd.host_topology", STRING, ANY, PATHS, config.offload.host_topology, "",
              "hwloc's synthetic text instead of the machine's topology, as \"numa:2 core:4 pu:1\": to try a placement elsewhere"),
     HONOURED("sherd.host_cores", STRING, ANY, PATHS, config.offload.host_cores, "",

@@ -15,6 +15,25 @@
 #define SPIN_NS 200000 /* within a step the next bucket follows at once */
 #define RESERVED_CORES 2
 
+/* The kernels that were asked for, if this processor runs them. */
+static sherd_status choose_kernels(sherd__offload *offload, sherd_error *err)
+{
+    static const char *const names[] = {"auto", "avx512", "avx2", "portable", "reference"};
+    int32_t wanted = offload->plan->config.offload.host_kernels;
+    const sherd__host_math *all[8];
+    uint32_t n = sherd__host_math_all(all, sizeof all / sizeof *all);
+
+    offload->math = wanted == 0 ? sherd__host_math_best() : NULL;
+    for (uint32_t i = 0; i < n && wanted > 0 && wanted < (int32_t)(sizeof names / sizeof *names); i++)
+        if (strcmp(all[i]->name, names[wanted]) == 0)
+            offload->math = all[i];
+    if (offload->math)
+        return SHERD_OK;
+    return sherd__fail(err, SHERD_EUNSUPPORTED,
+                       "sherd.host_kernels number %" PRId32 " is not built or not run by this processor; use \"auto\"",
+                       wanted);
+}
+
 static sherd_status make_team(sherd__offload *offload, const sherd__offload_options *options, sherd_error *err)
 {
     const sherd_config *config = &offload->plan->config;
@@ -162,8 +181,10 @@ static sherd_status make_tables(sherd__offload *offload, sherd_error *err)
 
 static sherd_status make_all(sherd__offload *offload, const sherd__offload_options *options, sherd_error *err)
 {
-    sherd_status status = make_team(offload, options, err);
+    sherd_status status = choose_kernels(offload, err);
 
+    if (status == SHERD_OK)
+        status = make_team(offload, options, err);
     if (status != SHERD_OK)
         return status;
     offload->n_nodes = sherd__team_nodes(offload->team);
@@ -195,7 +216,6 @@ sherd_status sherd__offload_create(const sherd__offload_options *options, sherd_
     offload->plan = options->plan;
     offload->device = options->device;
     offload->rank = options->rank;
-    offload->math = sherd__host_math_best();
     offload->spans = options->spans;
     offload->n_spans = options->n_spans;
     offload->scalars = options->scalars;

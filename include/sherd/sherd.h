@@ -241,6 +241,7 @@ typedef struct sherd_config {
         int32_t buffer_count;               /* buckets of the disk tier that are in host memory at once; 4 */
         int32_t pin_memory;                 /* 1: host memory is page-locked where the limit allows it, else a warning; 0: not */
         int32_t host_threads;               /* that update host memory, per rank; 0: the cores nearest the device */
+        int32_t host_kernels;               /* 0: the best this processor runs; 1 avx512, 2 avx2, 3 portable, 4 reference */
         int64_t aio_block_size;             /* bytes of one read or write; 1048576 */
         int32_t aio_queue_depth;            /* of them at once; 8 */
         int32_t aio_single_submit, aio_overlap_events;

@@ -188,6 +188,7 @@ static const arrival arrivals[] = {
     ARRIVES("aio.single_submit", "true", 'i', offload.aio_single_submit, 1),
     ARRIVES("aio.overlap_events", "false", 'i', offload.aio_overlap_events, 0),
     ARRIVES("sherd.speculate", "true", 'i', offload.speculate, 1),
+    ARRIVES("sherd.host_kernels", "\"portable\"", 'i', offload.host_kernels, 3),
     ARRIVES("sherd.host_threads", "3", 'i', offload.host_threads, 3),
     ARRIVES("sherd.device_memory_budget", "12e9", 'l', offload.device_memory_budget, 12e9),
     ARRIVES("sherd.device_memory_budget", "\"auto\"", 'l', offload.device_memory_budget, SHERD_BUDGET_AUTO),

@@ -142,6 +142,7 @@ static void config_offload(const engine_case *c, sherd_config *out)
     out->offload.ratio = c->tenths / 10.0;
     out->offload.speculate = c->speculate;
     out->offload.host_threads = c->workers;
+    out->offload.host_kernels = c->kernels;
     if (c->nodes > 1)
         snprintf(out->offload.host_topology, sizeof out->offload.host_topology, "numa:%d core:1 pu:1", c->nodes * c->world);
     out->offload.pin_memory = c->pin;

@@ -32,6 +32,7 @@ typedef struct engine_case {
     int32_t disk;         /* and to where: 1 to files, 2 half to files by a budget of host memory */
     int32_t speculate;
     int32_t workers;      /* threads of host updates; 0: the default */
+    int32_t kernels;      /* of host updates: sherd_config.offload.host_kernels */
     int32_t nodes;        /* > 1: host memory of so many nodes per rank, on a made-up machine */
     int32_t pin;          /* host memory is to be page-locked */
     int32_t fork_at;      /* > 0: a child process is made, and ends, in this step */

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "device/host_math.h"
 #include "host/topology.h"
 #include "tests/engine/case.h"
 #include "tests/engine/worlds.h"
@@ -110,6 +111,32 @@ static void test_workers(void **state)
         assert_memory_equal(run.results[0][0].state_hash, run.results[0][i].state_hash, 16);
 }
 
+/* One digest on every instruction set that this processor runs, for each optimizer. */
+static void test_kernels(void **state)
+{
+    static run run;
+    const sherd__host_math *all[8];
+    uint32_t built = sherd__host_math_all(all, 8);
+    static const char *const names[] = {"", "avx512", "avx2", "portable", "reference"};
+
+    (void)state;
+    run.n = 0;
+    for (uint32_t o = 0; o < 3; o++)
+        for (int32_t k = 1; k <= 4; k++)
+            for (uint32_t i = 0; i < built; i++)
+                if (strcmp(all[i]->name, names[k]) == 0) {
+                    engine_case c = case_plain(1, 3 * o + 2, STEPS);
+                    c.optimizer = (sherd_optimizer)o;
+                    c.tenths = 10;
+                    c.speculate = (int32_t)o % 2;
+                    c.kernels = k;
+                    c.seed = 5;
+                    run.cases[run.n++] = c;
+                }
+    assert_true(run.n >= 6);
+    run_cases(&run, 1, 0);
+}
+
 /* A part cut over two and three memory nodes of a made-up machine: the same bits, the same reading. */
 static void test_nodes(void **state)
 {
@@ -188,6 +215,7 @@ int main(void)
         cmocka_unit_test(test_another_seed_differs),
         cmocka_unit_test(test_guesses),
         cmocka_unit_test(test_workers),
+        cmocka_unit_test(test_kernels),
         cmocka_unit_test(test_nodes),
         cmocka_unit_test(test_tenths),
     };
