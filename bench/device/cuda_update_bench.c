@@ -5,8 +5,9 @@
  * The GPU's update and tree sum against the bandwidth of a copy within the GPU's memory. Everything takes turns, round
  * by round, after two rounds of warm-up; times are the GPU's own, between events around one operation. Bytes are
  * counted once where the algorithm must touch them: a copy reads and writes each byte, an update of AdamW reads the
- * sum, the master weight and two moments and writes the latter three and the bf16 weight. One JSON object a line:
- * medians, the middle 80 %, and the ratio of bandwidths to the copy's.
+ * sum, the master weight and two moments and writes the latter three and the bf16 weight. Copies over the bus, from and
+ * to pinned memory, are of at most 256 MiB and count each byte once. One JSON object a line: medians, the middle 80 %,
+ * and the ratio of bandwidths to the copy's.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,9 +17,9 @@
 #include "device/device.h"
 #include "sherd/sherd_cuda.h"
 
-enum { MAX_REPS = 1000, WARM_UP = 2, CHUNK = 1 << 20, LEAVES = 4 };
+enum { MAX_REPS = 1000, WARM_UP = 2, CHUNK = 1 << 20, LEAVES = 4, HOST_ELEMS = 1 << 26 };
 
-typedef enum work_kind { COPY, UPDATE, SUM } work_kind;
+typedef enum work_kind { COPY, UPDATE, SUM, LOWER, RAISE } work_kind;
 
 typedef struct work {
     const char *name;
@@ -50,6 +51,8 @@ static const work works[] = {
     {.name = "tree sum, 4 x bf16", .kind = SUM, .dtype = SHERD_BF16, .n_src = 4},
     {.name = "tree sum, 2 x fp32, norm", .kind = SUM, .dtype = SHERD_FP32, .n_src = 2, .norm = 1},
     {.name = "tree sum, 4 x fp32, norm", .kind = SUM, .dtype = SHERD_FP32, .n_src = 4, .norm = 1},
+    {.name = "copy to the host", .kind = LOWER},
+    {.name = "copy from the host", .kind = RAISE},
 };
 enum { WORKS = sizeof works / sizeof works[0] };
 
@@ -60,6 +63,7 @@ typedef struct bench {
     int64_t elems;
     int reps;
     void *sum, *master, *moment[2], *emit, *scalars, *norm;
+    void *pinned;             /* main memory */
     const void *leaf[LEAVES]; /* halves of `sum` and of the first moment */
     sherd__span span;
     double ns[WORKS][MAX_REPS];
@@ -71,8 +75,21 @@ static int moments(const work *w)
     return w->optimizer == SHERD_SGD ? 1 : 2;
 }
 
+static int over_the_bus(const work *w)
+{
+    return w->kind == LOWER || w->kind == RAISE;
+}
+
+static int64_t host_elems(const bench *b)
+{
+    return b->elems < HOST_ELEMS ? b->elems : HOST_ELEMS;
+}
+
 static int64_t elems_of(const bench *b, const work *w)
 {
+    if (over_the_bus(w)) {
+        return host_elems(b);
+    }
     return w->kind == SUM ? b->elems / 2 : b->elems;
 }
 
@@ -84,6 +101,8 @@ static double bytes_of(const bench *b, const work *w)
         per = in + 8 + 8 * moments(w) + (w->emit ? 2 : 0);
     } else if (w->kind == SUM) {
         per = in * (int)w->n_src + 4;
+    } else if (over_the_bus(w)) {
+        per = 4;
     }
     return (double)per * (double)elems_of(b, w);
 }
@@ -116,6 +135,10 @@ static sherd_status enqueue(bench *b, const work *w)
         return ops->update(b->stream, tag, &update);
     case SUM:
         return ops->tree_sum(b->stream, tag, &sum);
+    case LOWER:
+        return ops->copy(b->stream, tag, b->pinned, b->sum, (uint64_t)elems_of(b, w) * 4);
+    case RAISE:
+        return ops->copy(b->stream, tag, b->sum, b->pinned, (uint64_t)elems_of(b, w) * 4);
     }
     return SHERD_EINVAL;
 }
@@ -245,6 +268,10 @@ static sherd_status open_bench(bench *b)
         status = sherd_device_alloc(b->device, blocks[i].bytes, SHERD_CAT_WORKSPACE, blocks[i].place, &b->err);
     }
     if (status == SHERD_OK) {
+        status = sherd__device_alloc(b->device, SHERD_TIER_HOST, SHERD_CAT_WORKSPACE, (uint64_t)host_elems(b) * 4,
+                                     &b->pinned, &b->err);
+    }
+    if (status == SHERD_OK) {
         b->stream = b->device->compute;
         status = b->device->ops->event_create(b->device, &b->begin, &b->err);
     }
@@ -262,7 +289,7 @@ static sherd_status open_bench(bench *b)
 
 static void close_bench(bench *b)
 {
-    void *const blocks[] = {b->norm, b->scalars, b->emit, b->moment[1], b->moment[0], b->master, b->sum};
+    void *const blocks[] = {b->pinned, b->norm, b->scalars, b->emit, b->moment[1], b->moment[0], b->master, b->sum};
 
     if (b->device == NULL) {
         return;

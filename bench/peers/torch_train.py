@@ -2,17 +2,19 @@
 # SPDX-License-Identifier: MIT
 """The same decoder in PyTorch, as its users would write it: torch.compile, fused AdamW, scaled_dot_product_attention.
 
-usage: torch_train.py train --model 350m --batch 8 --seq 1024 [--device cuda] [--no-compile] [--pure-bf16] [--checkpointing]
+usage: torch_train.py train --model 350m --batch 8 --seq 1024 [--device cuda] [--no-compile] [--pure-bf16] [--checkpointing] [--deepspeed-offload]
        torch_train.py adamw --elems N
        torch_train.py products --model 350m --batch 8 --seq 1024
 
 Parameters and moments are fp32 and products bf16 by autocast, which is what Sherd's fp32 master weights amount to;
---pure-bf16 keeps everything in bf16: less memory, other numerics. `train` reads how many steps to time from standard input,
+--pure-bf16 keeps everything in bf16: less memory, other numerics. --deepspeed-offload trains by DeepSpeed instead: bf16, ZeRO-2
+and its CPU optimizer; where that is not installed the program ends with 77. `train` reads how many steps to time from standard input,
 a number a line, and answers each with a JSON object, so that it can take turns with other programs while it stays warm;
 `adamw` times the optimizer alone, `products` the decoder's matrix products alone, forward and backward. Random tokens. Shapes are those of `sherd`; gpu-check compares the parameter counts.
 """
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -135,6 +137,23 @@ def memory(device):
             "used_bytes": total - free}
 
 
+def deepspeed_engine(model, groups, batch):
+    """One rank; DeepSpeed keeps fp32 weights and moments on the host and updates them there."""
+    try:
+        import deepspeed
+    except ImportError:
+        print("skipped: DeepSpeed is not installed", file=sys.stderr)
+        sys.exit(77)
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"),
+                        ("MASTER_PORT", "29511")):
+        os.environ.setdefault(name, value)
+    config = {"train_micro_batch_size_per_gpu": batch, "bf16": {"enabled": True},
+              "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "weight_decay": 0.1}},
+              "zero_optimization": {"stage": 2, "overlap_comm": True, "contiguous_gradients": True,
+                                    "offload_optimizer": {"device": "cpu", "pin_memory": True}}}
+    return deepspeed.initialize(model=model, model_parameters=groups, config=config)[0], deepspeed.__version__
+
+
 def train(args):
     shape = SHAPES[args.model]
     torch.manual_seed(1)
@@ -144,12 +163,21 @@ def train(args):
     parameters = sum(p.numel() for p in model.parameters())
     groups = [{"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.1},
               {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0}]
-    fused = {"fused": True} if args.device == "cuda" else {}
-    optimizer = torch.optim.AdamW(groups, lr=1e-4, **fused)
-    run = model if args.no_compile else torch.compile(model)
+    told = {}
+    if args.deepspeed_offload:
+        engine, told["deepspeed"] = deepspeed_engine(model, groups, args.batch)
+    else:
+        fused = {"fused": True} if args.device == "cuda" else {}
+        optimizer = torch.optim.AdamW(groups, lr=1e-4, **fused)
+        run = model if args.no_compile else torch.compile(model)
 
     def step():
         tokens = torch.randint(shape[5], (2, args.batch, args.seq), device=args.device)
+        if args.deepspeed_offload:
+            loss = engine(tokens[0], tokens[1])
+            engine.backward(loss)
+            engine.step()
+            return loss
         with torch.autocast(args.device, torch.bfloat16, enabled=not args.pure_bf16):
             loss = run(tokens[0], tokens[1])
         loss.backward()
@@ -162,7 +190,7 @@ def train(args):
         loss = step()
     settle(args.device)
     print(json.dumps({"ready": True, "parameters": parameters, "torch": torch.__version__, "loss": float(loss.detach()),
-                      "seconds": time.perf_counter() - began}), flush=True)
+                      "seconds": time.perf_counter() - began, **told}), flush=True)
     for line in sys.stdin:
         seconds = []
         for _ in range(int(line)):
@@ -241,6 +269,7 @@ def main():
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--pure-bf16", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--deepspeed-offload", action="store_true")
     args = parser.parse_args()
     torch.set_float32_matmul_precision("high")
     {"train": train, "adamw": adamw, "products": products}[args.mode](args)
