@@ -214,7 +214,8 @@ CUDA__FN cuda__eight cuda__many_leaves(const sherd__cuda_sum *a, int bf16, int64
     uint32_t depth = 0, groups = 0;
     for (uint32_t first = 0; first < a->n_src; first += 8, ++groups) {
         uint32_t n = a->n_src - first < 8 ? a->n_src - first : 8;
-        stack[depth++] = a->table ? cuda__leaves(a->table + first, n, bf16, i) : cuda__leaves(a->src + first, n, bf16, i);
+        stack[depth++] =
+            a->table ? cuda__leaves(a->table + first, n, bf16, i) : cuda__leaves(a->src + first, n, bf16, i);
         for (uint32_t carry = groups; n == 8 && (carry & 1u); carry >>= 1, --depth) {
             for (int j = 0; j < CUDA__VECTOR; ++j) {
                 stack[depth - 2].at[j] += stack[depth - 1].at[j];
@@ -376,8 +377,9 @@ CUDA__FN void cuda__sum_block(const sherd__cuda_sum *a, cuda__sum_shared *s, uin
 /* X(suffix, sources, bf16): what is compiled with the number of sources known; 0: any. */
 #define CUDA__SUM_MAP(X)                                                                                               \
     X(1_f32, 1, 0)                                                                                                     \
-    X(2_f32, 2, 0) X(4_f32, 4, 0) X(8_f32, 8, 0) X(n_f32, 0, 0) X(1_bf16, 1, 1) X(2_bf16, 2, 1) X(4_bf16, 4, 1)        \
-        X(8_bf16, 8, 1) X(n_bf16, 0, 1)
+    X(2_f32, 2, 0)                                                                                                     \
+    X(4_f32, 4, 0) X(8_f32, 8, 0) X(n_f32, 0, 0) X(1_bf16, 1, 1) X(2_bf16, 2, 1) X(4_bf16, 4, 1) X(8_bf16, 8, 1)       \
+        X(n_bf16, 0, 1)
 
 /* ------------------------------------------------------------------------------------------------------------ update
  */
