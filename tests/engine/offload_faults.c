@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -184,6 +185,7 @@ static void drop_lock_capability(void)
     (void)setrlimit(RLIMIT_MEMLOCK, &none);
 }
 
+enum { LOCKED_ALL_THE_SAME = 77 }; /* sanitizers answer mlock themselves, with success */
 static char warned[512];
 
 static void note_warning(void *ctx, sherd_log_level level, const char *text)
@@ -203,6 +205,8 @@ static int run_without_lock(void)
     case_result want, got;
 
     drop_lock_capability();
+    if (mlock(&c, sizeof c) == 0)
+        return LOCKED_ALL_THE_SAME;
     c.disk = 0;
     c.pin = 1;
     c.steps = 2;
@@ -234,6 +238,10 @@ static void test_no_memory_lock(void **state)
         _exit(run_without_lock());
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) == LOCKED_ALL_THE_SAME) {
+        print_message("skipped: memory is locked here whatever the limit (a sanitizer, perhaps)\n");
+        skip();
+    }
     assert_int_equal(WEXITSTATUS(status), 0);
 }
 

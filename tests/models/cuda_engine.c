@@ -155,9 +155,11 @@ static int train(rank *r)
             }
         }
     }
+    if (!kept(r, sherd_engine_wait(r->engine, &r->err)))
+        return 0;
+    sherd_engine_report(r->engine, &report); /* on a GPU the last step's is to be had only now */
     r->result.norm = report.grad_norm;
-    return kept(r, sherd_engine_wait(r->engine, &r->err)) &&
-           kept(r, sherd_engine_hash(r->engine, NULL, r->result.hash, &r->err));
+    return report.step == STEPS && kept(r, sherd_engine_hash(r->engine, NULL, r->result.hash, &r->err));
 }
 
 static void *rank_main(void *arg)
