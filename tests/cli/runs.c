@@ -179,13 +179,18 @@ static double seconds(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* A helper process kills the last of the ranks as soon as the first step is in the log, and says when. */
+/* A helper process kills the last of the ranks as soon as the first step is in the log, and says when. Markers have this
+ * test's process number: other runs of it may be under way. */
 static void kill_a_rank_later(void)
 {
-    static const char script[] =
+    char script[512];
+
+    snprintf(
+        script, sizeof script,
         "(for i in $(seq 300); do test -s death.jsonl && break; sleep 0.1; done; "
-        "for p in $(pgrep -f 'sherd-death-marke[r]'); do pgrep -P $p -f 'sherd-death-marke[r]'; done | sort -n | "
-        "tail -1 | xargs -r kill -9; cut -d' ' -f1 /proc/uptime >killed) >/dev/null 2>&1 &";
+        "for p in $(pgrep -f 'sherd-death-%d-marke[r]'); do pgrep -P $p -f 'sherd-death-%d-marke[r]'; done | sort -n | "
+        "tail -1 | xargs -r kill -9; cut -d' ' -f1 /proc/uptime >killed) >/dev/null 2>&1 &",
+        (int)getpid(), (int)getpid());
 
     remove("death.jsonl");
     assert_int_equal(system(script), 0);
@@ -198,7 +203,8 @@ static void a_killed_rank_ends_the_others(void **state)
 
     (void)state;
     kill_a_rank_later();
-    command_run(&o, "", TRAIN "--steps 2000000 --ranks 3 --log death.jsonl --prompt sherd-death-marker 2>&1");
+    command_run(&o, "", TRAIN "--steps 2000000 --ranks 3 --log death.jsonl --prompt sherd-death-%d-marker 2>&1",
+                (int)getpid());
     file = fopen("/proc/uptime", "r");
     assert_non_null(file);
     assert_int_equal(fscanf(file, "%lf", &ended), 1);
@@ -217,12 +223,15 @@ static void a_killed_rank_ends_the_others(void **state)
 /* 143 = 128 + SIGTERM: the command's own code, which timeout hands on. No rank is left behind. */
 static void a_signal_reaches_the_ranks(void **state)
 {
+    char left[80];
+
     (void)state;
     command_run(&o, "timeout --preserve-status -s TERM 3",
-                TRAIN "--steps 2000000 --ranks 2 --prompt sherd-term-marker 2>&1");
+                TRAIN "--steps 2000000 --ranks 2 --prompt sherd-term-%d-marker 2>&1", (int)getpid());
     assert_code(143);
     assert_says("was ended by signal 15");
-    assert_int_not_equal(system("pgrep -f 'sherd-term-marke[r]' >/dev/null"), 0);
+    snprintf(left, sizeof left, "pgrep -f 'sherd-term-%d-marke[r]' >/dev/null", (int)getpid());
+    assert_int_not_equal(system(left), 0);
 }
 
 static void bench_prints_a_row_per_batch(void **state)
