@@ -179,8 +179,8 @@ static double seconds(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* A helper process kills the last of the ranks as soon as the first step is in the log, and says when. Markers have this
- * test's process number: other runs of it may be under way. */
+/* A helper process kills the last of the ranks as soon as the first step is in the log, and says when. Markers
+ * have this test's process number: other runs of it may be under way. */
 static void kill_a_rank_later(void)
 {
     char script[512];
