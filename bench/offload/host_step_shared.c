@@ -48,8 +48,7 @@ void host_step_run(void *team, const host_step *s)
                                .n_groups = 1,
                                .groups = {{s->lr, s->weight_decay}}};
     uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] = {0};
-    sherd__step_state state = {.updates = (uint64_t)s->step - 1,
-                               .power = {pow(s->beta1, (double)(s->step - 1)), pow(s->beta2, (double)(s->step - 1))}};
+    sherd__step_state state;
     sherd__step_scalars scalars;
     sherd__span span = {0, s->n, 0};
     sherd__update update = {.kind = SHERD_ADAMW,
@@ -61,6 +60,10 @@ void host_step_run(void *team, const host_step *s)
                             .emit = s->emit,
                             .spans = &span,
                             .n_spans = 1};
+    sherd__step_state_init(&state);
+    state.updates = (uint64_t)s->step - 1;
+    state.power[0] = pow(s->beta1, (double)(s->step - 1));
+    state.power[1] = pow(s->beta2, (double)(s->step - 1));
     vote[SHERD__VOTE_SUMS] = SHERD__NO_BAD_BLOCK;
     memcpy(&vote[SHERD__NORM_LIMBS], &s->lr, sizeof s->lr);
     sherd__step_prepare(&rules, vote, &state, &scalars);
