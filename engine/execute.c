@@ -199,6 +199,8 @@ static sherd_status execute_scalars(sherd_engine *engine, const sherd__action *a
         status = ops->copy(stream, tag, &engine->mirror->scalars, &block->scalars, sizeof block->scalars);
     if (status == SHERD_OK)
         status = ops->copy(stream, tag, &engine->mirror->state, &block->state, sizeof block->state);
+    if (status == SHERD_OK && engine->plan->placement.n_speculated > 0)
+        status = ops->host_call(stream, tag, sherd__offload_voted, engine->offload, NULL, 0);
     return status;
 }
 

@@ -171,10 +171,11 @@ static sherd_status make_tables(sherd__offload *offload, sherd_error *err)
     offload->arena_bytes = sherd__device_metadata_alloc(offload->device, nodes, sizeof *offload->arena_bytes);
     offload->slot_area = sherd__device_metadata_alloc(offload->device, nodes, sizeof(void *));
     offload->slot_area_bytes = sherd__device_metadata_alloc(offload->device, nodes, sizeof *offload->slot_area_bytes);
+    offload->left_out = sherd__device_metadata_alloc(offload->device, n_off, 1);
     offload->ends = sherd__device_metadata_alloc(offload->device, nodes, sizeof *offload->ends);
     offload->places = sherd__device_metadata_alloc(offload->device, n_off * nodes, sizeof *offload->places);
     if (!offload->arenas || !offload->arena_bytes || !offload->ends || !offload->places || !offload->slot_area ||
-        !offload->slot_area_bytes)
+        !offload->slot_area_bytes || !offload->left_out)
         return sherd__fail(err, SHERD_ENOMEM, "no memory for the tables of %" PRIu32 " offloaded buckets", n_off);
     return SHERD_OK;
 }
@@ -249,6 +250,7 @@ void sherd__offload_destroy(sherd__offload *offload)
         sherd__arena_destroy(offload->arenas[node]);
     sherd__device_metadata_free(device, offload->places, offload->plan->placement.n_off * nodes,
                                 sizeof *offload->places);
+    sherd__device_metadata_free(device, offload->left_out, offload->plan->placement.n_off, 1);
     sherd__device_metadata_free(device, offload->slot_area, nodes, sizeof(void *));
     sherd__device_metadata_free(device, offload->slot_area_bytes, nodes, sizeof *offload->slot_area_bytes);
     sherd__device_metadata_free(device, offload->ends, nodes, sizeof *offload->ends);

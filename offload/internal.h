@@ -53,8 +53,11 @@ struct sherd__offload {
     const sherd__step_state *state;
     void (*guess_next)(void *ctx, sherd__step_scalars *out);
     void *guess_ctx;
-    int32_t seated; /* the host stream's thread has taken its seat */
-    int32_t turn;   /* of the guesses: the parity of the step in progress; the host's work only */
+    int32_t seated;         /* the host stream's thread has taken its seat */
+    _Atomic uint64_t votes; /* known so far */
+    uint64_t steps;         /* begun so far by the host's work; its thread only, as the two below */
+    uint8_t *left_out;      /* [n_off]: 1: its guess was not made, since the vote was there already */
+    int32_t turn;           /* of the guesses: the parity of the step in progress; the host's work only */
     sherd__share share;
     sherd__team *team;
     int32_t n_nodes;

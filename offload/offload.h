@@ -57,6 +57,10 @@ sherd_status sherd__offload_raise(sherd__offload *offload, sherd__stream *stream
 sherd_status sherd__offload_fetch(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket);
 sherd_status sherd__offload_store(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket);
 
+/* A host call, in stream order right after the vote: guesses that have not been made by then are left out, and the
+ * updates are made with the vote's own scalars, last bucket first. `offload` is a sherd__offload. */
+void sherd__offload_voted(void *offload);
+
 /* fp32 state `which` (0: master, then the moments) of a bucket's part from element `local` on; *run: how many elements
  * follow in a row there. A disk bucket's is valid between fetch and store. */
 float *sherd__offload_state(const sherd__offload *offload, uint32_t bucket, int32_t parity, uint32_t which,

@@ -155,11 +155,13 @@ static sherd_status do_step(void *arg, sherd_error *err)
     sherd__offload *offload = work->offload;
 
     (void)err;
+    if (work->bucket == offload->plan->placement.n_off - 1)
+        offload->steps++;
     if (sherd__work_guesses(offload, work->bucket)) {
         offload->turn = !offload->turn;
         offload->guess_next(offload->guess_ctx, offload->guess[offload->turn]);
     }
-    if (!offload->plan->buckets[work->bucket].speculated ||
+    if (!offload->plan->buckets[work->bucket].speculated || offload->left_out[work->bucket] ||
         !sherd__step_scalars_same(offload->guess[work->parity], offload->scalars))
         run_pass(work, offload->scalars);
     return SHERD_OK;
@@ -168,10 +170,19 @@ static sherd_status do_step(void *arg, sherd_error *err)
 static sherd_status do_speculate(void *arg, sherd_error *err)
 {
     const sherd__work *work = arg;
+    sherd__offload *offload = work->offload;
 
     (void)err;
-    run_pass(work, work->offload->guess[work->parity]);
+    offload->left_out[work->bucket] = atomic_load(&offload->votes) > offload->steps;
+    if (!offload->left_out[work->bucket])
+        run_pass(work, offload->guess[work->parity]);
     return SHERD_OK;
+}
+
+void sherd__offload_voted(void *ctx)
+{
+    sherd__offload *offload = ctx;
+    atomic_fetch_add(&offload->votes, 1);
 }
 
 static sherd_status enqueue(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, sherd__work *work,
