@@ -470,6 +470,9 @@ static cudaError_t put_block(const char *function, void *address, cudaMemoryType
     pthread_mutex_lock(&lock);
     cudaError_t code = enter(function);
     size_t i = 0;
+    /* A broken context runs nothing more; what this stub had begun by then is waited for, or it would touch freed memory. */
+    while (broken != cudaSuccess && working > 0)
+        pthread_cond_wait(&changed, &lock);
     while (i < n_blocks && (blocks[i].address != address || blocks[i].type != type ||
                             blocks[i].registered != registered || blocks[i].borrowed != borrowed))
         i++;
