@@ -48,6 +48,7 @@ typedef struct sherd__nccl {
     const sherd__nccl_api *api;
     sherd__direct *side; /* NULL: ranks on several hosts, an adopted communicator, or world 1 */
     sherd__wait look;    /* of the keeper; others make their own */
+    _Atomic int64_t left_seen_ns; /* when a peer was first seen to have left; 0: never */
     int ordinal;         /* the GPU */
     sherd__nccl_id id;
     sherd__nccl_handle parent; /* adopted: split, never destroyed or aborted */

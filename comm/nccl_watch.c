@@ -98,6 +98,27 @@ static sherd_status out_of_time(sherd__nccl *nccl, uint32_t number, const char *
                        place, limit);
 }
 
+#define LEAVING_NS INT64_C(3000000000)
+
+/* Waits that no number stands for (creation, windows): a peer that is through with its part may leave in good order
+ * while NCCL still finishes ours. So its leaving is held against it only when some time has passed; an abort counts at
+ * once. */
+static int only_left_lately(sherd__nccl *nccl)
+{
+    int64_t now = sherd__now_ns(), never = 0;
+    int left = 0;
+
+    for (int32_t peer = 0; peer < nccl->base.world; peer++) {
+        if (atomic_load(&nccl->side->control[peer]->abort.set) != 0)
+            return 0;
+        left |= atomic_load(&nccl->side->control[peer]->left) != 0;
+    }
+    if (!left)
+        return 0;
+    (void)atomic_compare_exchange_strong(&nccl->left_seen_ns, &never, now);
+    return now - atomic_load(&nccl->left_seen_ns) < LEAVING_NS;
+}
+
 sherd_status sherd__nccl_look(sherd__nccl *nccl, uint32_t number, int64_t waited_ns, const char *place,
                               sherd_error *err)
 {
@@ -107,6 +128,8 @@ sherd_status sherd__nccl_look(sherd__nccl *nccl, uint32_t number, int64_t waited
         uint32_t own = atomic_load(&nccl->side->control[nccl->base.rank]->depart);
         atomic_init(&wait.value, number ? number : own + 0x40000000u); /* which nobody has reached */
         status = sherd__direct_look(&wait, waited_ns, place, err);
+        if (status == SHERD_EABORTED && number == 0 && only_left_lately(nccl))
+            status = SHERD_OK;
     }
     if (status == SHERD_OK && (double)waited_ns * 1e-9 >= nccl->base.fail_after_s)
         status = out_of_time(nccl, number, place, err);
