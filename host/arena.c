@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/text.h"
 #include "host/arena_pages.h"
 #include "host/meminfo.h"
 #include "host/numa.h"
@@ -352,32 +353,24 @@ sherd_status sherd__arena_inspect(const sherd__arena *arena, sherd__arena_report
     return SHERD_OK;
 }
 
-static size_t append(char *text, size_t bytes, size_t used, const char *format, ...) SHERD__PRINTF(4, 5);
-
-static size_t append(char *text, size_t bytes, size_t used, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    int wanted = vsnprintf(used < bytes ? text + used : NULL, used < bytes ? bytes - used : 0, format, args);
-    va_end(args);
-    return used + (wanted > 0 ? (size_t)wanted : 0);
-}
-
 size_t sherd__arena_print(const sherd__arena_report *report, char *text, size_t bytes)
 {
-    size_t used = append(text, bytes, 0, "arena '%s': %.1f MiB", report->name, mib(report->bytes));
+    sherd__text to = sherd__text_in(text, bytes);
+
+    sherd__text_put(&to, "arena '%s': %.1f MiB", report->name, mib(report->bytes));
     if (report->node >= 0)
-        used = append(text, bytes, used, " for node %d", report->node);
+        sherd__text_put(&to, " for node %d", report->node);
     if (!report->counted)
-        used = append(text, bytes, used, ", where it lies is not known");
+        sherd__text_put(&to, ", where it lies is not known");
     for (int32_t i = 0; report->counted && i < SHERD__MAX_NODES; i++)
         if (report->on_node[i] > 0)
-            used = append(text, bytes, used, ", %.1f on node %d", mib(report->on_node[i]), i);
+            sherd__text_put(&to, ", %.1f on node %d", mib(report->on_node[i]), i);
     if (report->absent_bytes > 0)
-        used = append(text, bytes, used, ", %.1f not in memory", mib(report->absent_bytes));
-    used = append(text, bytes, used, ", %.1f in huge pages, %.1f locked", mib(report->huge_bytes),
-                  mib(report->locked_bytes));
+        sherd__text_put(&to, ", %.1f not in memory", mib(report->absent_bytes));
+    sherd__text_put(&to, ", %.1f in huge pages, %.1f locked", mib(report->huge_bytes), mib(report->locked_bytes));
     if (report->pinned_bytes > 0)
-        used = append(text, bytes, used, ", %.1f registered with the device", mib(report->pinned_bytes));
-    return report->fallback[0] ? append(text, bytes, used, "; %s", report->fallback) : used;
+        sherd__text_put(&to, ", %.1f registered with the device", mib(report->pinned_bytes));
+    if (report->fallback[0])
+        sherd__text_put(&to, "; %s", report->fallback);
+    return to.length;
 }

@@ -4,11 +4,11 @@
  * used without cores of its own, reserved processors. Ranges gather until an @ says their node; those with none after
  * them belong where the topology says.
  */
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/text.h"
 #include "host/cpulist.h"
 #include "host/pin.h"
 #include "host/share_parts.h"
@@ -236,43 +236,27 @@ sherd_status sherd__share_read(const sherd__topology *topology, const sherd__sha
 /* ---------------------------------------------------------------------------------------------------------------
  * printing */
 
-typedef struct writer {
-    char *text;
-    size_t bytes, used;
-} writer;
-
-static void put(writer *to, const char *format, ...) SHERD__PRINTF(2, 3);
-
-static void put(writer *to, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    int room = to->used < to->bytes;
-    int wanted = vsnprintf(room ? to->text + to->used : NULL, room ? to->bytes - to->used : 0, format, args);
-    va_end(args);
-    to->used += wanted > 0 ? (size_t)wanted : 0;
-}
-
-static void put_seats(writer *to, const sherd__seat *seats, int32_t n, const char *mark)
+static void put_seats(sherd__text *to, const sherd__seat *seats, int32_t n, const char *mark)
 {
     for (int32_t i = 0; i < n; i++) {
         int32_t first = i;
         while (i + 1 < n && seats[i + 1].cpu == seats[i].cpu + 1)
             i++;
-        put(to, first == i ? "%s%s%d" : "%s%s%d-%d", to->used ? "," : "", mark, seats[first].cpu, seats[i].cpu);
+        sherd__text_put(to, first == i ? "%s%s%d" : "%s%s%d-%d", to->length ? "," : "", mark, seats[first].cpu,
+                        seats[i].cpu);
     }
 }
 
 size_t sherd__share_print(const sherd__share *share, char *text, size_t bytes)
 {
-    writer to = {.text = text, .bytes = bytes};
+    sherd__text to = sherd__text_in(text, bytes);
     if (bytes > 0)
         text[0] = '\0';
     for (int32_t i = 0; i < share->n_nodes; i++) {
         const sherd__share_node *node = &share->nodes[i];
         put_seats(&to, share->seats + node->first_seat, node->seats, "");
-        put(&to, node->seats == 0 ? ",@%d" : "@%d", node->node);
+        sherd__text_put(&to, node->seats == 0 ? ",@%d" : "@%d", node->node);
     }
     put_seats(&to, share->reserved, share->n_reserved, "!");
-    return to.used;
+    return to.length;
 }

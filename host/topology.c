@@ -2,12 +2,12 @@
 #include "host/topology.h"
 
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/hash.h"
+#include "base/text.h"
 #include "host/cpulist.h"
 #include "host/topology_raw.h"
 
@@ -131,25 +131,8 @@ uint64_t sherd__topology_digest(const sherd__topology *topology)
 /* ----------------------------------------------------------------------------------------------------------- for
  * people */
 
-typedef struct writer {
-    char *text;
-    size_t bytes, used;
-} writer;
-
-static void put(writer *to, const char *format, ...) SHERD__PRINTF(2, 3);
-
-static void put(writer *to, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    int room = to->used < to->bytes;
-    int wanted = vsnprintf(room ? to->text + to->used : NULL, room ? to->bytes - to->used : 0, format, args);
-    va_end(args);
-    to->used += wanted > 0 ? (size_t)wanted : 0;
-}
-
 /* The allowed processors of a node as a list of ranges. */
-static void put_cpus(writer *to, const sherd__topology *topology, int32_t node)
+static void put_cpus(sherd__text *to, const sherd__topology *topology, int32_t node)
 {
     uint8_t set[SHERD__PIN_CPUS] = {0};
     const char *comma = "";
@@ -162,57 +145,58 @@ static void put_cpus(writer *to, const sherd__topology *topology, int32_t node)
         int32_t first = i;
         while (i + 1 < SHERD__PIN_CPUS && set[i + 1])
             i++;
-        put(to, first == i ? "%s%d" : "%s%d-%d", comma, first, i);
+        sherd__text_put(to, first == i ? "%s%d" : "%s%d-%d", comma, first, i);
         comma = ",";
     }
 }
 
-static void put_node(writer *to, const sherd__topology *topology, int32_t i)
+static void put_node(sherd__text *to, const sherd__topology *topology, int32_t i)
 {
     const sherd__topology_node *node = &topology->nodes[i];
-    put(to, "node %d: %.1f GiB%s", node->os, (double)node->bytes / (1 << 30), node->allowed ? "" : " (not allowed)");
+    sherd__text_put(to, "node %d: %.1f GiB%s", node->os, (double)node->bytes / (1 << 30),
+                    node->allowed ? "" : " (not allowed)");
     if (node->package >= 0)
-        put(to, ", package %d", node->package);
+        sherd__text_put(to, ", package %d", node->package);
     if (node->cores == 0)
-        put(to, ", memory only");
+        sherd__text_put(to, ", memory only");
     else
-        put(to, ", %d of %d cores usable", node->usable, node->cores);
+        sherd__text_put(to, ", %d of %d cores usable", node->usable, node->cores);
     if (node->usable > 0) {
-        put(to, ", processors ");
+        sherd__text_put(to, ", processors ");
         put_cpus(to, topology, i);
     }
-    put(to, ", distances");
+    sherd__text_put(to, ", distances");
     for (int32_t k = 0; k < topology->n_nodes; k++)
-        put(to, " %d", topology->distance[i * topology->n_nodes + k]);
-    put(to, "\n");
+        sherd__text_put(to, " %d", topology->distance[i * topology->n_nodes + k]);
+    sherd__text_put(to, "\n");
 }
 
-static void put_gpu(writer *to, const sherd__topology *topology, const sherd__topology_gpu *gpu)
+static void put_gpu(sherd__text *to, const sherd__topology *topology, const sherd__topology_gpu *gpu)
 {
     const char *comma = "";
-    put(to, "GPU %s%s%s, near node ", gpu->pci, gpu->model[0] ? " " : "", gpu->model);
+    sherd__text_put(to, "GPU %s%s%s, near node ", gpu->pci, gpu->model[0] ? " " : "", gpu->model);
     for (int32_t i = 0; i < topology->n_nodes; i++)
         if (gpu->near >> i & 1) {
-            put(to, "%s%d", comma, topology->nodes[i].os);
+            sherd__text_put(to, "%s%d", comma, topology->nodes[i].os);
             comma = ",";
         }
-    put(to, gpu->near ? "\n" : "unknown\n");
+    sherd__text_put(to, gpu->near ? "\n" : "unknown\n");
 }
 
 size_t sherd__topology_print(const sherd__topology *topology, char *text, size_t bytes)
 {
-    writer to = {.text = text, .bytes = bytes};
+    sherd__text to = sherd__text_in(text, bytes);
     if (bytes > 0)
         text[0] = '\0';
-    put(&to, "%s: %d package%s, %d cores, %d processors", topology->source, topology->n_packages,
-        topology->n_packages == 1 ? "" : "s", topology->n_cores, topology->n_cpus);
+    sherd__text_put(&to, "%s: %d package%s, %d cores, %d processors", topology->source, topology->n_packages,
+                    topology->n_packages == 1 ? "" : "s", topology->n_cores, topology->n_cpus);
     for (int32_t i = 0; i < topology->n_caches; i++)
-        put(&to, ", %d × %" PRIu64 " KiB L%d", topology->caches[i].caches, topology->caches[i].bytes / 1024,
-            topology->caches[i].level);
-    put(&to, "\n");
+        sherd__text_put(&to, ", %d × %" PRIu64 " KiB L%d", topology->caches[i].caches, topology->caches[i].bytes / 1024,
+                        topology->caches[i].level);
+    sherd__text_put(&to, "\n");
     for (int32_t i = 0; i < topology->n_nodes; i++)
         put_node(&to, topology, i);
     for (int32_t i = 0; i < topology->n_gpus; i++)
         put_gpu(&to, topology, &topology->gpus[i]);
-    return to.used;
+    return to.length;
 }

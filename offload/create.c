@@ -4,12 +4,12 @@
  * says, by category; what page sizes and slots per node add to that is rounding.
  */
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "offload/internal.h"
 
 #define SPIN_NS 200000 /* within a step the next bucket follows at once */
@@ -262,46 +262,31 @@ void sherd__offload_destroy(sherd__offload *offload)
     sherd__device_metadata_free(device, offload, 1, sizeof *offload);
 }
 
-typedef struct sink {
-    char *text;
-    size_t bytes, length;
-} sink;
-
-static void put(sink *to, const char *format, ...) SHERD__PRINTF(2, 3);
-static void put(sink *to, const char *format, ...)
-{
-    va_list args;
-    size_t room = to->length < to->bytes ? to->bytes - to->length : 0;
-    va_start(args, format);
-    int wrote = vsnprintf(room ? to->text + to->length : NULL, room, format, args);
-    va_end(args);
-    to->length += wrote > 0 ? (size_t)wrote : 0;
-}
-
 size_t sherd__offload_print(sherd__offload *offload, char *text, size_t bytes)
 {
     const sherd__placement *placement = &offload->plan->placement;
     char line[1024];
-    sink to = {text, bytes, 0};
+    sherd__text to = sherd__text_in(text, bytes);
 
-    put(&to,
-        "rank %" PRId32 ": buckets on disk %" PRIu32 ", in host memory %" PRIu32 " (speculated %" PRIu32
-        "), on the device %" PRIu32 "\n",
-        offload->rank, placement->n_disk, placement->n_off - placement->n_disk, placement->n_speculated,
-        offload->plan->n_buckets - placement->n_off);
+    sherd__text_put(&to,
+                    "rank %" PRId32 ": buckets on disk %" PRIu32 ", in host memory %" PRIu32 " (speculated %" PRIu32
+                    "), on the device %" PRIu32 "\n",
+                    offload->rank, placement->n_disk, placement->n_off - placement->n_disk, placement->n_speculated,
+                    offload->plan->n_buckets - placement->n_off);
     sherd__share_print(&offload->share, line, sizeof line);
-    put(&to, "  threads %" PRId32 " on %" PRId32 " node%s, %s kernels, cores %s\n", sherd__team_threads(offload->team),
-        offload->n_nodes, offload->n_nodes == 1 ? "" : "s", offload->math->name, line);
+    sherd__text_put(&to, "  threads %" PRId32 " on %" PRId32 " node%s, %s kernels, cores %s\n",
+                    sherd__team_threads(offload->team), offload->n_nodes, offload->n_nodes == 1 ? "" : "s",
+                    offload->math->name, line);
     for (int32_t node = 0; node < offload->n_nodes; node++) {
         sherd__arena_report report;
         if (!offload->arenas[node] || sherd__arena_inspect(offload->arenas[node], &report, NULL) != SHERD_OK)
             continue;
         sherd__arena_print(&report, line, sizeof line);
-        put(&to, "  %s%s", line, line[0] && line[strlen(line) - 1] == '\n' ? "" : "\n");
+        sherd__text_put(&to, "  %s%s", line, line[0] && line[strlen(line) - 1] == '\n' ? "" : "\n");
     }
     if (offload->aio) {
         sherd__aio_describe(offload->aio, offload->file, line, sizeof line);
-        put(&to, "  disk: %s\n", line);
+        sherd__text_put(&to, "  disk: %s\n", line);
     }
     return to.length;
 }

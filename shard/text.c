@@ -4,141 +4,123 @@
  * length first.
  */
 #include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "shard/build.h"
-
-typedef struct sink {
-    char *buffer;
-    size_t capacity, length; /* length: what the whole text has */
-} sink;
-
-static void put(sink *to, const char *format, ...) SHERD__PRINTF(2, 3);
-static void put(sink *to, const char *format, ...)
-{
-    va_list args;
-    size_t room = to->length < to->capacity ? to->capacity - to->length : 0;
-    va_start(args, format);
-    int written = vsnprintf(room ? to->buffer + to->length : NULL, room, format, args);
-    va_end(args);
-    to->length += written > 0 ? (size_t)written : 0;
-}
 
 static const char *const stream_names[SHERD__STREAMS] = {"compute", "comm", "update", "lower",
                                                          "raise",   "host", "read",   "write"};
 static const char *const phase_titles[SHERD__PHASES] = {"the only micro-step", "the first micro-step",
                                                         "each micro-step between", "the last micro-step"};
 
-static void put_header(sink *to, const sherd_plan *plan)
+static void put_header(sherd__text *to, const sherd_plan *plan)
 {
-    put(to, "plan ");
+    sherd__text_put(to, "plan ");
     for (int i = 0; i < 16; i++)
-        put(to, "%02x", plan->hash[i]);
-    put(to, "\n  ranks %" PRId32 ", ZeRO stage %" PRId32 ", micro-steps %" PRId64 " (%s)\n", plan->world,
-        plan->config.zero.stage, plan->config.gradient_accumulation_steps,
-        plan->full_mode ? "leaves are added to full-size sums, reduced at the last"
-                        : "leaves are reduced as they come");
-    put(to, "  parameters %" PRIu32 ", elements %" PRId64 ", buckets %" PRIu32 ", sums in %s\n", plan->n_params,
-        plan->total_elems, plan->n_buckets,
-        plan->sums_bf16     ? "bf16"
-        : plan->narrow_sums ? "fp32, rounded to bf16 at the end"
-                            : "fp32");
+        sherd__text_put(to, "%02x", plan->hash[i]);
+    sherd__text_put(to, "\n  ranks %" PRId32 ", ZeRO stage %" PRId32 ", micro-steps %" PRId64 " (%s)\n", plan->world,
+                    plan->config.zero.stage, plan->config.gradient_accumulation_steps,
+                    plan->full_mode ? "leaves are added to full-size sums, reduced at the last"
+                                    : "leaves are reduced as they come");
+    sherd__text_put(to, "  parameters %" PRIu32 ", elements %" PRId64 ", buckets %" PRIu32 ", sums in %s\n",
+                    plan->n_params, plan->total_elems, plan->n_buckets,
+                    plan->sums_bf16     ? "bf16"
+                    : plan->narrow_sums ? "fp32, rounded to bf16 at the end"
+                                        : "fp32");
 }
 
-static void put_buckets(sink *to, const sherd_plan *plan)
+static void put_buckets(sherd__text *to, const sherd_plan *plan)
 {
-    put(to, "buckets, in order of reduction\n  %6s %7s %14s %12s %-9s %14s %12s  %-7s slot free after\n", "bucket",
-        "params", "elems", "slice", "type/grad", "ring offset", "ring bytes", "state");
+    sherd__text_put(to, "buckets, in order of reduction\n  %6s %7s %14s %12s %-9s %14s %12s  %-7s slot free after\n",
+                    "bucket", "params", "elems", "slice", "type/grad", "ring offset", "ring bytes", "state");
     for (uint32_t b = 0; b < plan->n_buckets; b++) {
         const sherd__bucket *bucket = &plan->buckets[b];
-        put(to,
-            "  %6" PRIu32 " %7" PRIu32 " %14" PRId64 " %12" PRId64 " %s/%s %14" PRIu64 " %12" PRIu64 "  %-6s%s %" PRIu32
-            "%s\n",
-            b, bucket->count, bucket->elems, bucket->slice_elems, sherd_dtype_name(bucket->dtype),
-            sherd_dtype_name(bucket->grad_dtype), bucket->ring_offset, bucket->ring_bytes,
-            sherd_tier_name(bucket->tier), bucket->speculated ? "+" : " ", bucket->ring_after,
-            bucket->ring_after_previous ? " of the former micro-step" : "");
+        sherd__text_put(to,
+                        "  %6" PRIu32 " %7" PRIu32 " %14" PRId64 " %12" PRId64 " %s/%s %14" PRIu64 " %12" PRIu64
+                        "  %-6s%s %" PRIu32 "%s\n",
+                        b, bucket->count, bucket->elems, bucket->slice_elems, sherd_dtype_name(bucket->dtype),
+                        sherd_dtype_name(bucket->grad_dtype), bucket->ring_offset, bucket->ring_bytes,
+                        sherd_tier_name(bucket->tier), bucket->speculated ? "+" : " ", bucket->ring_after,
+                        bucket->ring_after_previous ? " of the former micro-step" : "");
     }
-    put(to, "ring: %" PRIu64 " bytes\n", plan->ring_bytes);
+    sherd__text_put(to, "ring: %" PRIu64 " bytes\n", plan->ring_bytes);
 }
 
-static void put_memory(sink *to, const sherd_plan *plan)
+static void put_memory(sherd__text *to, const sherd_plan *plan)
 {
     sherd_memory memory;
     if (sherd_plan_memory(plan, 0, &memory))
         return;
-    put(to, "transport %s, reduction %s, receive scratch %" PRIu64 " bytes\n",
-        sherd__transport_name(sherd__plan_transport(&plan->config)),
-        plan->config.transport.reduction == SHERD_REDUCTION_NATIVE ? "native" : "tree", plan->receive_bytes);
-    put(to, "bytes of each rank\n");
+    sherd__text_put(to, "transport %s, reduction %s, receive scratch %" PRIu64 " bytes\n",
+                    sherd__transport_name(sherd__plan_transport(&plan->config)),
+                    plan->config.transport.reduction == SHERD_REDUCTION_NATIVE ? "native" : "tree",
+                    plan->receive_bytes);
+    sherd__text_put(to, "bytes of each rank\n");
     for (int tier = 0; tier < SHERD_TIERS; tier++)
         for (int category = 0; category < SHERD_CATEGORIES; category++)
             if (memory.bytes[tier][category])
-                put(to, "  %-7s %-18s %16" PRIu64 "\n", sherd_tier_name((sherd_tier)tier),
-                    sherd_category_name((sherd_category)category), memory.bytes[tier][category]);
-    put(to, "  %-7s %-18s %16" PRIu64 "\n", sherd_tier_name(SHERD_TIER_DEVICE), "total",
-        sherd_memory_total(&memory, SHERD_TIER_DEVICE));
+                sherd__text_put(to, "  %-7s %-18s %16" PRIu64 "\n", sherd_tier_name((sherd_tier)tier),
+                                sherd_category_name((sherd_category)category), memory.bytes[tier][category]);
+    sherd__text_put(to, "  %-7s %-18s %16" PRIu64 "\n", sherd_tier_name(SHERD_TIER_DEVICE), "total",
+                    sherd_memory_total(&memory, SHERD_TIER_DEVICE));
 }
 
-static void put_event(sink *to, sherd__event_ref event)
+static void put_event(sherd__text *to, sherd__event_ref event)
 {
     if (event.kind == SHERD__EV_CLOSED || event.kind == SHERD__EV_VOTED)
-        put(to, " %s", sherd__event_name(event.kind));
+        sherd__text_put(to, " %s", sherd__event_name(event.kind));
     else
-        put(to, " %s[%" PRIu32 "]", sherd__event_name(event.kind), event.bucket);
+        sherd__text_put(to, " %s[%" PRIu32 "]", sherd__event_name(event.kind), event.bucket);
 }
 
-static void put_action(sink *to, const sherd__action *action)
+static void put_action(sherd__text *to, const sherd__action *action)
 {
-    put(to, "    %-7s %-11s", stream_names[action->stream], sherd__action_name(action->kind));
+    sherd__text_put(to, "    %-7s %-11s", stream_names[action->stream], sherd__action_name(action->kind));
     if (action->kind != SHERD__ACT_VOTE && action->kind != SHERD__ACT_SCALARS)
-        put(to, " %" PRIu32, action->bucket);
+        sherd__text_put(to, " %" PRIu32, action->bucket);
     if (action->flags & SHERD__F_ASSIGN)
-        put(to, " assign");
+        sherd__text_put(to, " assign");
     if (action->flags & SHERD__F_FINAL)
-        put(to, " final");
+        sherd__text_put(to, " final");
     if (action->flags & SHERD__F_SLOT)
-        put(to, " slot");
+        sherd__text_put(to, " slot");
     for (uint32_t w = 0; w < action->n_waits; w++) {
-        put(to, w ? "," : "  waits");
+        sherd__text_put(to, w ? "," : "  waits");
         put_event(to, action->wait[w]);
     }
     if (action->record.kind != SHERD__EV_NONE) {
-        put(to, "  records");
+        sherd__text_put(to, "  records");
         put_event(to, action->record);
     }
-    put(to, "\n");
+    sherd__text_put(to, "\n");
 }
 
-static void put_range(sink *to, const sherd_plan *plan, sherd__range range)
+static void put_range(sherd__text *to, const sherd_plan *plan, sherd__range range)
 {
     for (uint32_t a = range.begin; a < range.end; a++)
         put_action(to, &plan->schedule.actions[a]);
 }
 
-static void put_schedule(sink *to, const sherd_plan *plan)
+static void put_schedule(sherd__text *to, const sherd_plan *plan)
 {
     const sherd__schedule *schedule = &plan->schedule;
-    put(to, "schedule: the compute stream reads a bucket's parameters after %s[bucket]\n",
-        sherd__event_name(schedule->acquire_wait));
+    sherd__text_put(to, "schedule: the compute stream reads a bucket's parameters after %s[bucket]\n",
+                    sherd__event_name(schedule->acquire_wait));
     for (int phase = 0; phase < SHERD__PHASES; phase++) {
         if (!plan->n_buckets || schedule->on_ready[phase][0].begin == schedule->on_ready[phase][0].end)
             continue;
-        put(to, "  in %s, as buckets are ready\n", phase_titles[phase]);
+        sherd__text_put(to, "  in %s, as buckets are ready\n", phase_titles[phase]);
         for (uint32_t b = 0; b < plan->n_buckets; b++)
             put_range(to, plan, schedule->on_ready[phase][b]);
     }
-    put(to, "  at the step's end\n");
+    sherd__text_put(to, "  at the step's end\n");
     put_range(to, plan, schedule->boundary);
 }
 
 size_t sherd_plan_text(const sherd_plan *plan, char *buffer, size_t capacity)
 {
-    sink to = {buffer, buffer ? capacity : 0, 0};
-    if (to.capacity)
-        buffer[0] = '\0';
+    sherd__text to = sherd__text_in(buffer, capacity);
     put_header(&to, plan);
     put_buckets(&to, plan);
     put_memory(&to, plan);

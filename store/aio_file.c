@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +17,7 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "store/aio_core.h"
 
 enum { NAME_MAX_BYTES = 64, NAMES_MAX = 100 };
@@ -251,54 +251,35 @@ uint64_t sherd__aio_file_bytes(const sherd__aio_file *file)
 
 /* --------------------------------------------------------------------------------------------------------- in words */
 
-typedef struct line {
-    char *text;
-    size_t capacity, length;
-} line;
-
-static void add(line *to, const char *format, ...) SHERD__PRINTF(2, 3);
-
-static void add(line *to, const char *format, ...)
-{
-    size_t room = to->length < to->capacity ? to->capacity - to->length : 0;
-    va_list args;
-    va_start(args, format);
-    int n = vsnprintf(room ? to->text + to->length : NULL, room, format, args);
-    va_end(args);
-    to->length += n > 0 ? (size_t)n : 0;
-}
-
-static void add_engine(line *to, const sherd__aio *aio)
+static void add_engine(sherd__text *to, const sherd__aio *aio)
 {
     const sherd__aio_options *options = &aio->options;
     if (aio->backend == &sherd__aio_threads)
-        add(to, "threads (%" PRIu32 ")", aio->n_workers);
+        sherd__text_put(to, "threads (%" PRIu32 ")", aio->n_workers);
     else
-        add(to, "%s, %" PRIu32 " deep", aio->backend->name, options->queue_depth);
-    add(to, ", blocks of %" PRIu64 " bytes", options->block_size);
+        sherd__text_put(to, "%s, %" PRIu32 " deep", aio->backend->name, options->queue_depth);
+    sherd__text_put(to, ", blocks of %" PRIu64 " bytes", options->block_size);
     if (aio->why_threads[0] != '\0')
-        add(to, ", no io_uring: %s", aio->why_threads);
+        sherd__text_put(to, ", no io_uring: %s", aio->why_threads);
     if (aio->bound)
-        add(to, ", registered buffers");
+        sherd__text_put(to, ", registered buffers");
     else if (aio->why_unbound[0] != '\0')
-        add(to, ", buffers not registered: %s", aio->why_unbound);
+        sherd__text_put(to, ", buffers not registered: %s", aio->why_unbound);
 }
 
 size_t sherd__aio_describe(sherd__aio *aio, const sherd__aio_file *file, char *buffer, size_t capacity)
 {
-    line to = {buffer, capacity, 0};
-    if (capacity > 0)
-        buffer[0] = '\0';
+    sherd__text to = sherd__text_in(buffer, capacity);
     pthread_mutex_lock(&aio->lock);
     add_engine(&to, aio);
     pthread_mutex_unlock(&aio->lock);
     for (uint32_t i = 0; file && i < file->n_stripes; i++) {
         const sherd__aio_stripe *stripe = &file->stripes[i];
         if (i == 0)
-            add(&to, "; %" PRIu64 " bytes %s in %" PRIu32 " file%s", file->bytes,
-                file->reserved ? "reserved" : "(the file system cannot reserve them)", file->n_stripes,
-                file->n_stripes == 1 ? "" : "s");
-        add(&to, "%s %s (%s)", i == 0 ? ":" : ",", stripe->path, stripe->direct ? "O_DIRECT" : "buffered");
+            sherd__text_put(&to, "; %" PRIu64 " bytes %s in %" PRIu32 " file%s", file->bytes,
+                            file->reserved ? "reserved" : "(the file system cannot reserve them)", file->n_stripes,
+                            file->n_stripes == 1 ? "" : "s");
+        sherd__text_put(&to, "%s %s (%s)", i == 0 ? ":" : ",", stripe->path, stripe->direct ? "O_DIRECT" : "buffered");
     }
     return to.length;
 }
