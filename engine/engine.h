@@ -26,7 +26,7 @@ typedef struct sherd__step_block {
     sherd__norm clear; /* constant: what norm starts from */
     uint64_t vote[SHERD__VOTE_MAX];
     uint64_t lr_bits; /* rank 0's rate for this step's vote, 0 elsewhere; the mirror's is the one that counts */
-    sherd__step_state state;
+    sherd__step_state state; /* this and the scalars go to the mirror together: they stay last */
     sherd__step_scalars scalars;
 } sherd__step_block;
 
@@ -177,18 +177,12 @@ static inline sherd__tag sherd__engine_tag(const sherd_engine *engine, const cha
 /* Where this rank's part of a bucket begins, and how much it is: whole buckets at stage 0, else its slice. Elements. */
 static inline int64_t sherd__engine_part_begin(const sherd_engine *engine, const sherd__bucket *bucket)
 {
-    return engine->plan->whole_state ? 0 : engine->rank * bucket->slice_elems;
+    return sherd__plan_part_begin(engine->plan, bucket, engine->rank);
 }
 
 static inline int64_t sherd__engine_part_elems(const sherd_engine *engine, const sherd__bucket *bucket)
 {
-    return engine->plan->whole_state ? bucket->elems : bucket->slice_elems;
-}
-
-/* Storage type of a bucket's sums. */
-static inline sherd_dtype sherd__engine_sum_dtype(const sherd_plan *plan, const sherd__bucket *bucket)
-{
-    return plan->sums_bf16 && bucket->dtype == SHERD_BF16 ? SHERD_BF16 : SHERD_FP32;
+    return sherd__plan_part_elems(engine->plan, bucket);
 }
 
 static inline void *sherd__at(const void *base, uint64_t bytes)

@@ -95,11 +95,11 @@ static sherd__tree_sum slice_sum(const sherd_engine *engine, const sherd__action
     const sherd_plan *plan = engine->plan;
     const sherd__bucket *bucket = plan_bucket(engine, action);
     int final = (action->flags & SHERD__F_FINAL) != 0;
-    int bf16_sums = sherd__engine_sum_dtype(plan, bucket) == SHERD_BF16;
+    int bf16_sums = sherd__plan_sum_dtype(plan, bucket) == SHERD_BF16;
     sherd__tree_sum sum = {0};
     int64_t begin = plan->full_mode || plan->whole_state ? engine->rank * bucket->slice_elems : 0;
 
-    sum.dst_dtype = sherd__engine_sum_dtype(plan, bucket);
+    sum.dst_dtype = sherd__plan_sum_dtype(plan, bucket);
     sum.dst = sherd__at(sums_of(engine, bucket), (uint64_t)begin * sherd_dtype_bytes(sum.dst_dtype));
     sum.elems = bucket->slice_elems;
     sum.narrow = bf16_sums || (final && plan->narrow_sums && bucket->dtype == SHERD_BF16);
@@ -156,7 +156,7 @@ static sherd_status execute_reduce_own(sherd_engine *engine, const sherd__action
 static sherd_status execute_gather_sums(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
 {
     const sherd__bucket *bucket = plan_bucket(engine, action);
-    uint64_t bytes = (uint64_t)bucket->slice_elems * sherd_dtype_bytes(sherd__engine_sum_dtype(engine->plan, bucket));
+    uint64_t bytes = (uint64_t)bucket->slice_elems * sherd_dtype_bytes(sherd__plan_sum_dtype(engine->plan, bucket));
 
     return engine->comm->ops->all_gather(engine->comm, stream,
                                          sherd__engine_tag(engine, "gather_sums", (int32_t)action->bucket),
@@ -195,10 +195,9 @@ static sherd_status execute_scalars(sherd_engine *engine, const sherd__action *a
     sherd_status status = ops->prepare(stream, tag, &engine->rules, block->vote, &block->state, &block->scalars);
 
     (void)action;
-    if (status == SHERD_OK)
-        status = ops->copy(stream, tag, &engine->mirror->scalars, &block->scalars, sizeof block->scalars);
-    if (status == SHERD_OK)
-        status = ops->copy(stream, tag, &engine->mirror->state, &block->state, sizeof block->state);
+    if (status == SHERD_OK) /* and the scalars, which lie behind the state */
+        status = ops->copy(stream, tag, &engine->mirror->state, &block->state,
+                           sizeof *block - offsetof(sherd__step_block, state));
     if (status == SHERD_OK && engine->plan->placement.n_speculated > 0)
         status = ops->host_call(stream, tag, sherd__offload_voted, engine->offload, NULL, 0);
     return status;
@@ -226,7 +225,7 @@ static sherd_status execute_update(sherd_engine *engine, const sherd__action *ac
 
     update.kind = plan->config.optimizer.kind;
     update.scalars = &engine->block->scalars;
-    update.sum_dtype = sherd__engine_sum_dtype(plan, bucket);
+    update.sum_dtype = sherd__plan_sum_dtype(plan, bucket);
     update.sum = sherd__at(engine->sums, bucket->sum_offset + sum_begin * sherd_dtype_bytes(update.sum_dtype));
     update.master = bucket->dtype == SHERD_FP32 ? working : engine->master + bucket->master_offset;
     update.emit = bucket->dtype == SHERD_FP32 ? NULL : working;
@@ -245,7 +244,7 @@ static sherd_status execute_lower(sherd_engine *engine, const sherd__action *act
     const sherd__bucket *bucket = plan_bucket(engine, action);
     int64_t begin = plan->full_mode ? sherd__engine_part_begin(engine, bucket) : 0;
     const void *sum = sherd__at(sums_of(engine, bucket),
-                                (uint64_t)begin * sherd_dtype_bytes(sherd__engine_sum_dtype(plan, bucket)));
+                                (uint64_t)begin * sherd_dtype_bytes(sherd__plan_sum_dtype(plan, bucket)));
 
     return sherd__offload_lower(engine->offload, stream, sherd__engine_tag(engine, "lower", (int32_t)action->bucket),
                                 action->bucket, sum);

@@ -374,3 +374,13 @@ size_t sherd__arena_print(const sherd__arena_report *report, char *text, size_t 
         sherd__text_put(&to, "; %s", report->fallback);
     return to.length;
 }
+
+uint64_t sherd__arena_mapped_bytes(const sherd__arena *arena)
+{
+    return arena->mapped_bytes;
+}
+
+const char *sherd__arena_fallback(const sherd__arena *arena)
+{
+    return arena->fallback;
+}

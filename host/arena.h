@@ -65,6 +65,10 @@ sherd_status sherd__arena_create(const sherd__arena_options *options, sherd__are
 void sherd__arena_destroy(sherd__arena *arena);     /* NULL is legal */
 void *sherd__arena_base(const sherd__arena *arena); /* aligned to its pages */
 uint64_t sherd__arena_bytes(const sherd__arena *arena);
+/* With what pages add. */
+uint64_t sherd__arena_mapped_bytes(const sherd__arena *arena);
+/* Sentences on what could not be had when it was made; "" if nothing. Valid as long as the arena. */
+const char *sherd__arena_fallback(const sherd__arena *arena);
 /* Asks the kernel about every page: for set-up, reports and tests. */
 sherd_status sherd__arena_inspect(const sherd__arena *arena, sherd__arena_report *report, sherd_error *err);
 /* One line for people per arena; returns the length it wanted (as snprintf). */

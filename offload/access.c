@@ -20,7 +20,7 @@ static void declare_update(sherd__work *work, sherd__work_kind kind)
 {
     const sherd__offload *offload = work->offload;
     const sherd__bucket *bucket = &offload->plan->buckets[work->bucket];
-    uint64_t sum_width = sherd_dtype_bytes(sherd__part_sum_dtype(offload->plan, bucket));
+    uint64_t sum_width = sherd_dtype_bytes(sherd__plan_sum_dtype(offload->plan, bucket));
 
     if (kind == SHERD__WORK_STEP)
         add(work, offload->scalars, sizeof *offload->scalars, 0);

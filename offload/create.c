@@ -87,7 +87,6 @@ static sherd_status make_arena(sherd__offload *offload, int32_t node, sherd_erro
                                                                                      : SHERD__ARENA_NEVER,
                                     .huge = SHERD__ARENA_TRY,
                                     .team = offload->team};
-    sherd__arena_report report;
     sherd_status status;
 
     if (offload->arena_bytes[node] == 0)
@@ -98,12 +97,13 @@ static sherd_status make_arena(sherd__offload *offload, int32_t node, sherd_erro
     }
     snprintf(name, sizeof name, "rank %" PRId32 " part %" PRId32, offload->rank, node);
     status = sherd__arena_create(&options, &offload->arenas[node], err);
-    if (status == SHERD_OK && sherd__arena_inspect(offload->arenas[node], &report, NULL) == SHERD_OK) {
-        offload->host_rounding += report.mapped_bytes;
-        if (report.fallback[0])
-            sherd__log(&offload->device->log, SHERD_LOG_WARNING, "offload: %s: %s", name, report.fallback);
-    }
-    return status;
+    if (status != SHERD_OK)
+        return status;
+    offload->mapped_bytes += sherd__arena_mapped_bytes(offload->arenas[node]);
+    if (sherd__arena_fallback(offload->arenas[node])[0])
+        sherd__log(&offload->device->log, SHERD_LOG_WARNING, "offload: %s: %s", name,
+                   sherd__arena_fallback(offload->arenas[node]));
+    return SHERD_OK;
 }
 
 /* Books the plan's bytes; `rounding` goes with the first. */
@@ -142,7 +142,7 @@ static sherd_status book(sherd__offload *offload, sherd_error *err)
     if (status ==
         SHERD_OK) /* slots on several nodes can be smaller together than the largest bucket: then nothing is rounded */
         status = book_tier(offload, &planned, SHERD_TIER_HOST,
-                           offload->host_rounding > host ? offload->host_rounding - host : 0, err);
+                           offload->mapped_bytes > host ? offload->mapped_bytes - host : 0, err);
     if (status == SHERD_OK && offload->file)
         status = book_tier(
             offload, &planned, SHERD_TIER_DISK,

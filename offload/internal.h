@@ -69,7 +69,7 @@ struct sherd__offload {
     sherd__access *accesses;
     size_t n_accesses;
     int64_t *ends; /* [n_nodes]: of the loop in progress */
-    uint64_t host_rounding, disk_rounding;
+    uint64_t mapped_bytes; /* of all arenas */
     sherd_memory booked;
     sherd__aio *aio;
     sherd__aio_file *file;
@@ -87,22 +87,6 @@ static inline sherd__work *sherd__work_of(const sherd__offload *offload, uint32_
                                           int32_t parity)
 {
     return offload->works + ((size_t)bucket * SHERD__WORKS + (size_t)kind) * 2 + (size_t)parity;
-}
-
-/* Elements of a bucket's part, and where it begins in the bucket. */
-static inline int64_t sherd__part_elems(const sherd_plan *plan, const sherd__bucket *bucket)
-{
-    return plan->whole_state ? bucket->elems : bucket->slice_elems;
-}
-
-static inline int64_t sherd__part_begin(const sherd_plan *plan, const sherd__bucket *bucket, int32_t rank)
-{
-    return plan->whole_state ? 0 : rank * bucket->slice_elems;
-}
-
-static inline sherd_dtype sherd__part_sum_dtype(const sherd_plan *plan, const sherd__bucket *bucket)
-{
-    return plan->sums_bf16 && bucket->dtype == SHERD_BF16 ? SHERD_BF16 : SHERD_FP32;
 }
 
 /* places.c: cuts; counts each node's bytes; then, with the arenas there, gives every place its addresses. */

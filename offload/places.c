@@ -45,7 +45,7 @@ static void take_own(sherd__offload *offload, walk *w, uint32_t b, int32_t node)
     sherd__place *place = sherd__places(offload, b) + node;
     uint64_t n = elems_of(place);
 
-    place->sum = take(w, n * sherd_dtype_bytes(sherd__part_sum_dtype(offload->plan, bucket)));
+    place->sum = take(w, n * sherd_dtype_bytes(sherd__plan_sum_dtype(offload->plan, bucket)));
     if (bucket->tier == SHERD_TIER_HOST)
         for (uint32_t s = 0; s < states(offload); s++)
             place->state[s] = take(w, n * sizeof(float));
@@ -122,7 +122,7 @@ void sherd__places_cut(sherd__offload *offload)
         const sherd__bucket *bucket = &plan->buckets[b];
         for (int32_t node = 0; node < offload->n_nodes; node++) {
             sherd__place *place = sherd__places(offload, b) + node;
-            sherd__even_part(sherd__part_elems(plan, bucket), offload->n_nodes, node, &place->begin, &place->end);
+            sherd__even_part(sherd__plan_part_elems(plan, bucket), offload->n_nodes, node, &place->begin, &place->end);
             place->file_offset = offload->file_bytes;
             if (bucket->tier == SHERD_TIER_DISK)
                 offload->file_bytes += record_bytes(offload, place);

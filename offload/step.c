@@ -50,7 +50,7 @@ static sherd__update update_of(const pass *p, const sherd__place *place)
     sherd__update update = {.kind = plan->config.optimizer.kind,
                             .scalars = p->scalars,
                             .sum = place->sum,
-                            .sum_dtype = sherd__part_sum_dtype(plan, p->bucket),
+                            .sum_dtype = sherd__plan_sum_dtype(plan, p->bucket),
                             .emit = place->emit,
                             .origin = p->part_begin + place->begin};
 
@@ -136,7 +136,7 @@ static void run_pass(const sherd__work *work, const sherd__step_scalars *scalars
               .spans = offload->spans[work->bucket],
               .n_spans = offload->n_spans[work->bucket],
               .scalars = scalars,
-              .part_begin = sherd__part_begin(offload->plan, bucket, offload->rank),
+              .part_begin = sherd__plan_part_begin(offload->plan, bucket, offload->rank),
               .parity = work->parity};
     uint64_t former = sherd__float_mode_enter();
     int64_t end = 0;
@@ -206,7 +206,7 @@ sherd_status sherd__offload_speculate(sherd__offload *offload, sherd__stream *st
 sherd_status sherd__offload_lower(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket,
                                   const void *sum)
 {
-    uint64_t width = sherd_dtype_bytes(sherd__part_sum_dtype(offload->plan, &offload->plan->buckets[bucket]));
+    uint64_t width = sherd_dtype_bytes(sherd__plan_sum_dtype(offload->plan, &offload->plan->buckets[bucket]));
     sherd_status status = SHERD_OK;
 
     for (int32_t node = 0; status == SHERD_OK && node < offload->n_nodes; node++) {

@@ -13,8 +13,7 @@
 #define SHERD__MAX_ELEMS ((int64_t)1 << 57)
 
 /* params.c: validates and copies the parameter table. */
-sherd_status sherd__plan_take_params(sherd_plan *plan, const sherd_param *params, uint32_t n_params,
-                                     sherd_error *err);
+sherd_status sherd__plan_take_params(sherd_plan *plan, const sherd_param *params, uint32_t n_params, sherd_error *err);
 /* buckets.c: order, buckets and offsets within them. */
 sherd_status sherd__plan_form_buckets(sherd_plan *plan, sherd_error *err);
 /* Elements after which a bucket of this gradient type is closed. */
@@ -23,8 +22,8 @@ int64_t sherd__plan_target_elems(const sherd_plan *plan, sherd_dtype grad_dtype)
 void sherd__plan_place_arenas(sherd_plan *plan);
 /* ring_plan.c: the ring's capacity, offsets, and who used a slot before. */
 sherd_status sherd__plan_place_ring(sherd_plan *plan, sherd_error *err);
-/* placement.c: where master and moments live, by budgets or by ratio; places the arenas anew for each candidate. After the
- * ring. */
+/* placement.c: where master and moments live, by budgets or by ratio; places the arenas anew for each candidate. After
+ * the ring. */
 sherd_status sherd__plan_place_state(sherd_plan *plan, sherd_error *err);
 /* Bytes of one offloaded bucket: what one rank keeps of master and moments, per element. */
 uint64_t sherd__plan_state_bytes_per_elem(const sherd_plan *plan);
@@ -41,14 +40,9 @@ static inline int64_t sherd__plan_sum_elems(const sherd_plan *plan, const sherd_
     return plan->whole_state || plan->full_mode ? bucket->elems : bucket->slice_elems;
 }
 
-static inline int64_t sherd__plan_state_elems(const sherd_plan *plan, const sherd__bucket *bucket)
-{
-    return plan->whole_state ? bucket->elems : bucket->slice_elems;
-}
-
 static inline uint64_t sherd__plan_sum_elem_bytes(const sherd_plan *plan, const sherd__bucket *bucket)
 {
-    return plan->sums_bf16 && bucket->dtype == SHERD_BF16 ? 2 : 4;
+    return sherd_dtype_bytes(sherd__plan_sum_dtype(plan, bucket));
 }
 
 #endif

@@ -8,6 +8,7 @@
  *
  * Steady state: the first steps fill the pipeline and are not counted.
  */
+#include <stddef.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -41,7 +42,7 @@ static double duration(const simulation *sim, const sherd__action *action)
     if (action->kind == SHERD__ACT_SCALARS)
         return 0;
     const sherd__bucket *bucket = &plan->buckets[action->bucket];
-    double elems = (double)bucket->elems, state = (double)sherd__plan_state_elems(plan, bucket);
+    double elems = (double)bucket->elems, state = (double)sherd__plan_part_elems(plan, bucket);
     switch (action->kind) {
     case SHERD__ACT_REDUCE: return cost->collective_ns + (double)bucket->ring_bytes * cost->reduce_ns_per_byte;
     case SHERD__ACT_REDUCE_OWN: return cost->collective_ns + elems * 4 * cost->reduce_ns_per_byte;
@@ -162,13 +163,16 @@ static void simulate(simulation *sim, sherd_forecast *out)
 
 sherd_status sherd_plan_forecast(const sherd_plan *plan, const sherd_profile *profile, sherd_forecast *out)
 {
-    if (!plan || !profile || !out || profile->size < sizeof *profile)
+    sherd_profile cost = {0}; /* what an older caller does not know costs nothing */
+
+    if (!plan || !profile || !out || profile->size < offsetof(sherd_profile, bus_ns_per_byte))
         return SHERD_EINVAL;
+    memcpy(&cost, profile, profile->size < sizeof cost ? profile->size : sizeof cost);
     size_t events = (size_t)SHERD__EVENTS * ((size_t)plan->n_buckets + 1);
     double *times = sherd__alloc(&sherd__default_allocator, events, sizeof *times);
     if (!times)
         return SHERD_ENOMEM;
-    simulation sim = {.plan = plan, .cost = profile};
+    simulation sim = {.plan = plan, .cost = &cost};
     for (int kind = 0; kind < SHERD__EVENTS; kind++)
         sim.event[kind] = times + (size_t)kind * ((size_t)plan->n_buckets + 1);
     simulate(&sim, out);

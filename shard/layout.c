@@ -12,7 +12,7 @@
 /* The device's arenas. Sums that pass through slots lie in STAGING, not here. */
 static void place_on_device(sherd_plan *plan, sherd__bucket *bucket)
 {
-    uint64_t state = (uint64_t)sherd__plan_state_elems(plan, bucket);
+    uint64_t state = (uint64_t)sherd__plan_part_elems(plan, bucket);
     bucket->param_offset = plan->param_bytes;
     plan->param_bytes += (uint64_t)bucket->elems * sherd_dtype_bytes(bucket->dtype);
     if (!sherd__bucket_offloaded(bucket) || plan->placement.sum_slots == 0) {
@@ -36,7 +36,7 @@ static uint64_t larger(uint64_t a, uint64_t b)
 static void place_on_host(sherd_plan *plan, sherd__bucket *bucket)
 {
     sherd__placement *placement = &plan->placement;
-    uint64_t state = (uint64_t)sherd__plan_state_elems(plan, bucket);
+    uint64_t state = (uint64_t)sherd__plan_part_elems(plan, bucket);
     uint64_t sum = state * sherd__plan_sum_elem_bytes(plan, bucket);
 
     bucket->host_sum_offset = placement->host_sum_bytes;

@@ -142,6 +142,23 @@ uint64_t sherd__plan_comm_bytes(int32_t world);
 /* 1: the bucket's master and moments are not on the device. */
 static inline int sherd__bucket_offloaded(const sherd__bucket *bucket) { return bucket->tier != SHERD_TIER_DEVICE; }
 
+/* What a rank updates of a bucket: all of it at stage 0, else its slice. Elements, and where they begin in the bucket. */
+static inline int64_t sherd__plan_part_begin(const sherd_plan *plan, const sherd__bucket *bucket, int32_t rank)
+{
+    return plan->whole_state ? 0 : rank * bucket->slice_elems;
+}
+
+static inline int64_t sherd__plan_part_elems(const sherd_plan *plan, const sherd__bucket *bucket)
+{
+    return plan->whole_state ? bucket->elems : bucket->slice_elems;
+}
+
+/* Storage type of a bucket's sums. */
+static inline sherd_dtype sherd__plan_sum_dtype(const sherd_plan *plan, const sherd__bucket *bucket)
+{
+    return plan->sums_bf16 && bucket->dtype == SHERD_BF16 ? SHERD_BF16 : SHERD_FP32;
+}
+
 /* The micro-batch number (NUMERICS: Numbering). */
 int64_t sherd__plan_micro_number(const sherd_plan *plan, int32_t rank, int64_t k);
 
