@@ -144,9 +144,10 @@ static void config_offload(const engine_case *c, sherd_config *out)
     out->offload.host_threads = c->workers;
     out->offload.host_kernels = c->kernels;
     if (c->nodes > 1)
-        snprintf(out->offload.host_topology, sizeof out->offload.host_topology, "numa:%d core:1 pu:1", c->nodes * c->world);
+        snprintf(out->offload.host_topology, sizeof out->offload.host_topology, "numa:%d core:1 pu:1",
+                 c->nodes * c->world);
     out->offload.pin_memory = c->pin;
-    out->offload.buffer_count = 2;
+    out->offload.buffer_count = c->disk == 2 ? 1 : 2; /* two slots of this small model are as large as all of it */
     out->offload.aio_block_size = 4096;
     snprintf(out->offload.nvme_path, sizeof out->offload.nvme_path, "%s", c->disk ? case_folder() : "");
 }
@@ -380,6 +381,23 @@ static void record(case_result *out, const sherd_report *report)
     out->missed = report->speculation_missed;
 }
 
+/* Where the plan put the state, and who worked on it. */
+static void note_places(const sherd_plan *plan, sherd_engine *engine, case_result *out)
+{
+    char text[4096] = "";
+    const char *threads;
+
+    for (uint32_t b = 0; b < sherd_plan_buckets(plan); b++) {
+        sherd_bucket_info info;
+        if (sherd_plan_bucket(plan, b, &info) == SHERD_OK)
+            out->buckets[info.tier]++;
+    }
+    sherd_engine_offload_text(engine, text, sizeof text);
+    threads = strstr(text, "threads ");
+    if (threads && sscanf(threads, "threads %d on %d", &out->threads, &out->nodes) != 2)
+        out->threads = out->nodes = -1;
+}
+
 static int memory_matches(sherd_device *device, const sherd_plan *plan, int32_t rank)
 {
     sherd_memory live, planned;
@@ -415,8 +433,8 @@ static sherd_status sum_twice(const engine_case *c, sherd_engine *engine, int32_
 }
 
 /* Host devices only: the working copy of a bf16 parameter is its master, narrowed. */
-static sherd_status working_copy_matches(sherd_engine *engine, const sherd_param *param, uint32_t p, const float *master,
-                                         case_result *out)
+static sherd_status working_copy_matches(sherd_engine *engine, const sherd_param *param, uint32_t p,
+                                         const float *master, case_result *out)
 {
     const void *data;
     sherd_status status = sherd_param_acquire(engine, p, &data);
@@ -428,8 +446,8 @@ static sherd_status working_copy_matches(sherd_engine *engine, const sherd_param
         wrong += ((const uint16_t *)data)[i] != sherd__bf16_of_f32(master[i]);
     status = sherd_param_release(engine, p);
     if (status == SHERD_OK && wrong) {
-        snprintf(out->error.text, sizeof out->error.text, "'%s': %lld values are not their masters' narrowing", param->name,
-                 (long long)wrong);
+        snprintf(out->error.text, sizeof out->error.text, "'%s': %lld values are not their masters' narrowing",
+                 param->name, (long long)wrong);
         status = out->error.status = SHERD_EMISMATCH;
     }
     return status;
@@ -553,6 +571,8 @@ void case_run_rank(const engine_case *c, sherd_device *device, sherd_comm *comm,
         out->status = sherd_engine_create(plan, device, comm, &engine, &out->error);
     if (out->status == SHERD_OK)
         out->status = train(c, engine, params, n, sherd_comm_rank(comm), scratch, out);
+    if (out->status == SHERD_OK)
+        note_places(plan, engine, out);
     if (out->status == SHERD_OK)
         out->memory_matches = memory_matches(device, plan, sherd_comm_rank(comm));
     sherd_engine_destroy(engine);

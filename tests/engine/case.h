@@ -59,6 +59,8 @@ typedef struct case_result {
     int64_t bad_param; /* of the last skipped step */
     int64_t updates;
     uint64_t parked, speculated, missed;
+    uint32_t buckets[3];    /* by tier */
+    int32_t threads, nodes; /* that worked on offloaded state; 0: nothing was */
     int32_t memory_matches; /* ledger = plan in every planned category */
 } case_result;
 

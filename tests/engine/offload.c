@@ -85,6 +85,17 @@ static void test_tenths(void **state)
         run.n = 0;
         add_tenths(&run, worlds[w]);
         run_cases(&run, worlds[w], worlds[w] == 2);
+        int on_all = 0, host = 0, disk = 0, guessed = 0;
+        for (uint32_t i = 0; i < run.n; i++) {
+            const case_result *r = &run.results[0][i];
+            assert_int_equal(r->threads > 0, run.cases[i].tenths > 0); /* what was asked for is what was done */
+            on_all += r->buckets[SHERD_TIER_DEVICE] && r->buckets[SHERD_TIER_HOST] && r->buckets[SHERD_TIER_DISK];
+            host += r->buckets[SHERD_TIER_HOST] > 0;
+            disk += r->buckets[SHERD_TIER_DISK] > 0;
+            guessed += r->speculated > 0;
+        }
+        if (on_all == 0 || host < 10 || disk < 10 || guessed < 10)
+            fail_msg("world %d: on all tiers %d, host %d, disk %d, guessed %d", worlds[w], on_all, host, disk, guessed);
     }
 }
 
@@ -107,6 +118,8 @@ static void test_workers(void **state)
             run.cases[run.n++] = c;
         }
     run_cases(&run, 2, 0);
+    for (uint32_t i = 0; i < run.n; i++)
+        assert_int_equal(run.results[0][i].threads, run.cases[i].workers);
     for (uint32_t i = 1; i < run.n; i++)
         assert_memory_equal(run.results[0][0].state_hash, run.results[0][i].state_hash, 16);
 }
@@ -159,6 +172,8 @@ static void test_nodes(void **state)
             run.cases[run.n++] = c;
         }
         run_cases(&run, world, 0);
+        for (uint32_t i = 0; i < run.n; i++)
+            assert_int_equal(run.results[0][i].nodes, run.cases[i].nodes);
     }
 }
 
