@@ -73,7 +73,7 @@ static counter counters[FUNCTIONS];
 static block blocks[BLOCKS];
 static size_t n_blocks;
 static int device_count = 1, hung, hide, working;
-static uint64_t total_bytes = TOTAL_DEFAULT, used_bytes, alive, items, break_at, hang_at;
+static uint64_t total_bytes = TOTAL_DEFAULT, used_bytes, alive, items, queued, break_at, hang_at;
 static cudaError_t broken, break_code;
 static int apart, unlent, delay_us, careless; /* GPUs that do not reach each other; memory that cannot be lent */
 static char reaches[GPUS][GPUS];
@@ -212,6 +212,7 @@ static void *stream_main(void *arg)
             *it->done = 1;
         free(it);
         stream->pending--;
+        queued--;
         pthread_cond_broadcast(&changed);
     }
     alive--;
@@ -250,6 +251,7 @@ static void push(cudaStream_t stream, const item *what, const void *args, size_t
         stream->first = it;
     stream->last = it;
     stream->pending++;
+    queued++;
     pthread_cond_broadcast(&changed);
 }
 
@@ -689,6 +691,11 @@ const char *cudaGetErrorString(cudaError_t code)
 void cuda_stub_reset(int devices, uint64_t total)
 {
     pthread_mutex_lock(&lock);
+    hung = 0;
+    pthread_cond_broadcast(&changed);
+    /* What a broken context still has queued would run once it is whole again, on memory freed since: it is dropped first. */
+    while (broken != cudaSuccess && queued > 0)
+        pthread_cond_wait(&changed, &lock);
     memset(counters, 0, sizeof counters);
     device_count = devices;
     total_bytes = total ? total : TOTAL_DEFAULT;
@@ -696,8 +703,6 @@ void cuda_stub_reset(int devices, uint64_t total)
     apart = unlent = delay_us = careless = 0;
     memset(reaches, 0, sizeof reaches);
     broken = break_code = last_error = cudaSuccess;
-    hung = 0;
-    pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&lock);
 }
 
