@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * bf16 and its one narrowing rule, the same bits in gcc, clang and nvcc: (bits + 0x8000) >> 16, nearest, ties away from
- * zero; a NaN becomes 0x7FC0.
+ * The 16-bit types and their one narrowing rule each, the same bits in gcc, clang and nvcc. bf16: (bits + 0x8000) >> 16,
+ * nearest, ties away from zero; a NaN becomes 0x7FC0. fp16: nearest, ties to even, as processors do it; beyond the largest
+ * value infinity, subnormals kept, a NaN becomes 0x7E00.
  */
 #ifndef SHERD_BASE_HALF_H
 #define SHERD_BASE_HALF_H
@@ -40,6 +41,27 @@ static inline SHERD__HD uint16_t sherd__bf16_of_f32(float value)
     uint32_t bits = sherd__bits_of_f32(value);
     uint16_t rounded = (uint16_t)((bits + 0x8000u) >> 16);
     return (bits & 0x7FFFFFFFu) > 0x7F800000u ? (uint16_t)0x7FC0u : rounded;
+}
+
+/* No branches, so that loops over it become vector code. Exponents move by a multiplication, which is exact and brings
+ * subnormals along. */
+static inline SHERD__HD float sherd__f32_of_f16(uint16_t value)
+{
+    uint32_t magnitude = (uint32_t)(value & 0x7FFFu) << 13, sign = (uint32_t)(value & 0x8000u) << 16;
+    uint32_t finite = sherd__bits_of_f32(sherd__f32_of_bits(magnitude) * 0x1p112f);
+    return sherd__f32_of_bits(sign | ((value & 0x7C00u) == 0x7C00u ? magnitude | 0x7F800000u : finite));
+}
+
+/* Normal results: half of the last bit less one, and one more where that bit is odd, carry into what is kept. Subnormal
+ * ones: adding 1/2 leaves 2^-24, their unit, as the last bit of fp32, and rounds there. */
+static inline SHERD__HD uint16_t sherd__f16_of_f32(float value)
+{
+    uint32_t bits = sherd__bits_of_f32(value), magnitude = bits & 0x7FFFFFFFu;
+    uint32_t normal = (magnitude - (112u << 23) + 0xFFFu + (magnitude >> 13 & 1u)) >> 13;
+    uint32_t subnormal = sherd__bits_of_f32(sherd__f32_of_bits(magnitude) + 0.5f) - 0x3F000000u;
+    uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
+    uint32_t half = (bits >> 16 & 0x8000u) | (magnitude >= 0x47800000u ? 0x7C00u : finite);
+    return (uint16_t)(magnitude > 0x7F800000u ? 0x7E00u : half);
 }
 
 #endif

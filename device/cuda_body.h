@@ -32,7 +32,7 @@
 #define CUDA__UNROLL
 #endif
 
-/* What a thread takes at a time: 16 bytes of bf16, twice 16 of fp32. */
+/* What a thread takes at a time: 16 bytes of a 16-bit type, twice 16 of fp32. */
 #define CUDA__VECTOR SHERD__CUDA_VECTOR
 
 typedef struct cuda__eight {
@@ -73,7 +73,17 @@ CUDA__FN void cuda__store_f32(float *to, cuda__eight value)
 #endif
 }
 
-CUDA__FN cuda__eight cuda__load_bf16(const uint16_t *from)
+CUDA__FN float cuda__widen(uint16_t half, int type)
+{
+    return type == SHERD_FP16 ? sherd__f32_of_f16(half) : sherd__f32_of_bf16(half);
+}
+
+CUDA__FN uint16_t cuda__narrow(float value, int type)
+{
+    return type == SHERD_FP16 ? sherd__f16_of_f32(value) : sherd__bf16_of_f32(value);
+}
+
+CUDA__FN cuda__eight cuda__load_half(const uint16_t *from, int type)
 {
     cuda__eight out;
 #if defined(__CUDACC__)
@@ -81,24 +91,24 @@ CUDA__FN cuda__eight cuda__load_bf16(const uint16_t *from)
     uint32_t pair[4] = {v.x, v.y, v.z, v.w};
     CUDA__UNROLL
     for (int i = 0; i < 4; ++i) {
-        out.at[2 * i] = sherd__f32_of_bits(pair[i] << 16);
-        out.at[2 * i + 1] = sherd__f32_of_bits(pair[i] & 0xFFFF0000u);
+        out.at[2 * i] = cuda__widen((uint16_t)pair[i], type);
+        out.at[2 * i + 1] = cuda__widen((uint16_t)(pair[i] >> 16), type);
     }
 #else
     for (int i = 0; i < CUDA__VECTOR; ++i) {
-        out.at[i] = sherd__f32_of_bf16(from[i]);
+        out.at[i] = cuda__widen(from[i], type);
     }
 #endif
     return out;
 }
 
 /* stay: it is read again soon */
-CUDA__FN void cuda__store_bf16(uint16_t *to, cuda__eight value, int stay)
+CUDA__FN void cuda__store_half(uint16_t *to, int type, cuda__eight value, int stay)
 {
     uint32_t half[CUDA__VECTOR];
     CUDA__UNROLL
     for (int i = 0; i < CUDA__VECTOR; ++i) {
-        half[i] = sherd__bf16_of_f32(value.at[i]);
+        half[i] = cuda__narrow(value.at[i], type);
     }
 #if defined(__CUDACC__)
     uint4 v =
@@ -116,14 +126,15 @@ CUDA__FN void cuda__store_bf16(uint16_t *to, cuda__eight value, int stay)
 #endif
 }
 
-CUDA__FN cuda__eight cuda__load(const void *array, int bf16, int64_t i)
+CUDA__FN cuda__eight cuda__load(const void *array, int type, int64_t i)
 {
-    return bf16 ? cuda__load_bf16((const uint16_t *)array + i) : cuda__load_f32((const float *)array + i);
+    return type == SHERD_FP32 ? cuda__load_f32((const float *)array + i)
+                              : cuda__load_half((const uint16_t *)array + i, type);
 }
 
-CUDA__FN float cuda__load_one(const void *array, int bf16, int64_t i)
+CUDA__FN float cuda__load_one(const void *array, int type, int64_t i)
 {
-    return bf16 ? sherd__f32_of_bf16(((const uint16_t *)array)[i]) : ((const float *)array)[i];
+    return type == SHERD_FP32 ? ((const float *)array)[i] : cuda__widen(((const uint16_t *)array)[i], type);
 }
 
 /* A NaN becomes 0x7FC00000. */
@@ -182,13 +193,13 @@ CUDA__FN void cuda__limbs_add(unsigned long long *limb, double square_sum)
 }
 
 /* Pairs at distance 1, 2, 4: the balanced tree of n leaves. With a constant n everything stays in registers. */
-CUDA__FN cuda__eight cuda__leaves(const void *const *src, uint32_t n, int bf16, int64_t i)
+CUDA__FN cuda__eight cuda__leaves(const void *const *src, uint32_t n, int type, int64_t i)
 {
     cuda__eight leaf[8];
     CUDA__UNROLL
     for (uint32_t k = 0; k < 8; ++k) {
         if (k < n) {
-            leaf[k] = cuda__load(src[k], bf16, i);
+            leaf[k] = cuda__load(src[k], type, i);
         }
     }
     CUDA__UNROLL
@@ -208,14 +219,14 @@ CUDA__FN cuda__eight cuda__leaves(const void *const *src, uint32_t n, int bf16, 
 
 /* More than eight: complete groups of eight are merged as a binary counter carries, the incomplete rest from the right.
  */
-CUDA__FN cuda__eight cuda__many_leaves(const sherd__cuda_sum *a, int bf16, int64_t i)
+CUDA__FN cuda__eight cuda__many_leaves(const sherd__cuda_sum *a, int type, int64_t i)
 {
     cuda__eight stack[12]; /* 4096 sources are 512 groups: at most 10 are open */
     uint32_t depth = 0, groups = 0;
     for (uint32_t first = 0; first < a->n_src; first += 8, ++groups) {
         uint32_t n = a->n_src - first < 8 ? a->n_src - first : 8;
         stack[depth++] =
-            a->table ? cuda__leaves(a->table + first, n, bf16, i) : cuda__leaves(a->src + first, n, bf16, i);
+            a->table ? cuda__leaves(a->table + first, n, type, i) : cuda__leaves(a->src + first, n, type, i);
         for (uint32_t carry = groups; n == 8 && (carry & 1u); carry >>= 1, --depth) {
             for (int j = 0; j < CUDA__VECTOR; ++j) {
                 stack[depth - 2].at[j] += stack[depth - 1].at[j];
@@ -231,9 +242,9 @@ CUDA__FN cuda__eight cuda__many_leaves(const sherd__cuda_sum *a, int bf16, int64
 }
 
 /* Eight elements of the sources, summed. n: the number of sources if it is at most 8, else 0. */
-CUDA__FN cuda__eight cuda__sum_eight(const sherd__cuda_sum *a, uint32_t n, int bf16, int64_t i)
+CUDA__FN cuda__eight cuda__sum_eight(const sherd__cuda_sum *a, uint32_t n, int type, int64_t i)
 {
-    return n ? cuda__leaves(a->src, n, bf16, i) : cuda__many_leaves(a, bf16, i);
+    return n ? cuda__leaves(a->src, n, type, i) : cuda__many_leaves(a, type, i);
 }
 
 /* A sum into dst; returns what stands there now. */
@@ -248,8 +259,8 @@ CUDA__FN cuda__eight cuda__sum_store(const sherd__cuda_sum *a, cuda__eight sum, 
         float value = cuda__one_nan(a->add ? former.at[j] + sum.at[j] : sum.at[j]);
         sum.at[j] = a->narrow ? sherd__f32_of_bf16(sherd__bf16_of_f32(value)) : value;
     }
-    if (a->dst_bf16) {
-        cuda__store_bf16((uint16_t *)a->dst + i, sum, 0);
+    if (a->dst_type != SHERD_FP32) {
+        cuda__store_half((uint16_t *)a->dst + i, a->dst_type, sum, 0);
     } else {
         cuda__store_f32((float *)a->dst + i, sum);
     }
@@ -302,7 +313,7 @@ CUDA__FN void cuda__block_into_limbs(cuda__sum_shared *s, int block, uint64_t nu
     }
 }
 
-CUDA__FN void cuda__sum_tile(const sherd__cuda_sum *a, cuda__sum_shared *s, uint32_t n, int bf16, int64_t tile)
+CUDA__FN void cuda__sum_tile(const sherd__cuda_sum *a, cuda__sum_shared *s, uint32_t n, int type, int64_t tile)
 {
     int64_t begin = tile * SHERD__CUDA_SUM_TILE;
     int ahead = n == 1 || n == 2 ? CUDA__SUM_GROUPS : 1; /* few sources: all groups are loaded before one is stored */
@@ -313,7 +324,7 @@ CUDA__FN void cuda__sum_tile(const sherd__cuda_sum *a, cuda__sum_shared *s, uint
         for (int k = 0; k < CUDA__SUM_GROUPS * 2; ++k) { /* each group twice: to be loaded, and `ahead` later stored */
             int g = k - ahead, at = (k * SHERD__CUDA_THREADS + t) * CUDA__VECTOR;
             if (k < CUDA__SUM_GROUPS && begin + at < a->elems) {
-                sum[k] = cuda__sum_eight(a, n, bf16, begin + at);
+                sum[k] = cuda__sum_eight(a, n, type, begin + at);
             }
             at = (g * SHERD__CUDA_THREADS + t) * CUDA__VECTOR;
             if (g >= 0 && g < CUDA__SUM_GROUPS && begin + at < a->elems) {
@@ -345,7 +356,7 @@ CUDA__FN void cuda__sum_tile(const sherd__cuda_sum *a, cuda__sum_shared *s, uint
     }
 }
 
-CUDA__FN void cuda__sum_block(const sherd__cuda_sum *a, cuda__sum_shared *s, uint32_t n, int bf16, int64_t block,
+CUDA__FN void cuda__sum_block(const sherd__cuda_sum *a, cuda__sum_shared *s, uint32_t n, int type, int64_t block,
                               int64_t n_blocks)
 {
     CUDA__EACH(t)
@@ -358,7 +369,7 @@ CUDA__FN void cuda__sum_block(const sherd__cuda_sum *a, cuda__sum_shared *s, uin
     }
     CUDA__BARRIER();
     for (int64_t tile = block; tile * SHERD__CUDA_SUM_TILE < a->elems; tile += n_blocks) {
-        cuda__sum_tile(a, s, n, bf16, tile);
+        cuda__sum_tile(a, s, n, type, tile);
     }
     if (!a->norm) {
         return;
@@ -374,12 +385,23 @@ CUDA__FN void cuda__sum_block(const sherd__cuda_sum *a, cuda__sum_shared *s, uin
     }
 }
 
-/* X(suffix, sources, bf16): what is compiled with the number of sources known; 0: any. */
+/* X(suffix, sources, type): what is compiled with the number of sources known; 0: any. */
 #define CUDA__SUM_MAP(X)                                                                                               \
-    X(1_f32, 1, 0)                                                                                                     \
-    X(2_f32, 2, 0)                                                                                                     \
-    X(4_f32, 4, 0) X(8_f32, 8, 0) X(n_f32, 0, 0) X(1_bf16, 1, 1) X(2_bf16, 2, 1) X(4_bf16, 4, 1) X(8_bf16, 8, 1)       \
-        X(n_bf16, 0, 1)
+    X(1_f32, 1, SHERD_FP32)                                                                                            \
+    X(2_f32, 2, SHERD_FP32)                                                                                            \
+    X(4_f32, 4, SHERD_FP32)                                                                                            \
+    X(8_f32, 8, SHERD_FP32)                                                                                            \
+    X(n_f32, 0, SHERD_FP32)                                                                                            \
+    X(1_bf16, 1, SHERD_BF16)                                                                                           \
+    X(2_bf16, 2, SHERD_BF16)                                                                                           \
+    X(4_bf16, 4, SHERD_BF16)                                                                                           \
+    X(8_bf16, 8, SHERD_BF16)                                                                                           \
+    X(n_bf16, 0, SHERD_BF16)                                                                                           \
+    X(1_f16, 1, SHERD_FP16)                                                                                            \
+    X(2_f16, 2, SHERD_FP16)                                                                                            \
+    X(4_f16, 4, SHERD_FP16)                                                                                            \
+    X(8_f16, 8, SHERD_FP16)                                                                                            \
+    X(n_f16, 0, SHERD_FP16)
 
 /* ------------------------------------------------------------------------------------------------------------ update
  */
@@ -405,7 +427,7 @@ typedef struct cuda__state {
 
 CUDA__FN void cuda__state_load(const sherd__cuda_update *a, uint32_t moments, int64_t i, cuda__state *out)
 {
-    out->sum = cuda__load(a->sum, a->sum_bf16, i);
+    out->sum = cuda__load(a->sum, a->sum_type, i);
     out->master = cuda__load_f32(a->master + i);
     CUDA__UNROLL
     for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; ++m) {
@@ -425,7 +447,7 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
         }
     }
     if (a->emit) {
-        cuda__store_bf16(a->emit + i, state->master, 1);
+        cuda__store_half(a->emit + i, a->emit_type, state->master, 1);
     }
 }
 
@@ -451,7 +473,7 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
     {                                                                                                                  \
         for (; i < end; ++i) {                                                                                         \
             cuda__state state;                                                                                         \
-            state.sum.at[0] = cuda__load_one(a->sum, a->sum_bf16, i);                                                  \
+            state.sum.at[0] = cuda__load_one(a->sum, a->sum_type, i);                                                  \
             state.master.at[0] = a->master[i];                                                                         \
             for (int m = 0; m < (moments); ++m) {                                                                      \
                 state.moment[m].at[0] = a->moment[m][i];                                                               \
@@ -462,7 +484,7 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
                 a->moment_out[m][i] = state.moment[m].at[0];                                                           \
             }                                                                                                          \
             if (a->emit) {                                                                                             \
-                a->emit[i] = sherd__bf16_of_f32(state.master.at[0]);                                                   \
+                a->emit[i] = cuda__narrow(state.master.at[0], a->emit_type);                                           \
             }                                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \

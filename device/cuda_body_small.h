@@ -46,12 +46,12 @@ CUDA__FN void cuda__zero_tile(const sherd__cuda_zero *a, uint64_t tile)
 
 CUDA__FN void cuda__convert_one(const sherd__cuda_convert *a, int64_t i)
 {
-    float value = cuda__load_one(a->src, a->src_bf16, i);
+    float value = cuda__load_one(a->src, a->src_type, i);
     if (a->add) {
-        value = cuda__one_nan(cuda__load_one(a->dst, a->dst_bf16, i) + value);
+        value = cuda__one_nan(cuda__load_one(a->dst, a->dst_type, i) + value);
     }
-    if (a->dst_bf16) {
-        ((uint16_t *)a->dst)[i] = sherd__bf16_of_f32(value);
+    if (a->dst_type != SHERD_FP32) {
+        ((uint16_t *)a->dst)[i] = cuda__narrow(value, a->dst_type);
     } else {
         ((float *)a->dst)[i] = value;
     }
@@ -59,16 +59,16 @@ CUDA__FN void cuda__convert_one(const sherd__cuda_convert *a, int64_t i)
 
 CUDA__FN void cuda__convert_eight(const sherd__cuda_convert *a, int64_t i)
 {
-    cuda__eight value = cuda__load(a->src, a->src_bf16, i);
+    cuda__eight value = cuda__load(a->src, a->src_type, i);
     if (a->add) {
-        cuda__eight former = cuda__load(a->dst, a->dst_bf16, i);
+        cuda__eight former = cuda__load(a->dst, a->dst_type, i);
         CUDA__UNROLL
         for (int j = 0; j < CUDA__VECTOR; ++j) {
             value.at[j] = cuda__one_nan(former.at[j] + value.at[j]);
         }
     }
-    if (a->dst_bf16) {
-        cuda__store_bf16((uint16_t *)a->dst + i, value, 1);
+    if (a->dst_type != SHERD_FP32) {
+        cuda__store_half((uint16_t *)a->dst + i, a->dst_type, value, 1);
     } else {
         cuda__store_f32((float *)a->dst + i, value);
     }

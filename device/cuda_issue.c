@@ -293,7 +293,8 @@ static sherd_status issue_update(sherd__cuda_stream *stream, const sherd__op *op
     sherd_status status = SHERD_OK;
     args.emit = update->emit;
     args.kind = (uint8_t)update->kind;
-    args.sum_bf16 = update->sum_dtype == SHERD_BF16;
+    args.sum_type = (uint8_t)update->sum_dtype;
+    args.emit_type = update->emit_dtype == SHERD_FP16 ? SHERD_FP16 : SHERD_BF16;
     args.master_out = update->master_out ? update->master_out : update->master;
     for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; m++) {
         args.moment[m] = update->moment[m];
@@ -334,8 +335,8 @@ static sherd_status launch_convert(sherd__cuda_stream *stream, const sherd__op *
                                    int64_t elems)
 {
     sherd__cuda_convert args = {.dst = dst, .src = src, .elems = elems, .add = op->u.convert.add != 0};
-    args.dst_bf16 = op->u.convert.dst_dtype == SHERD_BF16;
-    args.src_bf16 = op->u.convert.src_dtype == SHERD_BF16;
+    args.dst_type = (uint8_t)op->u.convert.dst_dtype;
+    args.src_type = (uint8_t)op->u.convert.src_dtype;
     args.vectors = aligned(dst, SHERD__CUDA_VECTOR_BYTES) && aligned(src, SHERD__CUDA_VECTOR_BYTES);
     sherd_status status = sherd__cuda_pace(stream);
     if (status != SHERD_OK || elems == 0)

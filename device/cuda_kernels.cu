@@ -9,11 +9,11 @@
 
 #define KERNEL extern "C" __global__ void __launch_bounds__(SHERD__CUDA_THREADS)
 
-#define SUM_KERNEL(suffix, sources, bf16)                                                                              \
+#define SUM_KERNEL(suffix, sources, type)                                                                              \
     KERNEL sherd__cuda_kernel_sum_##suffix(const __grid_constant__ sherd__cuda_sum args)                               \
     {                                                                                                                  \
         __shared__ cuda__sum_shared shared;                                                                            \
-        cuda__sum_block(&args, &shared, (sources), (bf16), blockIdx.x, gridDim.x);                                     \
+        cuda__sum_block(&args, &shared, (sources), (type), blockIdx.x, gridDim.x);                                     \
     }
 CUDA__SUM_MAP(SUM_KERNEL)
 
@@ -39,10 +39,10 @@ KERNEL sherd__cuda_kernel_sources(const __grid_constant__ sherd__cuda_sources ar
 
 static const struct {
     uint32_t sources;
-    int bf16;
+    int type;
     void (*kernel)(sherd__cuda_sum);
 } sum_kernels[] = {
-#define X(suffix, sources, bf16) {sources, bf16, sherd__cuda_kernel_sum_##suffix},
+#define X(suffix, sources, type) {sources, type, sherd__cuda_kernel_sum_##suffix},
     CUDA__SUM_MAP(X)
 #undef X
 };
@@ -72,7 +72,7 @@ int sherd__cuda_launch_sum(const sherd__cuda_sum *args, uint32_t width, void *st
 {
     uint64_t tiles = ((uint64_t)args->elems + SHERD__CUDA_SUM_TILE - 1) / SHERD__CUDA_SUM_TILE;
     for (size_t i = 0; i < sizeof sum_kernels / sizeof *sum_kernels; ++i) {
-        if (sum_kernels[i].bf16 == args->src_bf16 &&
+        if (sum_kernels[i].type == args->src_type &&
             (sum_kernels[i].sources == args->n_src || sum_kernels[i].sources == 0))
             return launch(sum_kernels[i].kernel, args, blocks_of(&resident_sums[i], tiles, width), stream);
     }

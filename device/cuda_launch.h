@@ -34,7 +34,7 @@ typedef struct sherd__cuda_sum {
     int64_t elems;
     uint64_t first_block;
     uint32_t n_src;
-    uint8_t src_bf16, dst_bf16, add, narrow;
+    uint8_t src_type, dst_type, add, narrow; /* types: sherd_dtype, here and below */
 } sherd__cuda_sum;
 
 typedef struct sherd__cuda_span {
@@ -52,7 +52,7 @@ typedef struct sherd__cuda_update {
     float *moment_out[SHERD__MAX_MOMENTS];
     uint16_t *emit;
     uint32_t n_spans, n_tiles;
-    uint8_t kind, sum_bf16, vectors; /* vectors: every pointer and every span begins at 16 bytes */
+    uint8_t kind, sum_type, emit_type, vectors; /* vectors: every pointer and every span begins at 16 bytes */
     sherd__cuda_span span[SHERD__CUDA_SPANS];
 } sherd__cuda_update;
 
@@ -73,7 +73,7 @@ typedef struct sherd__cuda_convert {
     void *dst;
     const void *src;
     int64_t elems;
-    uint8_t dst_bf16, src_bf16, add, vectors;
+    uint8_t dst_type, src_type, add, vectors;
 } sherd__cuda_convert;
 
 typedef struct sherd__cuda_reduce {

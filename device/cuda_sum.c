@@ -59,8 +59,8 @@ sherd_status sherd__cuda_issue_tree_sum(sherd__cuda_stream *stream, const sherd_
     sherd__cuda_sum args = {.dst = sum->dst, .norm = sum->norm, .elems = sum->elems, .first_block = sum->first_block};
     sherd_status status = SHERD_OK;
     args.n_src = sum->n_src;
-    args.src_bf16 = sum->src_dtype == SHERD_BF16;
-    args.dst_bf16 = sum->dst_dtype == SHERD_BF16;
+    args.src_type = (uint8_t)sum->src_dtype;
+    args.dst_type = (uint8_t)sum->dst_dtype;
     args.add = sum->add != 0;
     args.narrow = sum->narrow != 0;
     if (sum->n_src == 0 || sum->n_src > SHERD__CUDA_TABLE)

@@ -61,7 +61,7 @@ typedef struct sherd__tree_sum {
     uint64_t first_block;    /* number of the first 256-element block */
 } sherd__tree_sum;
 
-/* One pass over spans of a bucket: g = sum·factor, optimizer, master and moments, bf16 emit. Nothing is written where
+/* One pass over spans of a bucket: g = sum·factor, optimizer, master and moments, 16-bit emit. Nothing is written where
  * scalars say skip. */
 typedef struct sherd__update {
     sherd_optimizer kind;
@@ -74,7 +74,8 @@ typedef struct sherd__update {
      * refused speculation can be redone from them. A place may not overlap another array than its own, wholly. */
     float *master_out;
     float *moment_out[SHERD__MAX_MOMENTS];
-    uint16_t *emit;          /* bf16 working copy, or NULL */
+    uint16_t *emit;          /* 16-bit working copy, or NULL */
+    sherd_dtype emit_dtype;  /* its type: fp16, else bf16 */
     int64_t origin;
     const sherd__span *spans; /* bucket elements; stays valid */
     uint32_t n_spans;

@@ -1,17 +1,35 @@
 /* SPDX-License-Identifier: MIT
  *
  * The host's kernels in the plainest C: one element after the other, in the caller's thread. They define the bits
- * that the fast ones must produce. A NaN that arithmetic produces is stored as 0x7FC00000 (0x7FC0 in bf16), whatever
+ * that the fast ones must produce. A NaN that arithmetic produces is stored as 0x7FC00000 (0x7FC0 in bf16, 0x7E00 in fp16), whatever
  * the processor's own choice of payload; plain copies keep all bits.
  */
 #include <string.h>
 
 #include "device/host_math_table.h"
 
+static float value_at(const void *array, sherd_dtype dtype, int64_t i)
+{
+    switch (dtype) {
+    case SHERD_BF16: return sherd__f32_of_bf16(((const uint16_t *)array)[i]);
+    case SHERD_FP16: return sherd__f32_of_f16(((const uint16_t *)array)[i]);
+    case SHERD_FP32: break;
+    }
+    return ((const float *)array)[i];
+}
+
+static void value_store(void *array, sherd_dtype dtype, int64_t i, float value)
+{
+    if (dtype == SHERD_FP32) {
+        ((float *)array)[i] = value;
+    } else {
+        ((uint16_t *)array)[i] = dtype == SHERD_FP16 ? sherd__f16_of_f32(value) : sherd__bf16_of_f32(value);
+    }
+}
+
 static float leaf_at(const sherd__tree_sum *sum, uint32_t source, int64_t i)
 {
-    const char *base = (const char *)sum->src[source] + sum->src_offset;
-    return sum->src_dtype == SHERD_BF16 ? sherd__f32_of_bf16(((const uint16_t *)base)[i]) : ((const float *)base)[i];
+    return value_at((const char *)sum->src[source] + sum->src_offset, sum->src_dtype, i);
 }
 
 /* sum(l, h) = sum(l, l + p) + sum(l + p, h), p the largest power of two below h - l. */
@@ -47,11 +65,7 @@ static void reference_tree_sum(sherd__team *team, const sherd__tree_sum *sum)
             block[i] = element_of_sum(sum, at + i);
         }
         for (int64_t i = 0; i < n; ++i) {
-            if (sum->dst_dtype == SHERD_BF16) {
-                ((uint16_t *)sum->dst)[at + i] = sherd__bf16_of_f32(block[i]);
-            } else {
-                ((float *)sum->dst)[at + i] = block[i];
-            }
+            value_store(sum->dst, sum->dst_dtype, at + i, block[i]);
         }
         if (sum->norm) {
             sherd__norm_add_block(sum->norm, block, (int32_t)n, sum->first_block + (uint64_t)(at / SHERD__NORM_BLOCK));
@@ -62,8 +76,7 @@ static void reference_tree_sum(sherd__team *team, const sherd__tree_sum *sum)
 static void update_element(const sherd__update *update, const sherd__optim *optim, uint32_t group, int64_t i)
 {
     const sherd__step_scalars *scalars = update->scalars;
-    float sum = update->sum_dtype == SHERD_BF16 ? sherd__f32_of_bf16(((const uint16_t *)update->sum)[i])
-                                                : ((const float *)update->sum)[i];
+    float sum = value_at(update->sum, update->sum_dtype, i);
     float master = update->master[i], moment[SHERD__MAX_MOMENTS] = {0};
     for (uint32_t k = 0; k < optim->n_moments; ++k) {
         moment[k] = update->moment[k][i];
@@ -74,7 +87,7 @@ static void update_element(const sherd__update *update, const sherd__optim *opti
     }
     *(update->master_out ? &update->master_out[i] : &update->master[i]) = sherd__one_nan(master);
     if (update->emit) {
-        update->emit[i] = sherd__bf16_of_f32(master);
+        value_store(update->emit, update->emit_dtype == SHERD_FP16 ? SHERD_FP16 : SHERD_BF16, i, master);
     }
 }
 
@@ -93,17 +106,12 @@ static void reference_update(sherd__team *team, const sherd__update *update)
     }
 }
 
-static float value_at(const void *array, sherd_dtype dtype, int64_t i)
-{
-    return dtype == SHERD_BF16 ? sherd__f32_of_bf16(((const uint16_t *)array)[i]) : ((const float *)array)[i];
-}
-
 static void reference_convert(sherd__team *team, void *dst, sherd_dtype dst_dtype, const void *src,
                               sherd_dtype src_dtype, int64_t elems, int32_t add)
 {
     (void)team;
     if (dst_dtype == src_dtype && !add) {
-        memmove(dst, src, (size_t)elems * (size_t)(dst_dtype == SHERD_BF16 ? 2 : 4));
+        memmove(dst, src, (size_t)elems * (size_t)sherd_dtype_bytes(dst_dtype));
         return;
     }
     for (int64_t i = 0; i < elems; ++i) {
@@ -111,11 +119,7 @@ static void reference_convert(sherd__team *team, void *dst, sherd_dtype dst_dtyp
         if (add) {
             value = sherd__one_nan(value_at(dst, dst_dtype, i) + value);
         }
-        if (dst_dtype == SHERD_BF16) {
-            ((uint16_t *)dst)[i] = sherd__bf16_of_f32(value);
-        } else {
-            ((float *)dst)[i] = value;
-        }
+        value_store(dst, dst_dtype, i, value);
     }
 }
 

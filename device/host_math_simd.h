@@ -47,6 +47,8 @@ static void tree_strip(const sherd__tree_sum *sum, float *restrict out, const vo
     if (count <= 4) {
         if (sum->src_dtype == SHERD_BF16) {
             leaves_bf16(out, src, count, from, n);
+        } else if (sum->src_dtype == SHERD_FP16) {
+            leaves_f16(out, src, count, from, n);
         } else {
             leaves_f32(out, src, count, from, n);
         }
@@ -113,7 +115,7 @@ static inline __attribute__((always_inline)) void fetch(const void *from, int64_
 /* Asks for the next strip's elements while the caches work on this one; at the end, for what nobody needs. */
 static inline __attribute__((always_inline)) void fetch_strip(const sherd__tree_sum *sum, int64_t at, int64_t n)
 {
-    int64_t size = sum->src_dtype == SHERD_BF16 ? 2 : 4;
+    int64_t size = sum->src_dtype == SHERD_FP32 ? 4 : 2;
     for (uint32_t s = 0; s < sum->n_src; ++s) {
         fetch((const char *)sum->src[s] + sum->src_offset + at * size, n * size);
     }
@@ -126,7 +128,7 @@ static void sum_chunk(void *arg, int64_t chunk, int32_t worker)
 {
     const sum_job *job = arg;
     const sherd__tree_sum *sum = job->sum;
-    int64_t end = least((chunk + 1) * CHUNK, sum->elems), size = sum->src_dtype == SHERD_BF16 ? 2 : 4;
+    int64_t end = least((chunk + 1) * CHUNK, sum->elems), size = sum->src_dtype == SHERD_FP32 ? 4 : 2;
     float values[SHERD__STRIP];
     sherd__norm norm;
     (void)worker;
@@ -216,6 +218,8 @@ static void load_strip(float *restrict out, const void *array, sherd_dtype dtype
 {
     if (dtype == SHERD_BF16) {
         widen_strip(out, (const uint16_t *)array + at, n);
+    } else if (dtype == SHERD_FP16) {
+        widen_f16_strip(out, (const uint16_t *)array + at, n);
     } else {
         memcpy(out, (const float *)array + at, (size_t)n * 4);
     }
@@ -236,6 +240,8 @@ static void convert_chunk(void *arg, int64_t chunk, int32_t worker)
         }
         if (job->dst_dtype == SHERD_BF16) {
             narrow_strip((uint16_t *)job->dst + at, values, n);
+        } else if (job->dst_dtype == SHERD_FP16) {
+            narrow_f16_strip((uint16_t *)job->dst + at, values, n);
         } else {
             memcpy((float *)job->dst + at, values, (size_t)n * 4);
         }
@@ -247,7 +253,7 @@ static void simd_convert(sherd__team *team, void *dst, sherd_dtype dst_dtype, co
 {
     convert_job job = {dst, src, dst_dtype, src_dtype, elems, add};
     if (dst_dtype == src_dtype && !add) {
-        simd_copy(team, dst, src, (uint64_t)elems * (dst_dtype == SHERD_BF16 ? 2u : 4u));
+        simd_copy(team, dst, src, (uint64_t)elems * (dst_dtype == SHERD_FP32 ? 4u : 2u));
         return;
     }
     sherd__team_run(team, chunks_of(elems, CHUNK), convert_chunk, &job);

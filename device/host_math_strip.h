@@ -34,6 +34,20 @@ static inline void narrow_strip(uint16_t *restrict out, const float *a, int64_t 
     }
 }
 
+static inline void widen_f16_strip(float *restrict out, const uint16_t *a, int64_t n)
+{
+    for (int64_t i = 0; i < n; ++i) {
+        out[i] = sherd__f32_of_f16(a[i]);
+    }
+}
+
+static inline void narrow_f16_strip(uint16_t *restrict out, const float *a, int64_t n)
+{
+    for (int64_t i = 0; i < n; ++i) {
+        out[i] = sherd__f16_of_f32(a[i]);
+    }
+}
+
 /* To bf16 and back. */
 static inline void round_strip(float *values, int64_t n)
 {
@@ -42,7 +56,7 @@ static inline void round_strip(float *values, int64_t n)
     }
 }
 
-/* out[i] = f(sources[i]) for one to four leaves of one type, and one NaN: instantiated for fp32 and bf16. The pairs
+/* out[i] = f(sources[i]) for one to four leaves of one type, and one NaN: instantiated for each type. The pairs
  * are those of the balanced tree. */
 #define SHERD__LEAF_STRIPS(suffix, type, load)                                                                         \
     static inline void leaf1_##suffix(float *restrict out, const type *a, int64_t n)                                   \
@@ -89,6 +103,8 @@ static inline void round_strip(float *values, int64_t n)
 #define SHERD__LOAD_BF16(x) sherd__f32_of_bf16(x)
 SHERD__LEAF_STRIPS(f32, float, SHERD__LOAD_F32)
 SHERD__LEAF_STRIPS(bf16, uint16_t, SHERD__LOAD_BF16)
+#define SHERD__LOAD_F16(x) sherd__f32_of_f16(x)
+SHERD__LEAF_STRIPS(f16, uint16_t, SHERD__LOAD_F16)
 
 /* Adding is commutative, so `more` may be the accumulator or the new sum. */
 static inline void add_strip(float *restrict values, const float *more, int64_t n)

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
  * The fused update, a part of host_math_simd.h: one pass that widens the sum, unscales and clips it (one factor),
- * updates master and moments and emits bf16.
+ * updates master and moments and emits the 16-bit copy.
  *
  * The pass is bound by memory, and a processor reads fast only while many lines are under way at once. Divisions and
  * roots keep it from running ahead by itself, so the block after the next is asked for explicitly; and blocks are so
  * short that all streams move together, which is what the best pure streaming pattern does too (bench/offload).
- * What is only written (the bf16 copy, second buffers) goes past the caches where it is large; master and moments in
+ * What is only written (the 16-bit copy, second buffers) goes past the caches where it is large; master and moments in
  * place do not: their lines are already owned, and a store past the caches would throw them out to memory one by one.
  */
 #ifndef SHERD_DEVICE_HOST_MATH_UPDATE_H
@@ -83,7 +83,11 @@ static inline void store_block(const update_job *job, const update_block *block,
     }
     if (update->emit) {
         uint16_t emit[UPDATE_BLOCK];
-        narrow_strip(emit, master, n);
+        if (update->emit_dtype == SHERD_FP16) {
+            narrow_f16_strip(emit, master, n);
+        } else {
+            narrow_strip(emit, master, n);
+        }
         store_strip(update->emit + at, emit, (size_t)n * 2, job->past);
     }
 }

@@ -229,6 +229,7 @@ static sherd_status execute_update(sherd_engine *engine, const sherd__action *ac
     update.sum = sherd__at(engine->sums, bucket->sum_offset + sum_begin * sherd_dtype_bytes(update.sum_dtype));
     update.master = bucket->dtype == SHERD_FP32 ? working : engine->master + bucket->master_offset;
     update.emit = bucket->dtype == SHERD_FP32 ? NULL : working;
+    update.emit_dtype = bucket->dtype;
     for (uint32_t m = 0; m < plan->n_moments; m++)
         update.moment[m] = engine->moment[m] + bucket->state_offset;
     update.origin = begin;

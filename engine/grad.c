@@ -193,10 +193,9 @@ sherd_status sherd_grad_copy(sherd_engine *engine, uint32_t id, const void *data
     sherd_grad grad;
     sherd_status status;
 
-    if (dtype != SHERD_FP32 && dtype != SHERD_BF16)
+    if (dtype != SHERD_FP32 && dtype != SHERD_BF16 && dtype != SHERD_FP16)
         return sherd__engine_refuse(engine, NULL, SHERD_EINVAL,
-                                    "sherd_grad_copy: a buffer of %s is not supported; pass fp32 or bf16",
-                                    sherd_dtype_name(dtype));
+                                    "sherd_grad_copy: a buffer of unknown type %d; pass fp32, bf16 or fp16", (int)dtype);
     status = sherd_grad_acquire(engine, id, &grad);
     if (status == SHERD_OK && engine->plan->params[id].bucket >= 0)
         status = sherd__engine_check(

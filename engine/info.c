@@ -24,7 +24,7 @@ static const struct {
     {"mpi", "no: built without MPI"},
 #endif
     {"zero stages", "0, 1, 2"},
-    {"types", "fp32, bf16"},
+    {"types", "fp32, bf16, fp16"},
     {"transports", "self, threads, shared memory (memfd)"},
     {"optimizer state", "on the device, in host memory, in files"},
 };

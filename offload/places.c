@@ -53,7 +53,7 @@ static void take_own(sherd__offload *offload, walk *w, uint32_t b, int32_t node)
         return;
     for (uint32_t s = 0; s < states(offload); s++)
         place->shadow[s] = take(w, n * sizeof(float));
-    if (bucket->dtype == SHERD_BF16)
+    if (bucket->dtype != SHERD_FP32)
         place->emit = take(w, n * sizeof(uint16_t));
 }
 
@@ -67,13 +67,13 @@ static void take_emit_slots(sherd__offload *offload, walk *w, int32_t node)
 
     for (uint32_t b = 0; b < placement->n_off; b++) {
         uint64_t n = elems_of(sherd__places(offload, b) + node);
-        if (plan->buckets[b].dtype == SHERD_BF16 && !plan->buckets[b].speculated && n > largest)
+        if (plan->buckets[b].dtype != SHERD_FP32 && !plan->buckets[b].speculated && n > largest)
             largest = n;
     }
     for (uint32_t s = 0; s < placement->emit_slots; s++)
         slots[s] = take(w, largest * sizeof(uint16_t));
     for (uint32_t b = 0; b < placement->n_off; b++)
-        if (plan->buckets[b].dtype == SHERD_BF16 && !plan->buckets[b].speculated)
+        if (plan->buckets[b].dtype != SHERD_FP32 && !plan->buckets[b].speculated)
             sherd__places(offload, b)[node].emit = slots[plan->buckets[b].emit_slot.index];
 }
 

@@ -92,7 +92,7 @@ static void keep_range(const pass *p, const sherd__place *place, int64_t from, i
     const float *master = sherd__place_now(place, p->parity, 0) + from;
 
     if (place->emit)
-        math->convert(NULL, place->emit + from, SHERD_BF16, master, SHERD_FP32, n, 0);
+        math->convert(NULL, place->emit + from, p->bucket->dtype, master, SHERD_FP32, n, 0);
     for (uint32_t s = 0; p->bucket->speculated && s <= p->offload->plan->n_moments; s++)
         math->copy(NULL, sherd__place_next(place, p->parity, s) + from, sherd__place_now(place, p->parity, s) + from,
                    (uint64_t)n * sizeof(float));

@@ -43,7 +43,7 @@ static void place_on_host(sherd_plan *plan, sherd__bucket *bucket)
     placement->host_sum_bytes += sum;
     if (placement->sum_slots > 0)
         placement->sum_slot_bytes = larger(placement->sum_slot_bytes, sum);
-    if (bucket->dtype == SHERD_BF16 && !bucket->speculated)
+    if (bucket->dtype != SHERD_FP32 && !bucket->speculated)
         placement->emit_slot_elems = larger(placement->emit_slot_elems, state);
     if (bucket->tier == SHERD_TIER_DISK) {
         bucket->host_master_offset = placement->disk_elems;
@@ -58,7 +58,7 @@ static void place_on_host(sherd_plan *plan, sherd__bucket *bucket)
         return;
     bucket->shadow_offset = placement->shadow_elems;
     placement->shadow_elems += state;
-    if (bucket->dtype == SHERD_BF16) {
+    if (bucket->dtype != SHERD_FP32) {
         bucket->shadow_emit_offset = placement->shadow_emit_elems;
         placement->shadow_emit_elems += state;
     }

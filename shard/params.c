@@ -33,11 +33,8 @@ static sherd_status count_elems(const sherd_param *param, int64_t *out, sherd_er
 
 static sherd_status check_types(const sherd_param *param, sherd_error *err)
 {
-    if (param->dtype == SHERD_FP16 || param->grad_dtype == SHERD_FP16)
-        return sherd__fail(err, SHERD_EUNSUPPORTED, "parameter '%s': fp16 is not built yet; use bf16 or fp32",
-                           param->name);
-    if (param->dtype != SHERD_FP32 && param->dtype != SHERD_BF16)
-        return sherd__fail(err, SHERD_EINVAL, "parameter '%s': unknown dtype %d; use fp32 or bf16", param->name,
+    if (param->dtype != SHERD_FP32 && param->dtype != SHERD_BF16 && param->dtype != SHERD_FP16)
+        return sherd__fail(err, SHERD_EINVAL, "parameter '%s': unknown dtype %d; use fp32, bf16 or fp16", param->name,
                            (int)param->dtype);
     if (param->grad_dtype != SHERD_FP32 && param->grad_dtype != param->dtype)
         return sherd__fail(

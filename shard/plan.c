@@ -36,8 +36,6 @@ static sherd_status check_config(const sherd_config *config, sherd_error *err)
                            config->zero.stage);
     if (config->zero.stage == 3)
         return sherd__fail(err, SHERD_EUNSUPPORTED, "zero_optimization.stage 3 is not built yet; use 0, 1 or 2");
-    if (config->dtype == SHERD_FP16)
-        return sherd__fail(err, SHERD_EUNSUPPORTED, "fp16 is not built yet; use bf16 or fp32");
     if (config->zero.reduce_bucket_size < 1 || config->zero.allgather_bucket_size < 1)
         return sherd__fail(err, SHERD_EINVAL,
                            "reduce_bucket_size %" PRId64 " and allgather_bucket_size %" PRId64

@@ -115,7 +115,7 @@ static void emit_host_update(const sherd_plan *plan, sherd__schedule *schedule, 
 {
     const sherd__bucket *entry = &plan->buckets[bucket];
     int on_disk = entry->tier == SHERD_TIER_DISK, first = bucket == plan->placement.n_off - 1;
-    int uses_emit = entry->dtype == SHERD_BF16 && !entry->speculated;
+    int uses_emit = entry->dtype != SHERD_FP32 && !entry->speculated;
     sherd__action scratch, *action = emit(schedule, &scratch, SHERD__ACT_HOST_UPDATE, SHERD__HOST, bucket, 0);
 
     if (first)

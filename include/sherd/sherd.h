@@ -204,7 +204,7 @@ typedef struct sherd_config {
     int32_t allreduce_sum;                  /* gradient_allreduce_op: 0 mean (divide by the world), 1 sum */
     int32_t wall_clock_breakdown;
     int32_t memory_breakdown;
-    sherd_dtype dtype;                      /* SHERD_BF16 with bf16.enabled, else SHERD_FP32 */
+    sherd_dtype dtype;                      /* SHERD_BF16 with bf16.enabled, SHERD_FP16 with fp16.enabled, else SHERD_FP32 */
     int32_t check_grad_overflow;            /* bf16.check_grad_overflow */
     struct {
         int32_t stage;                      /* 0, 1, 2 */
@@ -308,7 +308,7 @@ typedef struct sherd_param {
     const char *name;  /* unique, at most 255 bytes */
     int64_t shape[SHERD_MAX_DIMS];
     uint32_t ndim;     /* 0: a scalar, one element. A dimension of 0 makes an empty parameter, which is legal. */
-    sherd_dtype dtype; /* of the working copy: fp32 or bf16 */
+    sherd_dtype dtype; /* of the working copy */
     sherd_dtype grad_dtype; /* of its gradient, and so on the wire: must be fp32, or equal to dtype */
     uint32_t group;    /* index into config.groups; 0 without groups */
     uint32_t uses;     /* gradient contributions per micro-step; 0 counts as 1 */
@@ -507,7 +507,7 @@ typedef struct sherd_grad {
 SHERD_API sherd_status sherd_grad_acquire(sherd_engine *engine, uint32_t param, sherd_grad *out);
 /* The gradient of this use is written (on the compute stream). The bucket's reduction starts with its last one. Any thread. */
 SHERD_API sherd_status sherd_grad_ready(sherd_engine *engine, uint32_t param);
-/* acquire, copy (or add) from the caller's buffer of `dtype` (fp32 is narrowed, nearest, ties away), ready. */
+/* acquire, copy (or add) from the caller's buffer of `dtype` (narrowed where it must be, docs/numerics.md), ready. */
 SHERD_API sherd_status sherd_grad_copy(sherd_engine *engine, uint32_t param, const void *data, sherd_dtype dtype);
 
 typedef struct sherd_report {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Status, names, log, checked arithmetic, bf16.
+ * Status, names, log, checked arithmetic, bf16, fp16.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -172,6 +172,40 @@ static void test_bf16(void **state)
     assert_true(checked > 10000);
 }
 
+static double fp16_by_its_bits(uint32_t h)
+{
+    int exponent = (int)(h >> 10 & 31), fraction = (int)(h & 1023);
+    double magnitude = exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+    return h >> 15 ? -magnitude : magnitude;
+}
+
+/* Every fp16 value means what its bits say and survives; a float between two goes to the nearer one, a tie to the even
+ * one; 65520 is the first to become infinite. Judged in double. */
+static void test_fp16(void **state)
+{
+    (void)state;
+    for (uint32_t h = 0; h <= 0xFFFF; ++h) {
+        float value = sherd__f32_of_f16((uint16_t)h);
+        int nan = (h & 0x7FFF) > 0x7C00;
+        assert_int_equal(sherd__f16_of_f32(value), nan ? 0x7E00 : h);
+        if ((h & 0x7FFF) >= 0x7C00)
+            assert_true(nan ? isnan(value) : isinf(value) && (value < 0) == (h >> 15));
+        else
+            assert_true((double)value == fp16_by_its_bits(h) && !signbit(value) == !(h >> 15));
+    }
+    for (uint32_t h = 0; h < 0x7C00; ++h) {
+        double below = fp16_by_its_bits(h), above = h == 0x7BFF ? 65536 : fp16_by_its_bits(h + 1);
+        float middle = (float)((below + above) / 2);
+        uint32_t even = h & 1 ? h + 1 : h;
+        assert_int_equal(sherd__f16_of_f32(middle), even);
+        assert_int_equal(sherd__f16_of_f32(-middle), even | 0x8000);
+        assert_int_equal(sherd__f16_of_f32(nextafterf(middle, 0.0f)), h);
+        assert_int_equal(sherd__f16_of_f32(nextafterf(middle, 1e9f)), h + 1);
+    }
+    assert_int_equal(sherd__f16_of_f32(3e38f), 0x7C00);
+    assert_int_equal(sherd__f16_of_f32(-1e-40f), 0x8000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -180,6 +214,7 @@ int main(void)
         cmocka_unit_test(test_other_names),              cmocka_unit_test(test_memory_total),
         cmocka_unit_test(test_log),                      cmocka_unit_test(test_checked),
         cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_fp16),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

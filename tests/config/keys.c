@@ -166,6 +166,8 @@ static const arrival arrivals[] = {
     ARRIVES("scheduler.params.lr_range_test_step_size", "200", 'l', lr_range_test.step_size, 200),
     ARRIVES("scheduler.params.lr_range_test_step_rate", "5", 'd', lr_range_test.step_rate, 5),
     ARRIVES("scheduler.params.lr_range_test_staircase", "true", 'i', lr_range_test.staircase, 1),
+    ARRIVES("fp16.enabled", "true", 'i', dtype, SHERD_FP16),
+    ARRIVES("fp16.enabled", "true", 'i', scaling.kind, SHERD_SCALING_DYNAMIC),
     ARRIVES("fp16.loss_scale", "128", 'd', scaling.loss_scale, 128),
     ARRIVES("fp16.initial_scale_power", "12", 'i', scaling.initial_scale_power, 12),
     ARRIVES("fp16.loss_scale_window", "500", 'l', scaling.loss_scale_window, 500),
@@ -323,7 +325,7 @@ static void keys_without_effect_warn_and_change_nothing(void **state)
 static void refused_keys_are_refused(void **state)
 {
     static const char *const more[][2] = {
-        {"zero_optimization.stage", "3"}, {"fp16.enabled", "true"}, {"optimizer.type", "\"Lamb\""},
+        {"zero_optimization.stage", "3"}, {"optimizer.type", "\"Lamb\""},
         {"optimizer.type", "\"onebitadam\""},
         {"zero_optimization.offload_param.device", "\"nvme\""},
         {"communication_data_type", "\"bf16\""}, {"communication_data_type", "\"fp16\""},

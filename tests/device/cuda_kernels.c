@@ -48,7 +48,7 @@ typedef struct sum_case {
 
 static int64_t bytes_of(sherd_dtype dtype, int64_t elems)
 {
-    return (dtype == SHERD_BF16 ? 2 : 4) * elems;
+    return (dtype == SHERD_FP32 ? 4 : 2) * elems;
 }
 
 static void check_sum(const sum_case *c)
@@ -107,12 +107,12 @@ static void sums_equal_reference(void **state)
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
             if (sizes[s] > 20000 && sources[n] > 4)
                 continue;
-            for (int kind = 0; kind < 16; kind++, cases++) {
+            for (int kind = 0; kind < 24; kind++, cases++) {
                 sum_case c = {.n_src = sources[n], .elems = sizes[s]};
-                c.src_dtype = kind & 1 ? SHERD_BF16 : SHERD_FP32;
-                c.narrow = kind >> 1 & 1;
-                c.mix = kind >> 2 & 1 ? SPECIAL : FINITE;
-                c.add = kind >> 3 & 1;
+                c.src_dtype = (sherd_dtype)(kind / 8);
+                c.narrow = kind & 1;
+                c.mix = kind >> 1 & 1 ? SPECIAL : FINITE;
+                c.add = kind >> 2 & 1;
                 c.norm = cases % 3 != 0;
                 c.dst_dtype = c.narrow && !c.add && cases % 2 ? SHERD_BF16 : SHERD_FP32;
                 c.alias = !c.add && c.src_dtype == c.dst_dtype && cases % 5 == 0;
@@ -233,6 +233,7 @@ static sherd__update update_of(const arrays *a, sherd_optimizer kind, sherd_dtyp
                             .sum_dtype = sum_dtype,
                             .master = a->master + shift,
                             .emit = emit ? a->emit + shift : NULL,
+                            .emit_dtype = emit == 2 ? SHERD_FP16 : SHERD_BF16,
                             .origin = ORIGIN};
     update.moment[0] = a->moment[0] + shift;
     update.moment[1] = sherd__optim_get(kind)->n_moments < 2 ? NULL : a->moment[1] + shift;
@@ -327,7 +328,7 @@ static void updates_equal_reference(void **state)
         sherd_dtype sum_dtype = bits & 1 ? SHERD_BF16 : SHERD_FP32;
         value_mix mix = bits >> 1 & 1 ? SPECIAL : FINITE;
         int64_t shift = bits >> 4 & 1 ? 1 + k % 3 : 0;
-        int emit = bits >> 2 & 1, first = bits >> 3 & 1;
+        int emit = (bits >> 2 & 1) * (1 + k % 2), first = bits >> 3 & 1;
         check_update((sherd_optimizer)(k % KINDS), sum_dtype, emit, first, 0, mix, shift, whole, 1, k % 7 == 2);
         check_update((sherd_optimizer)(k % KINDS), sum_dtype, emit, first, 0, mix, shift, odd, 7, k % 7 == 3);
     }
@@ -397,11 +398,11 @@ static void conversions_equal_reference(void **state)
     static const int64_t sizes[] = {0, 1, 5, 1024, 3001, 40000};
     uint64_t cases = 0;
     (void)state;
-    for (int kind = 0; kind < 8; kind++) {
+    for (int kind = 0; kind < 18; kind++) {
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
             for (int64_t shift = 0; shift < 4; shift += 3) {
-                sherd_dtype dst = kind & 1 ? SHERD_BF16 : SHERD_FP32, src = kind >> 1 & 1 ? SHERD_BF16 : SHERD_FP32;
-                int add = kind >> 2 & 1;
+                sherd_dtype dst = (sherd_dtype)(kind % 3), src = (sherd_dtype)(kind / 3 % 3);
+                int add = kind / 9;
                 check_convert(dst, src, add, sizes[s], shift, 0, 0);
                 check_convert(dst, src, add, sizes[s], shift, 0, 1);
                 if (!add)
@@ -410,7 +411,7 @@ static void conversions_equal_reference(void **state)
             }
         }
     }
-    assert_int_equal(cases, 96);
+    assert_int_equal(cases, 216);
 }
 
 static void check_reduction(uint32_t n_src)

@@ -52,8 +52,8 @@ typedef struct sum_case {
 /* Values of source s are always the same: made once, copied where they are needed. */
 static const void *values_of(uint32_t s, sherd_dtype dtype, value_mix mix)
 {
-    static float pool[MAX_SOURCES + 1][2][2][LARGEST];
-    static char made[MAX_SOURCES + 1][2][2];
+    static float pool[MAX_SOURCES + 1][3][2][LARGEST];
+    static char made[MAX_SOURCES + 1][3][2];
     if (!made[s][dtype][mix]) {
         fill_values(pool[s][dtype][mix], dtype, LARGEST, 99 + s, mix);
         made[s][dtype][mix] = 1;
@@ -64,7 +64,7 @@ static const void *values_of(uint32_t s, sherd_dtype dtype, value_mix mix)
 /* Runs one case; out gets the destination and its guard, *norm the norm. */
 static void run_sum(const sherd__host_math *math, sherd__team *team, const sum_case *c, char *out, sherd__norm *norm)
 {
-    int64_t src_bytes = (c->src_dtype == SHERD_BF16 ? 2 : 4) * c->elems;
+    int64_t src_bytes = (c->src_dtype == SHERD_FP32 ? 4 : 2) * c->elems;
     void *src[MAX_SOURCES];
     sherd__tree_sum sum = {.src = (const void *const *)src, .n_src = c->n_src, .src_offset = c->offset,
                            .src_dtype = c->src_dtype, .dst_dtype = c->dst_dtype, .dst = out, .elems = c->elems,
@@ -74,7 +74,7 @@ static void run_sum(const sherd__host_math *math, sherd__team *team, const sum_c
         memcpy((char *)src[s] + c->offset, values_of(s + 1, c->src_dtype, c->mix), (size_t)src_bytes);
     }
     memset(out, 0x5A, LARGEST * 4 + 4096);
-    memcpy(out, values_of(0, c->dst_dtype, c->mix), (size_t)c->elems * (c->dst_dtype == SHERD_BF16 ? 2 : 4));
+    memcpy(out, values_of(0, c->dst_dtype, c->mix), (size_t)c->elems * (c->dst_dtype == SHERD_FP32 ? 4 : 2));
     if (c->alias) {
         sum.dst = (char *)src[c->n_src - 1] + c->offset;
     }
@@ -116,16 +116,16 @@ static void test_sums_equal_reference(void **state)
     cases = 0;
     for (uint32_t n_src = 1; n_src <= MAX_SOURCES; n_src += n_src < 9 ? 1 : n_src == 9 ? 7 : n_src == 16 ? 1 : 16) {
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; ++s) {
-            for (int kind = 0; kind < 20; ++kind, ++turn) {
+            for (int kind = 0; kind < 30; ++kind, ++turn) {
                 int shape = kind % 5;
                 if ((sizes[s] > 20000 && turn % 4) || (sizes[s] > 2000 && n_src > 9)) {
                     continue;
                 }
-                sum_case c = {.n_src = n_src, .src_dtype = kind / 5 % 2 ? SHERD_BF16 : SHERD_FP32, .elems = sizes[s]};
+                sum_case c = {.n_src = n_src, .src_dtype = (sherd_dtype)(kind / 5 % 3), .elems = sizes[s]};
                 c.dst_dtype = shape == 4 ? SHERD_BF16 : SHERD_FP32;
                 c.add = shape == 1 || shape == 3;
                 c.narrow = shape >= 2;
-                c.mix = kind / 10 ? SPECIAL : FINITE;
+                c.mix = kind / 15 ? SPECIAL : FINITE;
                 c.norm = turn % 3 != 0;
                 c.offset = turn % 2 ? 0 : 1024;
                 c.alias = shape == 0 && c.src_dtype == SHERD_FP32;
@@ -236,12 +236,12 @@ static void test_minus_zero_survives(void **state)
 
 static void convert_case(const sherd__host_math *math, sherd__team *team, int kind, int64_t elems, char *out)
 {
-    sherd_dtype dst = kind & 1 ? SHERD_BF16 : SHERD_FP32, src = kind & 2 ? SHERD_BF16 : SHERD_FP32;
+    sherd_dtype dst = (sherd_dtype)(kind % 3), src = (sherd_dtype)(kind / 3 % 3);
     void *values = array_new(elems * 4);
     memset(out, 0x5A, LARGEST * 4 + 4096);
     fill_values(out, dst, elems, 5, SPECIAL);
     fill_values(values, src, elems, 6, SPECIAL);
-    math->convert(team, out, dst, values, src, elems, kind >> 2 & 1);
+    math->convert(team, out, dst, values, src, elems, kind / 9);
     free(values);
 }
 
@@ -251,7 +251,7 @@ static void test_conversions_equal_reference(void **state)
     static char expected[LARGEST * 4 + 4096], got[LARGEST * 4 + 4096];
     uint32_t n = fast_variants(fast);
     (void)state;
-    for (int kind = 0; kind < 8; ++kind) {
+    for (int kind = 0; kind < 18; ++kind) {
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; ++s) {
             convert_case(reference_variant(), NULL, kind, sizes[s], expected);
             for (uint32_t v = 0; v < n; ++v) {

@@ -93,6 +93,7 @@ static void run_update(const sherd__host_math *math, sherd__team *team, const up
                             .master = a->master, .moment = {a->moment[0], moments_of(c) < 2 ? NULL : a->moment[1]},
                             .emit = c->emit ? a->emit : NULL, .origin = ORIGIN, .spans = c->spans,
                             .n_spans = c->n_spans};
+    update.emit_dtype = c->emit == 2 ? SHERD_FP16 : SHERD_BF16;
     update.master_out = c->elsewhere & 1 ? a->second[0] : NULL;
     update.moment_out[0] = c->elsewhere & 2 ? a->second[1] : NULL;
     update.moment_out[1] = c->elsewhere & 4 && moments_of(c) > 1 ? a->second[2] : NULL;
@@ -173,7 +174,7 @@ static void test_updates_equal_reference(void **state)
     for (int k = 0; k < KINDS * 16; ++k) {
         int bits = k / KINDS;
         update_case c = {.kind = (sherd_optimizer)(k % KINDS), .sum_dtype = bits & 1 ? SHERD_BF16 : SHERD_FP32,
-                         .emit = bits >> 1 & 1, .first = bits >> 2 & 1, .mix = bits >> 3 & 1 ? SPECIAL : FINITE};
+                         .emit = (bits >> 1 & 1) * (1 + k % 2), .first = bits >> 2 & 1, .mix = bits >> 3 & 1 ? SPECIAL : FINITE};
         c.spans = k % 2 ? whole : odd;
         c.n_spans = k % 2 ? 1 : sizeof odd / sizeof *odd;
         check_update(&c, teams[k % 4], &cases);

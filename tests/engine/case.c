@@ -50,6 +50,7 @@ int case_at(uint32_t index, int32_t world, int64_t steps, int wide, engine_case 
     static const sherd_optimizer optimizers[] = {SHERD_ADAMW, SHERD_SGD, SHERD_ADAM};
     static const int64_t accumulations[] = {1, 3};
     uint32_t n_optimizers = wide ? 3 : 2, n_accumulations = wide ? 2 : 1, n_sums = wide ? 2 : 1;
+    uint32_t n_dtypes = wide ? 3 : 2;
     uint32_t i = index;
 
     memset(out, 0, sizeof *out);
@@ -62,8 +63,8 @@ int case_at(uint32_t index, int32_t world, int64_t steps, int wide, engine_case 
     i /= 3;
     out->bucket = buckets[i % 3];
     i /= 3;
-    out->dtype = i % 2 ? SHERD_BF16 : SHERD_FP32;
-    i /= 2;
+    out->dtype = (sherd_dtype)(i % n_dtypes);
+    i /= n_dtypes;
     out->optimizer = optimizers[i % n_optimizers];
     i /= n_optimizers;
     out->accumulation = accumulations[i % n_accumulations];
@@ -85,7 +86,7 @@ engine_case case_plain(int32_t world, uint32_t i, int64_t steps)
     c.stage = (int32_t)(i % 3);
     c.bucket = i % 2 ? 1 : 3000;
     c.optimizer = (sherd_optimizer)(i / 3 % 3);
-    c.dtype = i / 2 % 4 == 3 ? SHERD_FP32 : SHERD_BF16;
+    c.dtype = i / 2 % 4 == 3 ? SHERD_FP32 : i % 5 == 2 ? SHERD_FP16 : SHERD_BF16;
     c.accumulation = i / 5 % 2 ? 3 : 1;
     c.steps = steps;
     c.clipping = 0.02;
@@ -216,6 +217,8 @@ static void scale_leaf(const engine_case *c, int64_t n, void *out)
     for (int64_t i = 0; c->scaling != SHERD_SCALING_NONE && i < n; i++)
         if (c->dtype == SHERD_BF16)
             ((uint16_t *)out)[i] = sherd__bf16_of_f32(sherd__f32_of_bf16(((uint16_t *)out)[i]) * scale);
+        else if (c->dtype == SHERD_FP16)
+            ((uint16_t *)out)[i] = sherd__f16_of_f32(sherd__f32_of_f16(((uint16_t *)out)[i]) * scale);
         else
             ((float *)out)[i] *= scale;
 }
@@ -226,8 +229,8 @@ static void use_leaf(const engine_case *c, int64_t step, int64_t micro, uint32_t
     sherd_test_leaf(c->seed + 1000 * use, step, micro, p, c->dtype, n, out);
     scale_leaf(c, n, out);
     if ((c->bad_step == step || (c->bad_steps >> step & 1)) && p == ODD && micro == 0) {
-        if (c->dtype == SHERD_BF16)
-            ((uint16_t *)out)[5] = 0x7F80;
+        if (c->dtype != SHERD_FP32)
+            ((uint16_t *)out)[5] = c->dtype == SHERD_BF16 ? 0x7F80 : 0x7C00;
         else
             ((float *)out)[5] = INFINITY;
     }
@@ -239,6 +242,9 @@ static void add_use(sherd_dtype dtype, int64_t n, void *to, const void *from)
         if (dtype == SHERD_BF16)
             ((uint16_t *)to)[i] = sherd__bf16_of_f32(sherd__f32_of_bf16(((uint16_t *)to)[i]) +
                                                      sherd__f32_of_bf16(((const uint16_t *)from)[i]));
+        else if (dtype == SHERD_FP16)
+            ((uint16_t *)to)[i] = sherd__f16_of_f32(sherd__f32_of_f16(((uint16_t *)to)[i]) +
+                                                    sherd__f32_of_f16(((const uint16_t *)from)[i]));
         else
             ((float *)to)[i] += ((const float *)from)[i];
 }

@@ -137,9 +137,33 @@ static void test_cycled_betas(void **state)
     }
 }
 
+/* The same sequence of scales in fp16, against the oracle. */
+static void test_fp16(void **state)
+{
+    case_result want, plain;
+    run run;
+
+    (void)state;
+    for (uint32_t i = 0; i < 9; i++) {
+        engine_case unscaled;
+        run.c = scaled_case(i, 1 + (int32_t)(i / 3));
+        run.c.dtype = SHERD_FP16;
+        run.c.read_back = i == 4;
+        run_and_compare(&run, &want);
+        for (int s = 0; s < STEPS; s++)
+            assert_true(run.results[0].loss_scale[s] ==
+                        (run.c.scaling == SHERD_SCALING_STATIC ? 128 : dynamic_scales[s]));
+        unscaled = run.c;
+        unscaled.scaling = SHERD_SCALING_NONE;
+        case_run_oracle(&unscaled, SHERD_ORACLE_RIGHT, &plain);
+        assert_int_equal(plain.updates, want.updates);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fp16),
         cmocka_unit_test(test_scale_follows_the_rules),
         cmocka_unit_test(test_at_the_least_scale_it_is_an_error),
         cmocka_unit_test(test_cycled_betas),

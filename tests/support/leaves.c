@@ -33,6 +33,9 @@ void sherd_test_leaf(uint64_t seed, int64_t step, int64_t micro, uint32_t param,
         uint32_t bits = leaf_bits(sherd_test_mix(seed, (uint64_t)step, (uint64_t)micro, param, (uint64_t)i));
         if (dtype == SHERD_BF16) {
             ((uint16_t *)out)[i] = (uint16_t)(bits >> 16);
+        } else if (dtype == SHERD_FP16) { /* exponents 2^-14 - 7 to 2^3: a third of them subnormal */
+            uint32_t exponent = bits >> 23 & 0xFFu ? (bits >> 23 & 0xFFu) - 107 : 0;
+            ((uint16_t *)out)[i] = (uint16_t)((bits >> 16 & 0x8000u) | (exponent > 19 ? 19 : exponent) << 10 | (bits >> 13 & 0x3FFu));
         } else {
             memcpy((float *)out + i, &bits, sizeof bits);
         }

@@ -68,6 +68,20 @@ static float through_bf16(float value)
     return (bits_of(value) & 0xFFFFu) >= 0x8000u ? of_bits(low + 0x10000u) : of_bits(low);
 }
 
+/* Nearest multiple of the unit that fp16 has there, ties to even (the mode rint works in). */
+static float through_fp16(float value)
+{
+    int exponent;
+    double unit, rounded;
+    if (!isfinite(value)) {
+        return isnan(value) ? of_bits(0x7FC00000u) : value;
+    }
+    frexp((double)value, &exponent);
+    unit = ldexp(1.0, (exponent < -13 ? -13 : exponent) - 11);
+    rounded = rint((double)value / unit) * unit;
+    return fabs(rounded) > 65504.0 ? copysignf(INFINITY, value) : (float)rounded;
+}
+
 static float one_nan(float value)
 {
     return isnan(value) ? of_bits(0x7FC00000u) : value;
@@ -147,11 +161,22 @@ static float sum_element(const sherd_oracle *oracle, int64_t element, float *scr
     return total;
 }
 
+/* By what the bits mean. */
+static float of_fp16(uint16_t half)
+{
+    int exponent = half >> 10 & 31, fraction = half & 1023;
+    double magnitude = exponent == 31 ? (fraction ? (double)NAN : (double)INFINITY)
+                       : exponent     ? ldexp(1024 + fraction, exponent - 25)
+                                      : ldexp(fraction, -24);
+    return (float)(half >> 15 ? -magnitude : magnitude);
+}
+
 static void widen_leaf(const tensor *t, const void *wire, float *out)
 {
     for (int64_t i = 0; i < t->elems; ++i) {
-        out[i] = t->grad_dtype == SHERD_BF16 ? of_bits((uint32_t)((const uint16_t *)wire)[i] << 16)
-                                             : ((const float *)wire)[i];
+        out[i] = t->grad_dtype == SHERD_BF16   ? of_bits((uint32_t)((const uint16_t *)wire)[i] << 16)
+                 : t->grad_dtype == SHERD_FP16 ? of_fp16(((const uint16_t *)wire)[i])
+                                               : ((const float *)wire)[i];
     }
 }
 
@@ -578,7 +603,10 @@ void sherd_oracle_write(sherd_oracle *oracle, uint32_t param, const float *data)
 {
     tensor *t = &oracle->tensors[param];
     for (int64_t i = 0; i < t->elems; ++i) {
-        t->master[i] = t->frozen && t->dtype == SHERD_BF16 ? through_bf16(data[i]) : data[i];
+        t->master[i] = !t->frozen               ? data[i]
+                       : t->dtype == SHERD_BF16 ? through_bf16(data[i])
+                       : t->dtype == SHERD_FP16 ? through_fp16(data[i])
+                                                : data[i];
     }
 }
 

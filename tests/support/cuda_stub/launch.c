@@ -18,9 +18,9 @@ typedef struct convert_launch {
 
 static void sum_block(const sherd__cuda_sum *args, cuda__sum_shared *shared, int64_t block, int64_t blocks)
 {
-#define X(suffix, sources, bf16)                                                                                       \
-    if (args->src_bf16 == (bf16) && ((sources) == 0 || args->n_src == (sources))) {                                    \
-        cuda__sum_block(args, shared, (sources), (bf16), block, blocks);                                               \
+#define X(suffix, sources, type)                                                                                       \
+    if (args->src_type == (type) && ((sources) == 0 || args->n_src == (sources))) {                                    \
+        cuda__sum_block(args, shared, (sources), (type), block, blocks);                                               \
         return;                                                                                                        \
     }
     CUDA__SUM_MAP(X)
