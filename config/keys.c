@@ -187,6 +187,7 @@ const sherd__key sherd__keys[] = {
              "refills the hysteresis after every step without overflow"),
     HONOURED("fp16.min_loss_scale", NUMBER, POSITIVE, F64, config.scaling.min_loss_scale, "1",
              "least scale; an overflow at it is an error"),
+    REFUSED("fp16.fp16_master_weights_and_grads", BOOLEAN, ANY, "false", "masters are always fp32; leave it out"),
     SECTION("bf16", HONOURED, 0, "bfloat16 parameters and gradients with fp32 masters"),
     HONOURED("bf16.enabled", BOOLEAN, ANY, I32, bf16_enabled, "false", "bf16 working copies and gradients"),
     NO_EFFECT("bf16.immediate_grad_update", BOOLEAN, ANY, "false",

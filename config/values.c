@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/status.h"
 #include "config/keys.h"
@@ -276,6 +277,14 @@ static int same_value(json_t *a, json_t *b)
     return json_equal(a, b);
 }
 
+/* The default is written with quotes, as in JSON. */
+static int same_choice(const sherd__key *key, const char *text)
+{
+    size_t length = strlen(key->default_value);
+
+    return length > 2 && strlen(text) == length - 2 && strncasecmp(text, key->default_value + 1, length - 2) == 0;
+}
+
 int sherd__value_is_default(const sherd__key *key, json_t *value)
 {
     json_t *usual;
@@ -283,6 +292,9 @@ int sherd__value_is_default(const sherd__key *key, json_t *value)
 
     if (json_is_null(value) || (json_is_string(value) && strcmp(json_string_value(value), "auto") == 0)) {
         return 1;
+    }
+    if (key->type == SHERD__CHOICE && json_is_string(value) && (key->flags & SHERD__KEY_ANY_CASE)) {
+        return same_choice(key, json_string_value(value));
     }
     usual = json_loads(key->default_value, JSON_DECODE_ANY, NULL);
     same = usual != NULL && same_value(value, usual);
