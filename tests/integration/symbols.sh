@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 #
 # symbols.sh ROOT SHARED_LIBRARY with-mpi|without-mpi [with-cuda]
-# What the shared library exports is exactly what the public headers declare with SHERD_API.
+# What the shared library exports is exactly what the public headers declare with SHERD_API, and where the linker knows version
+# maps each name has the library's version.
 set -euo pipefail
 
 root=$1 library=$2 mpi=$3 cuda=${4:-without-cuda}
@@ -21,7 +22,8 @@ for path in "$root"/include/sherd/*.h; do
     declared_in "$path"
 done | LC_ALL=C sort -u >"$scratch/declared"
 # Linker-made marks (_init, _edata and the like) are not ours to hide.
-nm -D --defined-only "$library" | awk '{ print $NF }' | sed -e 's/@.*//' |
+nm -D --defined-only "$library" | awk '$2 != "A" { print $NF }' >"$scratch/names"
+sed -e 's/@.*//' "$scratch/names" |
     grep -vxE '_init|_fini|_edata|_end|__bss_start' | LC_ALL=C sort -u >"$scratch/exported"
 
 known=$(grep -cxE 'sherd_(version|config_init|plan_create|engine_step|comm_destroy)' "$scratch/declared" || true)
@@ -38,4 +40,11 @@ if [ -n "$extra" ]; then
     echo "exported, but not declared in a public header: ${extra//$'\n'/, }" >&2
 fi
 [ -z "$missing$extra" ] || exit 1
+if nm -D --defined-only "$library" | grep -q ' A SHERD_'; then
+    bare=$(grep -vE '@@SHERD_[0-9]+\.[0-9]+$' "$scratch/names" || true)
+    [ -z "$bare" ] || {
+        echo "exported without a version: ${bare//$'\n'/, }" >&2
+        exit 1
+    }
+fi
 echo "$(wc -l <"$scratch/exported") symbols, all declared, none missing"
