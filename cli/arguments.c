@@ -12,7 +12,7 @@
 #include "cli/cli.h"
 #include "cli/units.h"
 
-enum { TRAIN = 1, BENCH = 2, MEMORY = 4, PLAN = 8, INFO = 16, CHECKPOINT = 32 };
+enum { TRAIN = 1, BENCH = 2, MEMORY = 4, PLAN = 8, INFO = 16, CHECKPOINT = 32, TOKENS = 64 };
 
 static const struct {
     const char *name, *about;
@@ -25,6 +25,7 @@ static const struct {
     {"info", "Says what this build and machine offer.", INFO},
     {"checkpoint", "list, verify or show DIR: what a folder of checkpoints holds; export DIR: its weights.",
      CHECKPOINT},
+    {"tokens", "Writes text as a token file, one token per byte.", TOKENS},
 };
 
 enum {
@@ -41,8 +42,8 @@ static const struct {
      {"model", OPT_MODEL, "NAME|FILE", 0, "tiny, 10m, 30m, 124m, 350m, 1.3b, 7b, or a config.json with Hugging "
       "Face's keys", 0}},
     {MEMORY, {"params", OPT_PARAMS, "COUNT", 0, "instead of a model: this many parameters, for instance 1.3e9", 0}},
-    {TRAIN, {"data", OPT_DATA, "PATH", 0, "a text file, or a folder whose files are read in the order of their "
-             "names; may be repeated", 0}},
+    {TRAIN | TOKENS, {"data", OPT_DATA, "PATH", 0, "a text file, or (train) a token file as llm.c's; a folder whose files "
+                      "are read in the order of their names; a pattern of file names; may be repeated", 0}},
     {TRAIN | BENCH | MEMORY | PLAN, {"config", OPT_CONFIG, "FILE", 0, "DeepSpeed's JSON configuration", 0}},
     {TRAIN | BENCH | MEMORY | PLAN, {"set", OPT_SET, "KEY=VALUE", 0, "lays one value over the configuration; may be "
                                      "repeated", 0}},
@@ -71,7 +72,7 @@ static const struct {
     {TRAIN, {"keep", OPT_KEEP, "K", 0, "removes all but the K newest in DIR (all are kept)", 0}},
     {TRAIN, {"resume", OPT_RESUME, "DIR|auto", 0, "goes on from DIR/step-N, or from the newest in DIR; auto: from the newest "
              "in --save, if there is one. --steps is the total", 0}},
-    {CHECKPOINT, {"out", OPT_OUT, "FILE", 0, "where export writes the weights, as safetensors", 0}},
+    {CHECKPOINT | TOKENS, {"out", OPT_OUT, "FILE", 0, "where export writes the weights, as safetensors; the token file", 0}},
     {INFO, {"keys", OPT_KEYS, NULL, 0, "lists the keys of the configuration", 0}},
 };
 

@@ -57,5 +57,6 @@ int cli_memory(const cli_options *options);
 int cli_plan(const cli_options *options);
 int cli_info(const cli_options *options);
 int cli_checkpoint(const cli_options *options);
+int cli_tokens(const cli_options *options);
 
 #endif

@@ -25,7 +25,7 @@ static int (*command_function(const char *name))(const cli_options *)
         int (*run)(const cli_options *);
     } functions[] = {
         {"train", cli_train}, {"bench", cli_bench}, {"memory", cli_memory}, {"plan", cli_plan}, {"info", cli_info},
-        {"checkpoint", cli_checkpoint},
+        {"checkpoint", cli_checkpoint}, {"tokens", cli_tokens},
     };
 
     for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
@@ -55,7 +55,7 @@ int main(int argc, char **argv)
         return CLI_USAGE;
     }
     if (run == NULL) {
-        return cli_usage("'%s' is not a command; give train, bench, memory, plan, info or checkpoint", argv[1]);
+        return cli_usage("'%s' is not a command; give train, bench, memory, plan, info, checkpoint or tokens", argv[1]);
     }
     cli_arguments(argv[1], argc - 1, argv + 1, &options);
     code = run(&options);

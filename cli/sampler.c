@@ -80,16 +80,25 @@ int64_t cli_sampler_window(cli_sampler *sampler, int64_t position)
     return epoch_order(sampler, position / sampler->windows)[position % sampler->windows];
 }
 
+void cli_text_window(const cli_text *text, int64_t window, int64_t seq, int32_t *tokens, int32_t *targets)
+{
+    const unsigned char *at = text->bytes + (text->wide ? 2 : 1) * window * seq;
+    int32_t next = text->wide ? at[0] | at[1] << 8 : at[0];
+
+    for (int64_t t = 0; t < seq; t++) {
+        tokens[t] = next;
+        at += text->wide ? 2 : 1;
+        next = text->wide ? at[0] | at[1] << 8 : at[0];
+        targets[t] = next;
+    }
+}
+
 void cli_sampler_batch(cli_sampler *sampler, const cli_text *text, int64_t seq, int64_t batch, int64_t s, int64_t g,
                        int64_t g_per_step, int32_t *tokens, int32_t *targets)
 {
     for (int64_t b = 0; b < batch; b++) {
         int64_t window = cli_sampler_window(sampler, sampler->base + (s * g_per_step + g) * batch + b);
-        const unsigned char *from = text->bytes + window * seq;
 
-        for (int64_t t = 0; t < seq; t++) {
-            tokens[b * seq + t] = from[t];
-            targets[b * seq + t] = from[t + 1];
-        }
+        cli_text_window(text, window, seq, tokens + b * seq, targets + b * seq);
     }
 }

@@ -71,8 +71,9 @@ static void print_start(const trainer *t)
                 (long long)c->train_batch_size,
                 (long long)c->train_micro_batch_size_per_gpu, (long long)c->gradient_accumulation_steps,
                 (int)s->rank->world);
-    cli_message(-1, "%llu bytes of text in %u file%s, %lld sequences of %lld tokens",
-                (unsigned long long)t->shared->text.size, (unsigned)t->shared->text.files,
+    cli_message(-1, "%llu %s in %u file%s, %lld sequences of %lld tokens",
+                (unsigned long long)cli_text_tokens(&t->shared->text), t->shared->text.wide ? "tokens" : "bytes of text",
+                (unsigned)t->shared->text.files,
                 t->shared->text.files == 1 ? "" : "s", (long long)t->shared->windows, (long long)t->feed.seq);
 }
 
@@ -385,12 +386,16 @@ static sherd_status prepare(training *t, sherd_error *err)
         resolved = t->config;
         status = sherd_config_resolve(&resolved, cli_world(o), err);
     }
-    if (status == SHERD_OK && t->shape.vocab < 256) {
+    if (status == SHERD_OK) {
+        status = cli_text_read(o->data, o->n_data, t->shape.vocab, &t->text, err);
+    }
+    if (status == SHERD_OK && !t->text.wide && t->shape.vocab < 256) {
         status = cli_fail(err, SHERD_EINVAL, "model %s has a vocabulary of %lld, but text as bytes needs 256", o->model,
                           (long long)t->shape.vocab);
     }
-    if (status == SHERD_OK) {
-        status = cli_text_read(o->data, o->n_data, &t->text, err);
+    if (status == SHERD_OK && t->text.wide && o->sample > 0) {
+        status = cli_fail(err, SHERD_EINVAL, "--sample continues text, but --data %.200s holds tokens; leave --sample out",
+                          o->data[0]);
     }
     if (status == SHERD_OK) {
         status = cli_resume_find(o, t->steps, &t->resume, err);
@@ -398,11 +403,12 @@ static sherd_status prepare(training *t, sherd_error *err)
     if (status != SHERD_OK) {
         return status;
     }
-    t->windows = t->text.size > 0 ? (int64_t)(t->text.size - 1) / o->seq : 0;
+    t->windows = cli_text_tokens(&t->text) > 0 ? (int64_t)(cli_text_tokens(&t->text) - 1) / o->seq : 0;
     if (t->windows < 1) {
-        return cli_fail(err, SHERD_EINVAL, "%.200s: %llu bytes of text, but a sequence of %lld tokens and its last "
+        return cli_fail(err, SHERD_EINVAL, "%.200s: %llu %s, but a sequence of %lld tokens and its last "
                         "target need %lld; give more text or a smaller --seq", o->data[0],
-                        (unsigned long long)t->text.size, (long long)o->seq, (long long)o->seq + 1);
+                        (unsigned long long)cli_text_tokens(&t->text), t->text.wide ? "tokens" : "bytes of text",
+                        (long long)o->seq, (long long)o->seq + 1);
     }
     if (o->log != NULL && cli_is_first()) {
         t->log = fopen(o->log, t->resume.from.folder[0] != '\0' ? "a" : "w");

@@ -130,7 +130,7 @@ static void micro_batches_cut_one_stream(void **state)
 {
     enum { SEQ = 4, PER_STEP = 12, STEPS = 3 };
     unsigned char bytes[SEQ * 19 + 1];
-    cli_text text = {bytes, sizeof bytes, 1};
+    cli_text text = {bytes, sizeof bytes, 1, 0};
     int32_t whole[STEPS][PER_STEP * SEQ], tokens[PER_STEP * SEQ], targets[PER_STEP * SEQ];
     cli_sampler s;
     sherd_error err;
@@ -197,14 +197,14 @@ static void folders_are_read_in_the_order_of_names(void **state)
     assert_int_equal(mkdir("c", 0700), 0);
     write_text("c/z", "third");
     write_text("B", "capital ");
-    assert_int_equal(cli_text_read(paths, 2, &text, &err), SHERD_OK);
+    assert_int_equal(cli_text_read(paths, 2, 0, &text, &err), SHERD_OK);
     assert_int_equal(text.files, 5);
     assert_int_equal(text.size, strlen("capital first second thirdsecond "));
     assert_memory_equal(text.bytes, "capital first second thirdsecond ", text.size);
     cli_text_free(&text);
-    assert_int_equal(cli_text_read(&(const char *){"missing"}, 1, &text, &err), SHERD_EIO);
+    assert_int_equal(cli_text_read(&(const char *){"missing"}, 1, 0, &text, &err), SHERD_EIO);
     assert_string_equal(err.text, "missing: No such file or directory");
-    assert_int_equal(cli_text_read(&(const char *){"/dev/null"}, 1, &text, &err), SHERD_EINVAL);
+    assert_int_equal(cli_text_read(&(const char *){"/dev/null"}, 1, 0, &text, &err), SHERD_EINVAL);
     assert_int_equal(unlink("a.txt") + unlink("b.txt") + unlink(".hidden") + unlink("c/z") + rmdir("c") + unlink("B"),
                      0);
     assert_int_equal(chdir("/") + rmdir(folder), 0);

@@ -41,7 +41,7 @@ static void wrong_arguments_end_in_a_sentence(void **state)
         int code;
     } rows[] = {
         {"", "usage: sherd COMMAND", 2},
-        {"fly", "sherd: 'fly' is not a command; give train, bench, memory, plan, info or checkpoint\n", 2},
+        {"fly", "sherd: 'fly' is not a command; give train, bench, memory, plan, info, checkpoint or tokens\n", 2},
         {"train", "sherd: train needs --model and --data; `sherd train --help` says more\n", 2},
         {"train --fly", "sherd train: unrecognized option '--fly'", 2},
         {"train fly", "sherd train: 'fly' is not understood", 2},

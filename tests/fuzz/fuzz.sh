@@ -20,9 +20,11 @@ fi
 
 flags=(-std=c17 -g1 -O1 -D_GNU_SOURCE "-DSHERD_VERSION_STRING=\"fuzz\"" "-I$root" "-I$root/include" "$@"
     -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all)
-newest=$(find "$root/base" "$root/store" "$root/config" "$root/include" -name '*.h' -printf '%T@\n' | sort -n | tail -1)
+newest=$(find "$root/base" "$root/store" "$root/config" "$root/cli" "$root/include" -name '*.h' -printf '%T@\n' | sort -n | tail -1)
+sources=("$root"/base/*.c "$root"/config/*.c "$root"/store/{digest,durable,io,manifest,safetensors}*.c)
+[ "$target" != tokens ] || sources=("$root/cli/tokens.c")
 objects=()
-for source in "$root"/base/*.c "$root"/config/*.c "$root"/store/{digest,durable,io,manifest,safetensors}*.c; do
+for source in "${sources[@]}"; do
     relative=${source#"$root"/}
     object=$work/${relative//\//-}.o
     objects+=("$object")
