@@ -24,8 +24,6 @@ typedef char sherd__checkpoint_path[SHERD__CHECKPOINT_PATH];
 sherd_status sherd__checkpoint_print(sherd__checkpoint_path path, sherd_error *err, const char *format, ...)
     SHERD__PRINTF(3, 4);
 void sherd__checkpoint_optimizer_name(int32_t rank, int32_t world, char out[64]);
-/* "master", then the optimizer's own names. */
-const char *sherd__checkpoint_state_name(const sherd_plan *plan, uint32_t which);
 
 /* checkpoint_folder.c: folders. */
 /* DIR itself where it holds a manifest, else its newest complete checkpoint, into an initialised manifest. */

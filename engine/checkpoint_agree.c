@@ -94,11 +94,6 @@ void sherd__checkpoint_optimizer_name(int32_t rank, int32_t world, char out[64])
     snprintf(out, 64, "optimizer-%05" PRId32 "-of-%05" PRId32 ".safetensors", rank, world);
 }
 
-const char *sherd__checkpoint_state_name(const sherd_plan *plan, uint32_t which)
-{
-    return which == 0 ? "master" : sherd__optim_get(plan->config.optimizer.kind)->moment_names[which - 1];
-}
-
 /* The record is made of words of 64 bits; words that a later version adds come at its end. */
 _Static_assert(sizeof(sherd__step_state) % sizeof(uint64_t) == 0, "words");
 

@@ -226,7 +226,7 @@ static int parse_piece(const load *l, const sherd_tensor_info *info, sherd__piec
     out->first = strtoll(last + 1, &end, 10);
     out->elems = info->elems;
     for (out->which = 0; out->which < l->n_states; out->which++) {
-        const char *name = sherd__checkpoint_state_name(l->engine->plan, out->which);
+        const char *name = sherd_plan_state(l->engine->plan, out->which);
         if (strlen(name) == (size_t)(last - state - 1) && strncmp(name, state + 1, strlen(name)) == 0)
             break;
     }

@@ -76,7 +76,7 @@ static void describe_ranges(save *s)
     for (uint32_t i = 0; i < s->n_ranges; i++)
         for (uint32_t which = 0; which < s->n_states; which++, n++) {
             snprintf(s->names[n], sizeof s->names[n], "%s/%s/%" PRId64, plan->params[s->ranges[i].param].name,
-                     sherd__checkpoint_state_name(plan, which), s->ranges[i].first);
+                     sherd_plan_state(plan, which), s->ranges[i].first);
             s->tensors[n] =
                 (sherd__tensor){.name = s->names[n], .dtype = "F32", .shape = {s->ranges[i].elems}, .ndim = 1};
         }
@@ -241,7 +241,7 @@ static void describe_run(const save *s, const sherd_checkpoint *client, sherd__m
     manifest->n_states = s->n_states;
     for (uint32_t which = 0; which < s->n_states; which++)
         snprintf(manifest->states[which], sizeof manifest->states[which], "%s",
-                 sherd__checkpoint_state_name(plan, which));
+                 sherd_plan_state(plan, which));
     if (client) {
         manifest->sampler.seed = client->sampler_seed;
         manifest->sampler.position = client->sampler_position;

@@ -25,7 +25,9 @@ typedef struct sherd__step_block {
     sherd__norm norm;  /* of this step's sums; filled by the final reductions */
     sherd__norm clear; /* constant: what norm starts from */
     uint64_t vote[SHERD__VOTE_MAX];
-    uint64_t lr_bits; /* rank 0's rate for this step's vote, 0 elsewhere; the mirror's is the one that counts */
+    /* What this rank says in the vote beside norm and bad block: rank 0's rate and group words, 0 elsewhere, and the number of
+     * micro-steps. The mirror's count. */
+    uint64_t says[SHERD__VOTE_SUMS - SHERD__VOTE_LR], micros[2];
     sherd__step_state state; /* this and the scalars go to the mirror together: they stay last */
     sherd__step_scalars scalars;
 } sherd__step_block;
@@ -107,6 +109,7 @@ struct sherd_engine {
     sherd__engine_times times;
     sherd_report last;
     double loss_scale; /* of the next step */
+    uint64_t set[2 * SHERD_MAX_GROUPS]; /* rank 0: rates and decays that were set, as the vote's words */
     int32_t stuck;     /* the last step overflowed at the least loss scale */
     sherd_report closing; /* of the step whose vote is not collected yet: its times */
     int32_t uncollected;

@@ -175,9 +175,11 @@ static sherd_status execute_vote(sherd_engine *engine, const sherd__action *acti
     status = ops->copy(stream, tag, block->vote, block->norm.limb, sizeof block->norm.limb);
     if (status == SHERD_OK)
         status =
-            ops->copy(stream, tag, &block->vote[SHERD__NORM_LIMBS], &engine->mirror->lr_bits, sizeof block->lr_bits);
+            ops->copy(stream, tag, &block->vote[SHERD__VOTE_LR], engine->mirror->says, sizeof block->says);
     if (status == SHERD_OK)
-        status = ops->copy(stream, tag, &block->vote[SHERD__VOTE_SUMS], &block->norm.bad_block, sizeof(uint64_t));
+        status = ops->copy(stream, tag, &block->vote[SHERD__VOTE_BAD], &block->norm.bad_block, sizeof(uint64_t));
+    if (status == SHERD_OK)
+        status = ops->copy(stream, tag, &block->vote[SHERD__VOTE_MICROS], engine->mirror->micros, sizeof block->micros);
     if (status == SHERD_OK)
         status = ops->copy(stream, tag, &block->norm, &block->clear, sizeof block->norm);
     if (status == SHERD_OK)

@@ -126,8 +126,9 @@ static void guess_next(void *ctx, sherd__step_scalars *out)
     double rate = sherd_config_lr(&engine->plan->config, (int64_t)state.updates);
     uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] = {0};
 
-    memcpy(&vote[SHERD__NORM_LIMBS], &rate, sizeof rate);
-    vote[SHERD__VOTE_SUMS] = SHERD__NO_BAD_BLOCK;
+    memcpy(&vote[SHERD__VOTE_LR], &rate, sizeof rate);
+    memcpy(&vote[SHERD__VOTE_GROUPS], engine->mirror->scalars.set, sizeof engine->mirror->scalars.set);
+    vote[SHERD__VOTE_BAD] = SHERD__NO_BAD_BLOCK;
     sherd__step_prepare(&engine->rules, vote, &state, out);
 }
 

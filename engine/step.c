@@ -107,16 +107,18 @@ static void book_update_time(sherd_engine *engine)
         engine->times.last_update = end - begin;
 }
 
-static uint64_t rate_bits(const sherd_engine *engine)
+/* What this rank has to say in the vote. */
+static void speak(sherd_engine *engine)
 {
-    double rate;
-    uint64_t bits;
+    uint64_t *says = engine->mirror->says;
+    double rate = sherd_config_lr(&engine->plan->config, engine->last.updates);
 
+    engine->mirror->micros[0] = (uint64_t)(engine->micro + 1);
+    engine->mirror->micros[1] = -engine->mirror->micros[0];
     if (engine->rank)
-        return 0;
-    rate = sherd_config_lr(&engine->plan->config, engine->last.updates);
-    memcpy(&bits, &rate, sizeof bits);
-    return bits;
+        return;
+    memcpy(says, &rate, sizeof rate);
+    memcpy(says + SHERD__VOTE_GROUPS - SHERD__VOTE_LR, engine->set, sizeof engine->set);
 }
 
 /* The step's own times; its figures come with the vote. */
@@ -165,6 +167,21 @@ static sherd_status await_vote(sherd_engine *engine, sherd_error *err)
                : status;
 }
 
+/* The sums are of different lengths then: there is no way on. Nothing was updated. */
+static sherd_status check_torn(sherd_engine *engine, sherd_error *err)
+{
+    sherd_error error;
+
+    if (!engine->mirror->scalars.torn)
+        return SHERD_OK;
+    sherd__fail(&error, SHERD_EMISMATCH,
+                "step %" PRId64 ": ranks disagree on how many micro-steps it has (rank %" PRId32 " made %" PRIu64
+                "); end it early on every rank or on none",
+                engine->closing.step, engine->rank, engine->mirror->micros[0]);
+    sherd__device_poison(engine->device, &error);
+    return sherd__engine_health(engine, err);
+}
+
 sherd_status sherd__engine_collect(sherd_engine *engine, sherd_error *err)
 {
     sherd_status status;
@@ -172,6 +189,8 @@ sherd_status sherd__engine_collect(sherd_engine *engine, sherd_error *err)
     if (!engine->uncollected)
         return SHERD_OK;
     status = await_vote(engine, err);
+    if (status == SHERD_OK)
+        status = check_torn(engine, err);
     if (status != SHERD_OK)
         return status;
     engine->uncollected = 0;
@@ -189,7 +208,7 @@ static sherd_status boundary(sherd_engine *engine, sherd_error *err)
     if (status != SHERD_OK)
         return status;
     book_update_time(engine);
-    engine->mirror->lr_bits = rate_bits(engine);
+    speak(engine);
     status = engine->device->ops->event_record(engine->device->compute, engine->closed);
     if (status == SHERD_OK)
         status = sherd__engine_execute_range(engine, engine->plan->schedule.boundary);
@@ -200,9 +219,12 @@ static sherd_status boundary(sherd_engine *engine, sherd_error *err)
         return status;
     close_times(engine, sherd__now_ns());
     engine->uncollected = late;
-    if (!late)
+    if (late)
+        return SHERD_OK;
+    status = check_torn(engine, err);
+    if (status == SHERD_OK)
         fill_report(engine);
-    return SHERD_OK;
+    return status;
 }
 
 static void give_report(const sherd_engine *engine, int32_t at_boundary, sherd_report *report)

@@ -29,6 +29,7 @@ typedef struct sherd__step_scalars {
     uint32_t first; /* 1: first update ever (SGD's buf = g) */
     float factor;   /* f: gradient = sum × f */
     uint32_t stuck; /* 1: gradients overflow and the loss scale is at its minimum */
+    uint32_t torn;  /* 1: ranks disagree on how many micro-steps the step has; nothing is updated */
     double norm; /* L2 of the mean gradient before clipping */
     double clip; /* c */
     double lr;   /* as voted */
@@ -36,6 +37,7 @@ typedef struct sherd__step_scalars {
     uint64_t bad_block;
     uint64_t updates;                                    /* after this step */
     float group[SHERD_MAX_GROUPS][SHERD__GROUP_SCALARS]; /* the optimizer's own scalars, per group */
+    uint64_t set[2 * SHERD_MAX_GROUPS]; /* the vote's group words: what the next guess starts from */
 } sherd__step_scalars;
 
 /* What does not change from step to step. */
@@ -47,6 +49,7 @@ typedef struct sherd__step_rules {
     double base_lr;         /* optimizer.lr, the divisor of groups' rates */
     double clipping;        /* 0: off */
     double divisor;         /* N × K (or without N for sum); the loss scale comes from the state */
+    double micro_divisor;   /* the same of one micro-step: for steps that end early */
     sherd_scaling scaling;
     double first_scale, min_scale;
     int64_t scale_window, hysteresis;
@@ -55,11 +58,19 @@ typedef struct sherd__step_rules {
     sherd_one_cycle cycle;
     uint32_t n_groups;      /* ≥ 1 */
     sherd_group groups[SHERD_MAX_GROUPS];
+    uint32_t own_rate; /* bit g: groups[g].lr is that group's rate, whatever the vote says */
 } sherd__step_rules;
 
-/* The vote as it travels: integers that are added over ranks, then one that is minimised. */
-#define SHERD__VOTE_SUMS (SHERD__NORM_LIMBS + 1) /* limbs, then the bits of lr (rank 0's; others add 0) */
-#define SHERD__VOTE_MINS 1                       /* bad_block */
+/* The vote as it travels: integers that are added over ranks, then some that are minimised. What rank 0 alone has to say
+ * (all others add 0) are the bits of lr, and two words per group: rate and weight decay where they were set, as their
+ * complemented bits, so that 0 means "as configured". The last two: how many micro-steps the step has, and that number's
+ * negative: their minima add up to 0 where all ranks agree. 0: as configured. */
+#define SHERD__VOTE_LR     SHERD__NORM_LIMBS
+#define SHERD__VOTE_GROUPS (SHERD__VOTE_LR + 1)
+#define SHERD__VOTE_SUMS   (SHERD__VOTE_GROUPS + 2 * SHERD_MAX_GROUPS)
+#define SHERD__VOTE_BAD    SHERD__VOTE_SUMS /* bad_block */
+#define SHERD__VOTE_MICROS (SHERD__VOTE_BAD + 1)
+#define SHERD__VOTE_MINS   3
 
 typedef struct sherd__optim {
     const char *name;   /* "AdamW" */
@@ -79,6 +90,8 @@ const sherd__optim *sherd__optim_get(sherd_optimizer kind);
 void sherd__step_rules_init(sherd__step_rules *rules, const sherd_config *config, int32_t world); /* config resolved */
 void sherd__step_state_init(sherd__step_state *state); /* loss scale 1 */
 void sherd__step_scale_init(sherd__step_state *state, const sherd__step_rules *rules);
+/* A value that was set, as the vote's word, and 0 for one that was not (NaN). */
+uint64_t sherd__vote_word(double value);
 /* vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] → norm, clip, factor, skip, group scalars; advances *state unless skipped.
  * Pure. */
 void sherd__step_prepare(const sherd__step_rules *rules, const uint64_t *vote, sherd__step_state *state,

@@ -12,10 +12,13 @@
 SHERD__OPTIM_MAP(X)
 #undef X
 
-/* The voted rate times group.lr / optimizer.lr. The quotient comes first, so that a group without a rate of its own
- * gets the voted one exactly; optimizer.lr = 0 has no quotient, and groups then follow the vote. */
+/* The rate that was set for the group, or the voted rate times group.lr / optimizer.lr. The quotient comes first, so that
+ * a group without a rate of its own gets the voted one exactly; optimizer.lr = 0 has no quotient, and groups then follow
+ * the vote. */
 static inline double sherd__group_rate(const sherd__step_rules *rules, double lr, uint32_t group)
 {
+    if (rules->own_rate >> group & 1)
+        return rules->groups[group].lr;
     return rules->base_lr != 0.0 ? lr * (rules->groups[group].lr / rules->base_lr) : lr;
 }
 

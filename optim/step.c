@@ -34,7 +34,8 @@ void sherd__step_rules_init(sherd__step_rules *rules, const sherd_config *config
     rules->check_overflow = config->check_grad_overflow;
     rules->base_lr = config->optimizer.lr;
     rules->clipping = config->gradient_clipping;
-    rules->divisor = (double)config->gradient_accumulation_steps * (config->allreduce_sum ? 1.0 : (double)world);
+    rules->micro_divisor = config->allreduce_sum ? 1.0 : (double)world;
+    rules->divisor = (double)config->gradient_accumulation_steps * rules->micro_divisor;
     scaling_init(rules, config);
     rules->cycle = config->one_cycle;
     rules->cycle_betas = config->scheduler.kind == SHERD_SCHED_ONE_CYCLE && config->one_cycle.cycle_momentum &&
@@ -76,6 +77,36 @@ static double power_of(double base, uint64_t n)
     return result;
 }
 
+uint64_t sherd__vote_word(double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return isnan(value) ? 0 : ~bits;
+}
+
+/* 1 and *out, where the word says a value. */
+static int word_value(uint64_t word, double *out)
+{
+    uint64_t bits = ~word;
+    if (word != 0) {
+        memcpy(out, &bits, sizeof bits);
+    }
+    return word != 0;
+}
+
+/* The rules with what was set since they were made. */
+static sherd__step_rules with_groups(const sherd__step_rules *rules, const uint64_t *words)
+{
+    sherd__step_rules now = *rules;
+    for (uint32_t group = 0; group < rules->n_groups; ++group) {
+        if (word_value(words[2 * group], &now.groups[group].lr)) {
+            now.own_rate |= 1u << group;
+        }
+        (void)word_value(words[2 * group + 1], &now.groups[group].weight_decay);
+    }
+    return now;
+}
+
 /* Betas that change from update to update correct as if they had always been what they are now, as in DeepSpeed. */
 static sherd__step_rules cycled(const sherd__step_rules *rules, sherd__step_state *state)
 {
@@ -91,18 +122,17 @@ static sherd__step_rules cycled(const sherd__step_rules *rules, sherd__step_stat
 static void advance(const sherd__step_rules *rules, sherd__step_state *state, sherd__step_scalars *out)
 {
     const sherd__optim *optim = sherd__optim_get(rules->kind);
-    sherd__step_rules now;
+    sherd__step_rules now = with_groups(rules, out->set);
     out->first = state->updates == 0;
     if (rules->cycle_betas) {
-        now = cycled(rules, state);
-        rules = &now;
+        now = cycled(&now, state);
     } else {
         state->updates += 1;
         state->power[0] *= rules->beta1;
         state->power[1] *= rules->beta2;
     }
     for (uint32_t group = 0; group < rules->n_groups; ++group) {
-        optim->prepare(rules, state, out->lr, group, out->group[group]);
+        optim->prepare(&now, state, out->lr, group, out->group[group]);
     }
 }
 
@@ -138,17 +168,20 @@ static void rescale(const sherd__step_rules *rules, sherd__step_state *state, sh
 void sherd__step_prepare(const sherd__step_rules *rules, const uint64_t *vote, sherd__step_state *state,
                          sherd__step_scalars *out)
 {
-    double divisor = state->scale * rules->divisor;
+    double micros = (double)vote[SHERD__VOTE_MICROS];
+    double divisor = state->scale * (micros > 0.0 ? micros * rules->micro_divisor : rules->divisor);
     sherd__norm norm;
     memset(out, 0, sizeof *out);
+    memcpy(out->set, vote + SHERD__VOTE_GROUPS, sizeof out->set);
+    out->torn = vote[SHERD__VOTE_MICROS] + vote[SHERD__VOTE_MICROS + 1] != 0;
     out->loss_scale = state->scale;
     memcpy(norm.limb, vote, sizeof norm.limb);
-    memcpy(&out->lr, vote + SHERD__NORM_LIMBS, sizeof out->lr);
-    out->bad_block = norm.bad_block = vote[SHERD__VOTE_SUMS];
+    memcpy(&out->lr, vote + SHERD__VOTE_LR, sizeof out->lr);
+    out->bad_block = norm.bad_block = vote[SHERD__VOTE_BAD];
     out->norm = norm.bad_block == SHERD__NO_BAD_BLOCK ? sherd__norm_root(&norm) / divisor : (double)NAN;
     out->clip = clip_of(rules, out->norm);
     out->factor = (float)(out->clip / divisor);
-    out->skip = norm.bad_block != SHERD__NO_BAD_BLOCK && rules->check_overflow;
+    out->skip = out->torn || (norm.bad_block != SHERD__NO_BAD_BLOCK && rules->check_overflow);
     if (!out->skip) {
         advance(rules, state, out);
     }

@@ -176,6 +176,34 @@ int32_t sherd_plan_param_bucket(const sherd_plan *plan, uint32_t param)
     return param < plan->n_params ? plan->params[param].bucket : -1;
 }
 
+sherd_status sherd_plan_own(const sherd_plan *plan, uint32_t param, int32_t rank, int64_t *first, int64_t *count)
+{
+    int64_t begin, end;
+
+    if (param >= plan->n_params || rank < 0 || rank >= plan->world)
+        return SHERD_EINVAL;
+    const sherd__plan_param *of = &plan->params[param];
+    *first = *count = 0;
+    if (of->bucket < 0)
+        return SHERD_OK;
+    begin = sherd__plan_part_begin(plan, &plan->buckets[of->bucket], rank) - of->offset;
+    end = begin + sherd__plan_part_elems(plan, &plan->buckets[of->bucket]);
+    begin = begin > 0 ? begin : 0;
+    end = end < of->elems ? end : of->elems;
+    if (begin < end) {
+        *first = begin;
+        *count = end - begin;
+    }
+    return SHERD_OK;
+}
+
+const char *sherd_plan_state(const sherd_plan *plan, uint32_t which)
+{
+    if (which > plan->n_moments)
+        return NULL;
+    return which == 0 ? "master" : sherd__optim_get(plan->config.optimizer.kind)->moment_names[which - 1];
+}
+
 int64_t sherd__plan_micro_number(const sherd_plan *plan, int32_t rank, int64_t k)
 {
     return plan->full_mode ? rank * plan->config.gradient_accumulation_steps + k : k * plan->world + rank;

@@ -235,7 +235,7 @@ static void prepare_and_update(void **state)
     sherd__step_scalars scalars;
     sherd__norm norm;
     double lr = 0.25;
-    uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS];
+    uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] = {0};
     float sum[256], master[256], buffer[256] = {0};
     sherd__step_state_init(&carried);
     sherd__norm_clear(&norm);

@@ -45,6 +45,8 @@ typedef struct engine_case {
     double scale;          /* by which the client multiplies its gradients; set while the case runs */
     uint32_t bad_steps;    /* bit s: one gradient of step s is infinite */
     int32_t one_cycle;     /* that scheduler, with its momentum */
+    int32_t rates;         /* groups' rates and decays are set while the case runs */
+    int32_t ranges;        /* at the end all state is read and written by ranges */
     uint64_t seed;
     sherd_transport transport;
     sherd_reduction reduction;

@@ -2,6 +2,7 @@
  *
  * A case as one rank of the engine trains it, and as the oracle does.
  */
+#include "tests/engine/case_api.h"
 #include "tests/engine/case_parts.h"
 
 #include <stdio.h>
@@ -199,8 +200,8 @@ static sherd_status read_back(const engine_case *c, sherd_engine *engine, const 
     return out->error.status = SHERD_EMISMATCH;
 }
 
-static sherd_status train(const engine_case *c, sherd_engine *engine, const sherd_param *params, uint32_t n,
-                          int32_t rank, void *scratch, case_result *out)
+static sherd_status train(const engine_case *c, const sherd_plan *plan, sherd_engine *engine, const sherd_param *params,
+                          uint32_t n, int32_t rank, void *scratch, case_result *out)
 {
     sherd_status status = SHERD_OK;
     sherd_report report;
@@ -215,6 +216,8 @@ static sherd_status train(const engine_case *c, sherd_engine *engine, const sher
     for (int64_t s = c->load_from ? c->first : 0; status == SHERD_OK && s < c->steps; s++) {
         for (int64_t k = 0; status == SHERD_OK && k < c->accumulation; k++) {
             status = run_micro(c, engine, params, scratch);
+            if (status == SHERD_OK)
+                status = case_set_rates(c, engine, rank, s + 1, k);
             if (status == SHERD_OK)
                 status = sherd_engine_step(engine, &report, &out->error);
             else
@@ -234,6 +237,8 @@ static sherd_status train(const engine_case *c, sherd_engine *engine, const sher
         status = sum_twice(c, engine, rank, out);
     if (status == SHERD_OK && !c->leave_early)
         status = sherd_engine_hash(engine, out->param_hash, out->state_hash, &out->error);
+    if (status == SHERD_OK && c->ranges)
+        status = case_state_ranges(plan, engine, params, n, rank, out);
     return status == SHERD_OK && c->read_back ? read_back(c, engine, params, n, out) : status;
 }
 
@@ -290,7 +295,7 @@ void case_run_rank(const engine_case *c, sherd_device *device, sherd_comm *comm,
     if (out->status == SHERD_OK)
         out->status = sherd_engine_create(plan, device, comm, &engine, &out->error);
     if (out->status == SHERD_OK)
-        out->status = train(c, engine, params, n, sherd_comm_rank(comm), scratch, out);
+        out->status = train(c, plan, engine, params, n, sherd_comm_rank(comm), scratch, out);
     if (out->status == SHERD_OK)
         note_places(plan, engine, out);
     if (out->status == SHERD_OK)
@@ -322,6 +327,7 @@ void case_run_oracle(const engine_case *c, sherd_oracle_fault fault, case_result
     for (int64_t s = 0; s < c->steps; s++) {
         engine_case copy = *c;
         copy.scale = sherd_oracle_scale(oracle);
+        case_set_rates_oracle(c, oracle, s + 1);
         sherd_oracle_step(oracle, sherd_config_lr(&config, sherd_oracle_updates(oracle)), case_oracle_leaf, &copy,
                           &report);
         out->norm[s] = report.norm;

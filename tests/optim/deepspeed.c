@@ -56,6 +56,7 @@ static void vote_make(vote_words vote, double squares, int overflow)
     const double lr = 0.1;
     sherd__norm norm;
 
+    memset(vote, 0, sizeof(vote_words));
     sherd__norm_clear(&norm);
     if (!overflow) {
         sherd__norm_add_double(&norm, squares);

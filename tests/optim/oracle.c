@@ -108,7 +108,7 @@ static void sum_param(pieces *x, uint64_t seed, int64_t step, uint32_t p, sherd_
 
 static void pieces_step(pieces *x, uint64_t seed, int64_t step, double lr)
 {
-    uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS];
+    uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] = {0};
     sherd__norm norm;
     sherd__norm_clear(&norm);
     for (uint32_t p = 0; p < PARAMS; ++p) {

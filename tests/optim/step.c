@@ -19,6 +19,7 @@ typedef uint64_t vote_words[SHERD__VOTE_SUMS + SHERD__VOTE_MINS];
 static void vote_make(vote_words vote, double squares, double lr, uint64_t bad)
 {
     sherd__norm norm;
+    memset(vote, 0, sizeof(vote_words));
     sherd__norm_clear(&norm);
     sherd__norm_add_double(&norm, squares);
     memcpy(vote, norm.limb, sizeof norm.limb);

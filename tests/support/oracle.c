@@ -147,6 +147,9 @@ sherd_oracle *sherd_oracle_create(const sherd_config *config, const sherd_param 
     oracle->config = *config;
     oracle->world = world;
     oracle->largest = 1;
+    for (uint32_t group = 0; group < SHERD_MAX_GROUPS; ++group) {
+        sherd_oracle_set_group(oracle, group, (double)NAN, (double)NAN);
+    }
     oracle->power1 = oracle->power2 = 1.0;
     oracle->scale = config->scaling.kind == SHERD_SCALING_STATIC    ? config->scaling.loss_scale
                     : config->scaling.kind == SHERD_SCALING_DYNAMIC ? pow(2.0, config->scaling.initial_scale_power)
@@ -207,6 +210,12 @@ int sherd_oracle_test_leaf(void *ctx, int64_t step, int64_t micro, uint32_t para
 {
     sherd_test_leaf(*(const uint64_t *)ctx, step, micro, param, dtype, n, out);
     return 1;
+}
+
+void sherd_oracle_set_group(sherd_oracle *oracle, uint32_t group, double lr, double weight_decay)
+{
+    oracle->set_lr[group] = lr;
+    oracle->set_decay[group] = weight_decay;
 }
 
 double sherd_oracle_scale(const sherd_oracle *oracle)

@@ -18,6 +18,8 @@ static scalars group_scalars(const sherd_oracle *oracle, uint32_t group, double 
     double own_lr = c->n_groups ? c->groups[group].lr : c->optimizer.lr;
     double decay = c->n_groups ? c->groups[group].weight_decay : c->optimizer.weight_decay;
     double rate = c->optimizer.lr != 0.0 ? lr * (own_lr / c->optimizer.lr) : lr;
+    decay = isnan(oracle->set_decay[group]) ? decay : oracle->set_decay[group];
+    rate = isnan(oracle->set_lr[group]) ? rate : oracle->set_lr[group];
     double correction1 = c->optimizer.bias_correction ? 1.0 - oracle->power1 : 1.0;
     double correction2 = c->optimizer.bias_correction ? 1.0 - oracle->power2 : 1.0;
     int corrected = c->optimizer.kind == SHERD_ADAMW || c->optimizer.kind == SHERD_ADAM;

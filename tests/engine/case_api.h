@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What a case does beside training: rates that change, state read and written by ranges, and the same for the oracle.
+ */
+#ifndef SHERD_TESTS_ENGINE_CASE_API_H
+#define SHERD_TESTS_ENGINE_CASE_API_H
+
+#include "tests/engine/case.h"
+
+/* Before the k-th micro-step of step `step` (from 1) is closed. Ranks other than 0 set other values, which must not
+ * count. */
+sherd_status case_set_rates(const engine_case *c, sherd_engine *engine, int32_t rank, int64_t step, int64_t k);
+/* The same for the oracle, before its step. */
+void case_set_rates_oracle(const engine_case *c, sherd_oracle *oracle, int64_t step);
+/* Every state in odd pieces has the digest `state_hash`, own parts are parts of it, a piece that is written is read
+ * again and no more than it, and with the old values back the digest is the old one. */
+sherd_status case_state_ranges(const sherd_plan *plan, sherd_engine *engine, const sherd_param *params, uint32_t n,
+                               int32_t rank, case_result *out);
+
+#endif
