@@ -11,7 +11,6 @@
 #include "cli/cli.h"
 #include "cli/data.h"
 #include "cli/gpu.h"
-#include "cli/init.h"
 #include "cli/launch.h"
 #include "cli/results.h"
 #include "cli/resume.h"
@@ -128,8 +127,13 @@ static void print_progress(const trainer *t, const cli_step *step)
     int64_t made = t->steps > t->first ? t->steps - t->first : 1;
     int64_t left = (t->shared->steps - t->steps) * (t->elapsed_ns / made) / 1000000000;
 
-    cli_message(-1, "step %lld/%lld  loss %.4f  grad norm %.3f  lr %.3e  %.0f tokens/s  %lld:%02lld left%s",
-                (long long)t->steps, (long long)t->shared->steps, step->loss, r->grad_norm, r->lr,
+    char scale[48] = "";
+
+    if (t->session.config.scaling.kind != SHERD_SCALING_NONE) {
+        snprintf(scale, sizeof scale, "  loss scale %g", r->loss_scale);
+    }
+    cli_message(-1, "step %lld/%lld  loss %.4f  grad norm %.3f  lr %.3e%s  %.0f tokens/s  %lld:%02lld left%s",
+                (long long)t->steps, (long long)t->shared->steps, step->loss, r->grad_norm, r->lr, scale,
                 rate(tokens, step->wall_ns), (long long)(left / 60), (long long)(left % 60),
                 r->skipped ? "  (skipped: the gradients are not finite)" : "");
     print_breakdowns(t, step);
@@ -227,6 +231,10 @@ static void print_table(const trainer *t, const uint8_t hashes[2][16], const cli
     printf("%-22s %.1f\n", "tokens/s", rate(samples * (double)t->feed.seq, t->elapsed_ns));
     printf("%-22s %.2f\n", "samples/s", rate(samples, t->elapsed_ns));
     printf("%-22s %.1f\n", "seconds", (double)t->elapsed_ns / 1e9);
+    if (c->scaling.kind != SHERD_SCALING_NONE) {
+        printf("%-22s %g, %lld of %lld steps skipped\n", "loss scale", sherd_engine_loss_scale(t->session.engine),
+               (long long)t->skipped, (long long)(t->steps - t->first));
+    }
     if (t->last_report.speculated > 0) {
         printf("%-22s %llu buckets, of which %llu again\n", "updated before vote",
                (unsigned long long)t->last_report.speculated, (unsigned long long)t->last_report.speculation_missed);
@@ -401,9 +409,6 @@ static sherd_status prepare(training *t, sherd_error *err)
     if (status == SHERD_OK) {
         status = cli_resume_find(o, t->steps, &t->resume, err);
     }
-    if (status == SHERD_OK && o->init != NULL && t->resume.from.folder[0] == '\0') {
-        status = cli_init_look(o->init, &t->shape, err);
-    }
     if (status != SHERD_OK) {
         return status;
     }
@@ -423,9 +428,8 @@ static sherd_status prepare(training *t, sherd_error *err)
     return status;
 }
 
-int cli_train(const cli_options *given)
+int cli_train(const cli_options *options)
 {
-    cli_options own = *given, *options = &own;
     training t = {.options = options, .steps = options->steps > 0 ? options->steps : 100};
     sherd_error err;
     int code, broken;
@@ -440,12 +444,8 @@ int cli_train(const cli_options *given)
                                   (options->resume != NULL && strcmp(options->resume, "auto") == 0))) {
         return cli_usage("--save-every, --keep and --resume auto need --save DIR");
     }
-    if (options->init != NULL && options->resume != NULL && strcmp(options->resume, "auto") != 0) {
-        return cli_usage("--init and --resume both give the weights; leave one out");
-    }
     cli_stop_on_sigterm(options);
     if (prepare(&t, &err) == SHERD_OK) {
-        own.init = t.resume.from.folder[0] == '\0' ? own.init : NULL; /* they come from the checkpoint */
         code = cli_launch(options, &t.config, train_body, &t);
     } else {
         code = cli_is_first() ? cli_failure(-1, &err) : CLI_FAILED;

@@ -173,7 +173,7 @@ const sherd__key sherd__keys[] = {
     /* ---- element types */
     SECTION("fp16", HONOURED, SHERD__KEY_QUIET, "half precision with loss scaling"),
     HONOURED("fp16.enabled", BOOLEAN, ANY, I32, fp16_enabled, "false",
-             "fp16 working copies and gradients, with a loss scale (sherd train's decoder has no fp16 and says so)"),
+             "fp16 working copies and gradients, with a loss scale; sherd train's decoder stores fp16 and computes in fp32"),
     NO_EFFECT("fp16.auto_cast", BOOLEAN, ANY, "false", "what the model computes in is the model's business"),
     HONOURED("fp16.loss_scale", NUMBER, ZERO_UP, F64, config.scaling.loss_scale, "0",
              "above 0: the loss scale of every step; 0: it follows the gradients (docs/numerics.md)"),

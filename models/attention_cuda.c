@@ -18,8 +18,8 @@ static int on_tensor_cores(sherd_dtype dtype, int64_t dim)
 
 static sherd_status check(sherd_dtype dtype, const sherd_attention *a, sherd_error *err)
 {
-    if (dtype != SHERD_BF16 && dtype != SHERD_FP32)
-        return sherd__model_fail(err, SHERD_EUNSUPPORTED, "attention on CUDA: fp32 or bf16 only");
+    if (dtype != SHERD_BF16 && dtype != SHERD_FP32 && dtype != SHERD_FP16)
+        return sherd__model_fail(err, SHERD_EUNSUPPORTED, "attention on CUDA: fp32, bf16 or fp16 only");
     if (a->dim < 1 || a->dim > SHERD__ATTENTION_PLAIN_DIM)
         return sherd__model_fail(err, SHERD_EUNSUPPORTED, "attention on CUDA: heads of 1 to %d dimensions, not of %lld",
                                  SHERD__ATTENTION_PLAIN_DIM, (long long)a->dim);
@@ -79,7 +79,7 @@ sherd_status sherd__attention_cuda_prepare(sherd_dtype dtype, const sherd_attent
         code = sherd__attention_mma_prepare_forward(dim);
         code = code == (int)cudaSuccess ? sherd__attention_mma_prepare_backward(dim) : code;
     } else {
-        code = sherd__attention_plain_prepare(dtype == SHERD_BF16, dim);
+        code = sherd__attention_plain_prepare(dtype, dim);
     }
     return outcome(code, "loading the kernels", largest, err);
 }
@@ -97,7 +97,7 @@ sherd_status sherd__attention_cuda_forward(void *stream, sherd_dtype dtype, cons
         return status;
     const sherd__attention_args args = args_of(a, NULL);
     int code = on_tensor_cores(dtype, a->dim) ? sherd__attention_mma_forward(&args, stream)
-                                              : sherd__attention_plain_forward(&args, dtype == SHERD_BF16, stream);
+                                              : sherd__attention_plain_forward(&args, dtype, stream);
     return outcome(code, "forward", a, err);
 }
 
@@ -108,9 +108,9 @@ sherd_status sherd__attention_cuda_backward(void *stream, sherd_dtype dtype, con
     if (status != SHERD_OK)
         return status;
     const sherd__attention_args args = args_of(a, scratch);
-    int code = sherd__attention_delta(&args, dtype == SHERD_BF16, stream);
+    int code = sherd__attention_delta(&args, dtype, stream);
     if (code == (int)cudaSuccess)
         code = on_tensor_cores(dtype, a->dim) ? sherd__attention_mma_backward(&args, stream)
-                                              : sherd__attention_plain_backward(&args, dtype == SHERD_BF16, stream);
+                                              : sherd__attention_plain_backward(&args, dtype, stream);
     return outcome(code, "backward", a, err);
 }

@@ -14,7 +14,7 @@ extern "C" {
 #endif
 
 /* Once, when the ops are made, with the largest batch and seq; pointers may be NULL. EUNSUPPORTED with a sentence for a
- * type (fp32 and bf16 are there) or head dimension that no kernel takes on the calling thread's current GPU; EDEVICE
+ * type (fp32, bf16 and fp16 are there) or head dimension that no kernel takes on the calling thread's current GPU; EDEVICE
  * where the kernels cannot be loaded or their shared memory cannot be set. */
 sherd_status sherd__attention_cuda_prepare(sherd_dtype dtype, const sherd_attention *largest, sherd_error *err);
 /* Bytes of scratch that backward needs for these shapes (rowsum(dout · out) and whatever else). Pure; grows with each

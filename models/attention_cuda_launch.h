@@ -8,6 +8,8 @@
 
 #include <stdint.h>
 
+#include "sherd/sherd.h"
+
 #if defined(__cplusplus)
 extern "C" {
 #endif
@@ -33,12 +35,12 @@ int sherd__attention_mma_forward(const sherd__attention_args *args, void *stream
 int sherd__attention_mma_backward(const sherd__attention_args *args, void *stream);
 
 /* fp32 arithmetic, any dim. */
-int sherd__attention_plain_prepare(int bf16, int32_t dim);
-int sherd__attention_plain_forward(const sherd__attention_args *args, int bf16, void *stream);
-int sherd__attention_plain_backward(const sherd__attention_args *args, int bf16, void *stream);
+int sherd__attention_plain_prepare(sherd_dtype type, int32_t dim);
+int sherd__attention_plain_forward(const sherd__attention_args *args, sherd_dtype type, void *stream);
+int sherd__attention_plain_backward(const sherd__attention_args *args, sherd_dtype type, void *stream);
 
 /* delta, for either kind. */
-int sherd__attention_delta(const sherd__attention_args *args, int bf16, void *stream);
+int sherd__attention_delta(const sherd__attention_args *args, sherd_dtype type, void *stream);
 
 #if defined(__cplusplus)
 }

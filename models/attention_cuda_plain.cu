@@ -32,6 +32,10 @@ __device__ __forceinline__ float read(const bf16 *x, int64_t i)
 {
     return widen(x[i]);
 }
+__device__ __forceinline__ float read(const fp16 *x, int64_t i)
+{
+    return widen(x[i]);
+}
 __device__ __forceinline__ void write(float *x, int64_t i, float value)
 {
     x[i] = value;
@@ -39,6 +43,10 @@ __device__ __forceinline__ void write(float *x, int64_t i, float value)
 __device__ __forceinline__ void write(bf16 *x, int64_t i, float value)
 {
     x[i] = narrow(value);
+}
+__device__ __forceinline__ void write(fp16 *x, int64_t i, float value)
+{
+    x[i].bits = narrow_fp16(value);
 }
 
 /* 16 rows from `row`, zeros behind the sequence. */
@@ -271,22 +279,30 @@ template <typename T, int V> int run_delta(const sherd__attention_args *args, vo
 
 } // namespace
 
-extern "C" int sherd__attention_plain_prepare(int is_bf16, int32_t dim)
+extern "C" int sherd__attention_plain_prepare(sherd_dtype type, int32_t dim)
 {
-    return is_bf16 ? prepare<bf16>(dim) : prepare<float>(dim);
+    return type == SHERD_BF16   ? prepare<bf16>(dim)
+           : type == SHERD_FP16 ? prepare<fp16>(dim)
+                                : prepare<float>(dim);
 }
 
-extern "C" int sherd__attention_plain_forward(const sherd__attention_args *args, int is_bf16, void *stream)
+extern "C" int sherd__attention_plain_forward(const sherd__attention_args *args, sherd_dtype type, void *stream)
 {
-    return is_bf16 ? run_forward<bf16>(args, stream) : run_forward<float>(args, stream);
+    return type == SHERD_BF16   ? run_forward<bf16>(args, stream)
+           : type == SHERD_FP16 ? run_forward<fp16>(args, stream)
+                                : run_forward<float>(args, stream);
 }
 
-extern "C" int sherd__attention_plain_backward(const sherd__attention_args *args, int is_bf16, void *stream)
+extern "C" int sherd__attention_plain_backward(const sherd__attention_args *args, sherd_dtype type, void *stream)
 {
-    return is_bf16 ? run_backward<bf16>(args, stream) : run_backward<float>(args, stream);
+    return type == SHERD_BF16   ? run_backward<bf16>(args, stream)
+           : type == SHERD_FP16 ? run_backward<fp16>(args, stream)
+                                : run_backward<float>(args, stream);
 }
 
-extern "C" int sherd__attention_delta(const sherd__attention_args *args, int is_bf16, void *stream)
+extern "C" int sherd__attention_delta(const sherd__attention_args *args, sherd_dtype type, void *stream)
 {
-    return is_bf16 ? run_delta<bf16, 8>(args, stream) : run_delta<float, 4>(args, stream);
+    return type == SHERD_BF16   ? run_delta<bf16, 8>(args, stream)
+           : type == SHERD_FP16 ? run_delta<fp16, 8>(args, stream)
+                                : run_delta<float, 4>(args, stream);
 }

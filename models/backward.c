@@ -2,7 +2,8 @@
  *
  * Backward, written by hand. dx is the gradient of the residual stream; it passes every block unchanged and collects
  * what comes through the block's norm. Gradients are finished in the reverse of the table's order, each written where
- * the store says. dnormed, the gradient behind a norm, is summed in fp32 over the products that meet there.
+ * the store says. The loss scale enters where gradients begin, in dlogits. dnormed, the gradient behind a norm, is
+ * summed in fp32 over the products that meet there.
  */
 #include "models/state.h"
 
@@ -79,7 +80,7 @@ static void head_chunk(sherd_pass *p, const void *head, int64_t row, int64_t n, 
                                                 .vocab = vocab,
                                                 .logits = m->w.logits,
                                                 .targets = m->w.targets + row,
-                                                .scale = 1.0f / (float)p->rows,
+                                                .scale = p->loss_scale / (float)p->rows,
                                                 .dlogits = train ? m->w.dlogits : NULL,
                                                 .losses = m->w.losses + row});
     if (train) {
@@ -93,7 +94,7 @@ static void head_chunk(sherd_pass *p, const void *head, int64_t row, int64_t n, 
     }
 }
 
-/* The head's gradient, chunk by chunk: straight into its place, or where that is bf16 and there are several chunks,
+/* The head's gradient, chunk by chunk: straight into its place, or where that has 16 bits and there are several chunks,
  * into an fp32 sum that is rounded once. */
 static void head_gradient(sherd_pass *p, const sherd_grad *grad, int64_t row, int64_t n)
 {

@@ -148,7 +148,7 @@ static void forget(sherd_cuda_blas *blas, entry *e)
 
 static int type_of(sherd_dtype dtype)
 {
-    return dtype == SHERD_FP32 ? SHERD_BLAS_R_32F : SHERD_BLAS_R_16BF;
+    return dtype == SHERD_FP32 ? SHERD_BLAS_R_32F : dtype == SHERD_FP16 ? SHERD_BLAS_R_16F : SHERD_BLAS_R_16BF;
 }
 
 /* Descriptors of one product. Returns the library's status. */

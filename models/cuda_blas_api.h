@@ -16,7 +16,7 @@
 
 /* Every status but 0 is a failure; NOT_SUPPORTED is the heuristic's "no algorithm". */
 enum { SHERD_BLAS_SUCCESS = 0, SHERD_BLAS_NOT_SUPPORTED = 15 };
-enum { SHERD_BLAS_R_32F = 0, SHERD_BLAS_R_16BF = 14 };
+enum { SHERD_BLAS_R_32F = 0, SHERD_BLAS_R_16F = 2, SHERD_BLAS_R_16BF = 14 };
 enum { SHERD_BLAS_COMPUTE_32F = 68, SHERD_BLAS_COMPUTE_32F_FAST_TF32 = 77 };
 enum { SHERD_BLAS_OP_N = 0, SHERD_BLAS_OP_T = 1 };
 enum { SHERD_BLAS_DESC_TRANSA = 3, SHERD_BLAS_DESC_TRANSB = 4 };

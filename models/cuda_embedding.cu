@@ -123,15 +123,17 @@ template <typename T, typename D, int V> int sums(void *stream, const sherd_embe
 
 } // namespace
 
-int sherd__cuda_embedding(void *stream, int is_bf16, const sherd_embedding *a)
+int sherd__cuda_embedding(void *stream, sherd_dtype type, const sherd_embedding *a)
 {
-    int wide = sherd__cuda_wide(a->cols, is_bf16 ? 8 : 4, {a->table, a->out});
-    if (is_bf16)
+    int wide = sherd__cuda_wide(a->cols, type == SHERD_FP32 ? 4 : 8, {a->table, a->out});
+    if (type == SHERD_BF16)
         return wide ? forward<bf16, 8>(stream, a) : forward<bf16, 1>(stream, a);
+    if (type == SHERD_FP16)
+        return wide ? forward<fp16, 8>(stream, a) : forward<fp16, 1>(stream, a);
     return wide ? forward<float, 4>(stream, a) : forward<float, 1>(stream, a);
 }
 
-int sherd__cuda_embedding_backward(void *stream, int is_bf16, const sherd_embedding *a)
+int sherd__cuda_embedding_backward(void *stream, sherd_dtype type, const sherd_embedding *a)
 {
     int wide = sherd__cuda_wide(a->cols, 8, {a->dx, a->dtable}), to_fp32 = a->dtable_type == SHERD_FP32;
     int code =
@@ -141,8 +143,12 @@ int sherd__cuda_embedding_backward(void *stream, int is_bf16, const sherd_embedd
                                   a->tokens, a->order, a->order + a->vocab, a->order + 2 * a->vocab);
     if (code != 0)
         return code;
-    if (!is_bf16)
+    if (type == SHERD_FP32)
         return wide ? sums<float, float, 4>(stream, a) : sums<float, float, 1>(stream, a);
+    if (type == SHERD_FP16 && to_fp32)
+        return wide ? sums<fp16, float, 8>(stream, a) : sums<fp16, float, 1>(stream, a);
+    if (type == SHERD_FP16)
+        return wide ? sums<fp16, fp16, 8>(stream, a) : sums<fp16, fp16, 1>(stream, a);
     if (to_fp32)
         return wide ? sums<bf16, float, 8>(stream, a) : sums<bf16, float, 1>(stream, a);
     return wide ? sums<bf16, bf16, 8>(stream, a) : sums<bf16, bf16, 1>(stream, a);

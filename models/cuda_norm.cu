@@ -148,24 +148,31 @@ template <typename T, int V> int backward(void *stream, const sherd_rmsnorm *a)
     if (a->dw_type == SHERD_FP32)
         return sherd__cuda_launch(stream, blocks, SUM_THREADS, 0, rmsnorm_dw<float>, runs, a->cols, a->partials,
                                   (float *)a->dw, a->dw_beta);
+    if (a->dw_type == SHERD_FP16)
+        return sherd__cuda_launch(stream, blocks, SUM_THREADS, 0, rmsnorm_dw<fp16>, runs, a->cols, a->partials,
+                                  (fp16 *)a->dw, a->dw_beta);
     return sherd__cuda_launch(stream, blocks, SUM_THREADS, 0, rmsnorm_dw<bf16>, runs, a->cols, a->partials,
                               (bf16 *)a->dw, a->dw_beta);
 }
 
 } // namespace
 
-int sherd__cuda_rmsnorm(void *stream, int is_bf16, const sherd_rmsnorm *a)
+int sherd__cuda_rmsnorm(void *stream, sherd_dtype type, const sherd_rmsnorm *a)
 {
-    int wide = sherd__cuda_wide(a->cols, is_bf16 ? 8 : 4, {a->x, a->w, a->y});
-    if (is_bf16)
+    int wide = sherd__cuda_wide(a->cols, type == SHERD_FP32 ? 4 : 8, {a->x, a->w, a->y});
+    if (type == SHERD_BF16)
         return wide ? forward<bf16, 8>(stream, a) : forward<bf16, 1>(stream, a);
+    if (type == SHERD_FP16)
+        return wide ? forward<fp16, 8>(stream, a) : forward<fp16, 1>(stream, a);
     return wide ? forward<float, 4>(stream, a) : forward<float, 1>(stream, a);
 }
 
-int sherd__cuda_rmsnorm_backward(void *stream, int is_bf16, const sherd_rmsnorm *a)
+int sherd__cuda_rmsnorm_backward(void *stream, sherd_dtype type, const sherd_rmsnorm *a)
 {
-    int wide = sherd__cuda_wide(a->cols, is_bf16 ? 8 : 4, {a->x, a->w, a->dx, a->dy, a->partials});
-    if (is_bf16)
+    int wide = sherd__cuda_wide(a->cols, type == SHERD_FP32 ? 4 : 8, {a->x, a->w, a->dx, a->dy, a->partials});
+    if (type == SHERD_BF16)
         return wide ? backward<bf16, 8>(stream, a) : backward<bf16, 1>(stream, a);
+    if (type == SHERD_FP16)
+        return wide ? backward<fp16, 8>(stream, a) : backward<fp16, 1>(stream, a);
     return wide ? backward<float, 4>(stream, a) : backward<float, 1>(stream, a);
 }

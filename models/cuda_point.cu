@@ -141,27 +141,33 @@ template <typename D, int V> int narrow_all(void *stream, const sherd_cuda_narro
 
 } // namespace
 
-int sherd__cuda_rope(void *stream, int is_bf16, const sherd_rope *a)
+int sherd__cuda_rope(void *stream, sherd_dtype type, const sherd_rope *a)
 {
-    int wide = sherd__cuda_wide(a->dim / 2, is_bf16 ? 8 : 4, {a->x, a->table});
-    if (is_bf16)
+    int wide = sherd__cuda_wide(a->dim / 2, type == SHERD_FP32 ? 4 : 8, {a->x, a->table});
+    if (type == SHERD_BF16)
         return wide ? rope<bf16, 8>(stream, a) : rope<bf16, 1>(stream, a);
+    if (type == SHERD_FP16)
+        return wide ? rope<fp16, 8>(stream, a) : rope<fp16, 1>(stream, a);
     return wide ? rope<float, 4>(stream, a) : rope<float, 1>(stream, a);
 }
 
-int sherd__cuda_swiglu(void *stream, int is_bf16, const sherd_swiglu *a)
+int sherd__cuda_swiglu(void *stream, sherd_dtype type, const sherd_swiglu *a)
 {
-    int wide = sherd__cuda_wide(a->elems, is_bf16 ? 8 : 4, {a->gate, a->up, a->out});
-    if (is_bf16)
+    int wide = sherd__cuda_wide(a->elems, type == SHERD_FP32 ? 4 : 8, {a->gate, a->up, a->out});
+    if (type == SHERD_BF16)
         return wide ? swiglu<bf16, 8>(stream, a) : swiglu<bf16, 1>(stream, a);
+    if (type == SHERD_FP16)
+        return wide ? swiglu<fp16, 8>(stream, a) : swiglu<fp16, 1>(stream, a);
     return wide ? swiglu<float, 4>(stream, a) : swiglu<float, 1>(stream, a);
 }
 
-int sherd__cuda_swiglu_backward(void *stream, int is_bf16, const sherd_swiglu *a)
+int sherd__cuda_swiglu_backward(void *stream, sherd_dtype type, const sherd_swiglu *a)
 {
-    int wide = sherd__cuda_wide(a->elems, is_bf16 ? 8 : 4, {a->gate, a->up, a->dout, a->dgate, a->dup, a->out});
-    if (is_bf16)
+    int wide = sherd__cuda_wide(a->elems, type == SHERD_FP32 ? 4 : 8, {a->gate, a->up, a->dout, a->dgate, a->dup, a->out});
+    if (type == SHERD_BF16)
         return wide ? swiglu_backward<bf16, 8>(stream, a) : swiglu_backward<bf16, 1>(stream, a);
+    if (type == SHERD_FP16)
+        return wide ? swiglu_backward<fp16, 8>(stream, a) : swiglu_backward<fp16, 1>(stream, a);
     return wide ? swiglu_backward<float, 4>(stream, a) : swiglu_backward<float, 1>(stream, a);
 }
 
@@ -170,5 +176,7 @@ int sherd__cuda_narrow(void *stream, const sherd_cuda_narrow *a)
     int wide = sherd__cuda_wide(a->elems, a->type == SHERD_FP32 ? 4 : 8, {a->x, a->y});
     if (a->type == SHERD_FP32)
         return wide ? narrow_all<float, 4>(stream, a) : narrow_all<float, 1>(stream, a);
+    if (a->type == SHERD_FP16)
+        return wide ? narrow_all<fp16, 8>(stream, a) : narrow_all<fp16, 1>(stream, a);
     return wide ? narrow_all<bf16, 8>(stream, a) : narrow_all<bf16, 1>(stream, a);
 }

@@ -4,8 +4,9 @@
  * has them run on the host in tests, and what CUDA's own header gives is there already.
  *
  * Values are fp32 in registers; bf16 is kept as uint16_t and made by (bits + 0x8000) >> 16, a NaN as 0x7FC0, like
- * everywhere in the models. A thread moves V neighbouring values at once: 16 bytes of a bf16 or fp32 array where the
- * shapes and addresses allow it (V = 8 or 4), else one value (V = 1).
+ * everywhere in the models; fp16 is made by nearest, ties to even, a NaN as 0x7E00. A thread moves V
+ * neighbouring values at once: 16 bytes of a 16-bit or fp32 array where the shapes and addresses allow it (V = 8 or 4),
+ * else one value (V = 1).
  */
 #ifndef SHERD_MODELS_CUDA_PORTABLE_H
 #define SHERD_MODELS_CUDA_PORTABLE_H
@@ -28,6 +29,9 @@ namespace
 {
 
 typedef uint16_t bf16;
+struct fp16 { /* a type of its own, so that it can be told from bf16 */
+    uint16_t bits;
+};
 
 __device__ __forceinline__ float widen(bf16 x)
 {
@@ -38,6 +42,24 @@ __device__ __forceinline__ bf16 narrow(float x)
 {
     uint32_t bits = __float_as_uint(x);
     return (bf16)((bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC0u : (bits + 0x8000u) >> 16);
+}
+
+__device__ __forceinline__ float widen(fp16 x)
+{
+    uint32_t magnitude = (uint32_t)(x.bits & 0x7FFFu) << 13, sign = (uint32_t)(x.bits & 0x8000u) << 16;
+    uint32_t finite = __float_as_uint(__uint_as_float(magnitude) * 0x1p112f);
+    return __uint_as_float(sign | ((x.bits & 0x7C00u) == 0x7C00u ? magnitude | 0x7F800000u : finite));
+}
+
+/* As kernels_body.h's fp16_of. */
+__device__ __forceinline__ uint16_t narrow_fp16(float x)
+{
+    uint32_t bits = __float_as_uint(x), magnitude = bits & 0x7FFFFFFFu;
+    uint32_t normal = (magnitude - (112u << 23) + 0xFFFu + (magnitude >> 13 & 1u)) >> 13;
+    uint32_t subnormal = __float_as_uint(__uint_as_float(magnitude) + 0.5f) - 0x3F000000u;
+    uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
+    uint32_t half = (bits >> 16 & 0x8000u) | (magnitude >= 0x47800000u ? 0x7C00u : finite);
+    return (uint16_t)(magnitude > 0x7F800000u ? 0x7E00u : half);
 }
 
 __device__ __forceinline__ uint32_t narrow_pair(float low, float high)
@@ -80,6 +102,21 @@ template <int V> __device__ __forceinline__ void load(const bf16 *from, float (&
     }
 }
 
+template <int V> __device__ __forceinline__ void load(const fp16 *from, float (&to)[V])
+{
+    if constexpr (V == 8) {
+        uint4 v = *reinterpret_cast<const uint4 *>(from);
+        const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            to[i] = widen(fp16{(uint16_t)(words[i / 2] >> i % 2 * 16)});
+    } else {
+#pragma unroll
+        for (int i = 0; i < V; i++)
+            to[i] = widen(from[i]);
+    }
+}
+
 template <int V> __device__ __forceinline__ void store(float *to, const float (&from)[V])
 {
     if constexpr (V % 4 == 0) {
@@ -103,6 +140,21 @@ template <int V> __device__ __forceinline__ void store(bf16 *to, const float (&f
 #pragma unroll
         for (int i = 0; i < V; i++)
             to[i] = narrow(from[i]);
+    }
+}
+
+template <int V> __device__ __forceinline__ void store(fp16 *to, const float (&from)[V])
+{
+    if constexpr (V == 8) {
+        uint32_t words[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            words[i] = (uint32_t)narrow_fp16(from[2 * i]) | (uint32_t)narrow_fp16(from[2 * i + 1]) << 16;
+        *reinterpret_cast<uint4 *>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+    } else {
+#pragma unroll
+        for (int i = 0; i < V; i++)
+            to[i] = fp16{narrow_fp16(from[i])};
     }
 }
 

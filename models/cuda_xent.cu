@@ -104,10 +104,12 @@ template <typename T, int V> int run(void *stream, const sherd_xent *a)
 
 } // namespace
 
-int sherd__cuda_cross_entropy(void *stream, int is_bf16, const sherd_xent *a)
+int sherd__cuda_cross_entropy(void *stream, sherd_dtype type, const sherd_xent *a)
 {
-    int wide = sherd__cuda_wide(a->vocab, is_bf16 ? 8 : 4, {a->logits, a->dlogits});
-    if (is_bf16)
+    int wide = sherd__cuda_wide(a->vocab, type == SHERD_FP32 ? 4 : 8, {a->logits, a->dlogits});
+    if (type == SHERD_BF16)
         return wide ? run<bf16, 8>(stream, a) : run<bf16, 1>(stream, a);
+    if (type == SHERD_FP16)
+        return wide ? run<fp16, 8>(stream, a) : run<fp16, 1>(stream, a);
     return wide ? run<float, 4>(stream, a) : run<float, 1>(stream, a);
 }

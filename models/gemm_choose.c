@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Which provider multiplies. oneDNN where it multiplies the type natively: fp32 always, bf16 only on CPUs with bf16
- * instructions. Without them its bf16 runs at a fifth of its fp32 (emulation), while the own GEMM widens bf16 as it
- * packs, which it has to do anyway. bench/models measures both.
+ * instructions, fp16 never. Without them its bf16 runs at a fifth of its fp32 (emulation), while the own GEMM widens
+ * bf16 as it packs, which it has to do anyway. bench/models measures both.
  */
 #include "models/gemm.h"
 
@@ -10,7 +10,7 @@ static int use_dnnl(const sherd_ops_options *o)
 {
 #if defined(SHERD_HAVE_DNNL)
     if (o->gemm == SHERD_MODEL_GEMM_AUTO) {
-        return o->dtype == SHERD_FP32 || sherd__gemm_dnnl_native_bf16();
+        return o->dtype == SHERD_FP32 || (o->dtype == SHERD_BF16 && sherd__gemm_dnnl_native_bf16());
     }
     return o->gemm == SHERD_MODEL_GEMM_ONEDNN;
 #else

@@ -241,6 +241,12 @@ static const char *describe(const sherd_gemm *gemm)
 sherd_status sherd__gemm_dnnl_create(const sherd_ops_options *options, const sherd_kernels *kernels, sherd_pool *pool,
                                      sherd_gemm **out, sherd_error *err)
 {
+    if (options->dtype == SHERD_FP16) {
+        return sherd__model_fail(
+            err, SHERD_EUNSUPPORTED,
+            "model: oneDNN has no fp16 products on CPUs like this one; take AUTO, which stores fp16 "
+            "and computes in fp32");
+    }
     provider *p = calloc(1, sizeof *p);
     worker *workers = calloc((size_t)options->threads, sizeof *workers);
     if (!p || !workers) {

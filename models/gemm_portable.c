@@ -4,7 +4,7 @@
  * columns
  * ([panel][k][64], fp32, zeros behind the last column); then tasks of 48 rows × 256 columns multiply: rows of op(A) are
  * widened into a small buffer where they need it, sums stay in an fp32 block in cache, and the epilogue adds D and
- * narrows on the way out. bf16 operands are therefore converted while they are packed and cost no pass of their own.
+ * narrows on the way out. 16-bit operands are therefore converted while they are packed and cost no pass of their own.
  * Every element is one sum over k in rising order, in blocks of KC: it depends on shapes only.
  */
 #include "models/gemm.h"
@@ -236,7 +236,9 @@ sherd_status sherd__gemm_portable_create(const sherd_ops_options *options, const
         return status;
     }
     snprintf(p->text, sizeof p->text, "own (%s%s)", kernels->name,
-             p->in == SHERD_FP32 ? "" : ", bf16 widened while packing");
+             p->in == SHERD_FP32   ? ""
+             : p->in == SHERD_BF16 ? ", bf16 widened while packing"
+                                   : ", stored in fp16, computed in fp32");
     *out = &p->base;
     return SHERD_OK;
 }

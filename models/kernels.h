@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The inner loops of the host ops, one table per instruction set (kernels_body.h is compiled once for each). All
- * arithmetic is fp32 on contiguous runs; bf16 exists only in widen and narrow. No run needs to be aligned or a multiple
- * of anything, except for `gemm`, whose n is a multiple of SHERD_KERNEL_PAD.
+ * The inner loops of the host ops, one table per instruction set (kernels_body.h is compiled once for each) and 16-bit
+ * type. All arithmetic is fp32 on contiguous runs; a 16-bit type exists only in widen and narrow. No run needs to be
+ * aligned or a multiple of anything, except for `gemm`, whose n is a multiple of SHERD_KERNEL_PAD.
  */
 #ifndef SHERD_MODELS_KERNELS_H
 #define SHERD_MODELS_KERNELS_H
@@ -10,8 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SHERD_KERNEL_PAD 64 /* floats: the widest register tile; rows of packed operands are padded to it with zeros   \
-                             */
+#define SHERD_KERNEL_PAD                                                                                               \
+    64 /* floats: the widest register tile; rows of packed operands are padded to it with zeros                        \
+        */
 
 /* One product of the register-tile GEMM: C[m][n] = (beta ? C : 0) + A·B; A's element (i, l) is a[i·row + l·col]. */
 typedef struct sherd_tile_gemm {
@@ -51,13 +52,20 @@ typedef struct sherd_kernels {
     void (*gemm)(const sherd_tile_gemm *g);
 } sherd_kernels;
 
-/* Best table for this CPU. Pure. */
-const sherd_kernels *sherd__kernels_choose(void);
+/* What 16-bit values of a model are: the place in each of the tables below. */
+typedef enum sherd_kernels_half {
+    SHERD_KERNELS_BF16 = 0,
+    SHERD_KERNELS_FP16 = 1,
+    SHERD_KERNELS_HALVES = 2
+} sherd_kernels_half;
 
-extern const sherd_kernels sherd__kernels_base;
+/* Best table for this CPU. Pure. */
+const sherd_kernels *sherd__kernels_choose(sherd_kernels_half half);
+
+extern const sherd_kernels sherd__kernels_base[SHERD_KERNELS_HALVES];
 #if defined(SHERD_MODELS_X86)
-extern const sherd_kernels sherd__kernels_avx2;
-extern const sherd_kernels sherd__kernels_avx512;
+extern const sherd_kernels sherd__kernels_avx2[SHERD_KERNELS_HALVES];
+extern const sherd_kernels sherd__kernels_avx512[SHERD_KERNELS_HALVES];
 #endif
 
 #endif

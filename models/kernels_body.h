@@ -88,7 +88,7 @@ static inline vf vexp(vf x)
     return choose(over, splat(INFINITY), p);
 }
 
-static inline vh to_half(vf v)
+static inline vh bf16_of(vf v)
 {
     vu bits = (vu)v;
     vu rounded = (bits + 0x8000u) >> 16;
@@ -96,30 +96,36 @@ static inline vh to_half(vf v)
     return __builtin_convertvector((rounded & ~nan) | (nan & 0x7FC0u), vh);
 }
 
-static inline void widen(int64_t n, const uint16_t *x, float *y)
+static inline vf of_bf16(vh h)
 {
-    int64_t i = 0;
-    for (; i + W <= n; i += W) {
-        vh h;
-        memcpy(&h, x + i, sizeof h);
-        store(y + i, (vf)(__builtin_convertvector(h, vu) << 16));
-    }
-    if (i < n) {
-        vh h = {0};
-        memcpy(&h, x + i, (size_t)(n - i) * sizeof *x);
-        store_part(y + i, (vf)(__builtin_convertvector(h, vu) << 16), n - i);
-    }
+    return (vf)(__builtin_convertvector(h, vu) << 16);
+}
+
+static inline vu pick(vi mask, vu yes, vu no)
+{
+    return ((vu)mask & yes) | (~(vu)mask & no);
+}
+
+/* Nearest, ties to even. Normal results: half of the last bit less one, and one more where that bit is odd, carry into
+ * what is kept. Subnormal ones: adding 1/2 leaves their unit, 2^-24, as the last bit of fp32, and rounds there. */
+static inline vh fp16_of(vf v)
+{
+    vu bits = (vu)v, magnitude = bits & 0x7FFFFFFFu;
+    vu normal = (magnitude - (112u << 23) + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13;
+    vu subnormal = (vu)((vf)magnitude + 0.5f) - 0x3F000000u;
+    vu finite = pick((vi)(magnitude < 0x38800000u), subnormal, normal);
+    vu half = ((bits >> 16) & 0x8000u) | pick((vi)(magnitude >= 0x47800000u), 0x7C00u + (vu){0}, finite);
+    return __builtin_convertvector(pick((vi)(magnitude > 0x7F800000u), 0x7E00u + (vu){0}, half), vh);
+}
+
+static inline vf of_fp16(vh h)
+{
+    vu x = __builtin_convertvector(h, vu), magnitude = (x & 0x7FFFu) << 13;
+    vu finite = (vu)((vf)magnitude * 0x1p112f);
+    return (vf)(((x & 0x8000u) << 16) | pick((vi)((x & 0x7C00u) == 0x7C00u), magnitude | 0x7F800000u, finite));
 }
 
 #define AHEAD 12 /* rows */
-
-static void widen_rows(int64_t rows, int64_t n, const uint16_t *x, int64_t ldx, float *y, int64_t ldy)
-{
-    for (int64_t r = 0; r < rows; r++) {
-        __builtin_prefetch(x + (r + AHEAD < rows ? r + AHEAD : r) * ldx);
-        widen(n, x + r * ldx, y + r * ldy);
-    }
-}
 
 static void copy_rows(int64_t rows, int64_t n, const float *x, int64_t ldx, float *y, int64_t ldy)
 {
@@ -137,18 +143,18 @@ static void copy_rows(int64_t rows, int64_t n, const float *x, int64_t ldx, floa
     }
 }
 
-static void narrow(int64_t n, const float *x, uint16_t *y)
-{
-    int64_t i = 0;
-    for (; i + W <= n; i += W) {
-        vh h = to_half(load(x + i));
-        memcpy(y + i, &h, sizeof h);
-    }
-    if (i < n) {
-        vh h = to_half(load_part(x + i, n - i));
-        memcpy(y + i, &h, (size_t)(n - i) * sizeof *y);
-    }
-}
+/* widen, widen_rows and narrow of either type. */
+#define HALF(name) bf16_##name
+#define TO_HALF(v) bf16_of(v)
+#define OF_HALF(h) of_bf16(h)
+#include "models/kernels_half.h"
+#undef HALF
+#undef TO_HALF
+#undef OF_HALF
+#define HALF(name) fp16_##name
+#define TO_HALF(v) fp16_of(v)
+#define OF_HALF(h) of_fp16(h)
+#include "models/kernels_half.h"
 
 static void add(int64_t n, const float *x, float *y)
 {
@@ -453,23 +459,26 @@ static void gemm(const sherd_tile_gemm *g)
     }
 }
 
-const sherd_kernels SHERD_KERNELS_TABLE = {
-    .name = SHERD_KERNELS_NAME,
-    .widen = widen,
-    .narrow = narrow,
-    .copy_rows = copy_rows,
-    .widen_rows = widen_rows,
-    .add = add,
-    .scale = scale,
-    .dot = dot,
-    .maximum = maximum,
-    .exp_sum = exp_sum,
-    .rms_apply = rms_apply,
-    .rms_backward = rms_backward,
-    .rope = rope,
-    .swiglu = swiglu,
-    .swiglu_backward = swiglu_backward,
-    .score_backward = score_backward,
-    .transpose = transpose,
-    .gemm = gemm,
+/* clang-format off */
+#define COMMON \
+    .name = SHERD_KERNELS_NAME, \
+    .copy_rows = copy_rows, \
+    .add = add, \
+    .scale = scale, \
+    .dot = dot, \
+    .maximum = maximum, \
+    .exp_sum = exp_sum, \
+    .rms_apply = rms_apply, \
+    .rms_backward = rms_backward, \
+    .rope = rope, \
+    .swiglu = swiglu, \
+    .swiglu_backward = swiglu_backward, \
+    .score_backward = score_backward, \
+    .transpose = transpose, \
+    .gemm = gemm
+/* clang-format on */
+
+const sherd_kernels SHERD_KERNELS_TABLE[SHERD_KERNELS_HALVES] = {
+    [SHERD_KERNELS_BF16] = {COMMON, .widen = bf16_widen, .narrow = bf16_narrow, .widen_rows = bf16_widen_rows},
+    [SHERD_KERNELS_FP16] = {COMMON, .widen = fp16_widen, .narrow = fp16_narrow, .widen_rows = fp16_widen_rows},
 };

@@ -43,10 +43,10 @@ static sherd_status check_options(const sherd_model_shape *s, const sherd_model_
     if (o->threads < 0 || o->threads > 1024) {
         return sherd__model_fail(err, SHERD_EINVAL, "model: %d threads, expected 0 to 1024", o->threads);
     }
-    if ((o->dtype != SHERD_FP32 && o->dtype != SHERD_BF16) ||
+    if ((o->dtype != SHERD_FP32 && o->dtype != SHERD_BF16 && o->dtype != SHERD_FP16) ||
         (o->grad_dtype != SHERD_FP32 && o->grad_dtype != o->dtype)) {
         return sherd__model_fail(err, SHERD_EINVAL,
-                                 "model: type %s with gradients of type %s; take fp32 or bf16, and gradients in "
+                                 "model: type %s with gradients of type %s; take fp32, bf16 or fp16, and gradients in "
                                  "fp32 or the same",
                                  sherd_dtype_name(o->dtype), sherd_dtype_name(o->grad_dtype));
     }
@@ -290,7 +290,10 @@ sherd_status sherd_model_step(sherd_model *m, const sherd_model_store *store, co
     if (m->options.forward_only) {
         return sherd__model_fail(err, SHERD_ESTATE, "model: made with forward_only, it has no room for backward");
     }
-    sherd_pass p = {.m = m, .store = store, .err = err, .batch = batch, .seq = seq};
+    sherd_pass p = {.m = m, .store = store, .err = err, .batch = batch, .seq = seq, .loss_scale = 1.0f};
+    if (store->loss_scale) {
+        p.loss_scale = (float)store->loss_scale(store->ctx);
+    }
     return pass_loss(&p, tokens, targets, 1, loss);
 }
 

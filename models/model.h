@@ -77,6 +77,7 @@ typedef struct sherd_model_store {
     sherd_status (*grad_acquire)(void *ctx, uint32_t param, sherd_grad *out);
     sherd_status (*grad_ready)(void *ctx, uint32_t param);
     sherd_status (*error)(void *ctx, sherd_error *err); /* the sentence of a call that failed */
+    double (*loss_scale)(void *ctx); /* what multiplies the loss, asked for once a micro-step; NULL: 1 */
 } sherd_model_store;
 
 /* The engine as a store: between sherd_micro_begin and sherd_engine_step for training, at any time for evaluation. */
@@ -110,7 +111,7 @@ typedef enum sherd_model_gemm {
 
 typedef struct sherd_model_options {
     size_t size;
-    sherd_dtype dtype;      /* of parameters and activations: fp32 or bf16 */
+    sherd_dtype dtype;      /* of parameters and activations: fp32, bf16 or fp16 */
     sherd_dtype grad_dtype; /* of the gradients: fp32, or equal to dtype */
     int64_t batch, seq;     /* the largest micro-batch */
     int32_t threads;        /* 0: 1. Includes the calling thread. Of the host's ops. */
@@ -147,7 +148,8 @@ const char *sherd_model_describe(const sherd_model *model);
 void sherd_model_cuda_text(char *text, size_t capacity);
 
 /* Forward and backward of one micro-batch: tokens and targets are [batch][seq], every gradient of the store is written
- * (of the MEAN loss over the micro-batch's tokens). *loss: that mean, in nats, before the update. */
+ * (of the MEAN loss over the micro-batch's tokens, times the store's loss_scale). *loss: that mean, unscaled, in nats, before
+ * the update. */
 sherd_status sherd_model_step(sherd_model *model, const sherd_model_store *store, const int32_t *tokens,
                               const int32_t *targets, int64_t batch, int64_t seq, double *loss, sherd_error *err);
 /* Forward only: the mean loss. */

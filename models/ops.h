@@ -2,10 +2,10 @@
  *
  * The op table the decoder is written over: raw device pointers, shapes, and a context. The host's implementation is
  * ops_host.c, CUDA's ops_cuda.c. Ops run in the order they are called, on CUDA some time after the call. Matrices are
- * row-major and contiguous; "model type" is sherd_ops.dtype (fp32 or bf16), statistics, rotary tables, logits and
+ * row-major and contiguous; "model type" is sherd_ops.dtype (fp32, bf16 or fp16), statistics, rotary tables, logits and
  * scratch gradients are fp32. bf16 is made by (bits + 0x8000) >> 16, a NaN is 0x7FC0; only cuBLASLt's products round
- * ties to even. Every op is deterministic: where a sum runs over rows, its order depends on shapes only, never on
- * threads.
+ * ties to even. fp16 is always made by nearest, ties to even, a NaN is 0x7E00. Every op is deterministic: where a sum
+ * runs over rows, its order depends on shapes only, never on threads.
  */
 #ifndef SHERD_MODELS_OPS_H
 #define SHERD_MODELS_OPS_H
@@ -84,7 +84,7 @@ typedef struct sherd_xent {
     int64_t rows, vocab;
     float *logits; /* overwritten */
     const int32_t *targets;
-    float scale;    /* of dlogits: 1 / tokens of the micro-batch */
+    float scale;    /* of dlogits: loss scale / tokens of the micro-batch */
     void *dlogits;  /* model type; NULL: loss only; may be `logits` in fp32 */
     double *losses; /* one per row */
 } sherd_xent;

@@ -238,11 +238,6 @@ static sherd_status settle(sherd_ops *ops, sherd_error *err)
 /* ----------------------------------------------------------------------------------------------------------------- ops
  */
 
-static int is_bf16(const cuda_ops *c)
-{
-    return c->base.dtype == SHERD_BF16;
-}
-
 /* An op that is one launcher. */
 #define OP(name, type)                                                                                                 \
     static void name(sherd_ops *ops, const type *args)                                                                 \
@@ -250,7 +245,7 @@ static int is_bf16(const cuda_ops *c)
         cuda_ops *c = (cuda_ops *)ops;                                                                                 \
         int former = enter(c);                                                                                         \
         if (may_issue(c)) {                                                                                            \
-            (void)check(c, sherd__cuda_##name(c->stream, is_bf16(c), args), #name);                                    \
+            (void)check(c, sherd__cuda_##name(c->stream, c->base.dtype, args), #name);                                 \
         }                                                                                                              \
         leave(c, former);                                                                                              \
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The op table on the host: row operations here, attention in attention_host.c, products behind sherd_gemm. Each op
- * cuts its rows into tasks whose size depends on the shape only. bf16 rows are widened into a per-worker buffer that
+ * cuts its rows into tasks whose size depends on the shape only. 16-bit rows are widened into a per-worker buffer that
  * stays in the first-level cache, computed in fp32 and narrowed once.
  */
 #include "models/host.h"
@@ -407,7 +407,7 @@ sherd_status sherd__ops_host_create(const sherd_ops_options *o, sherd_ops **out,
         .download = move,
         .settle = settle,
     };
-    h->kernels = sherd__kernels_choose();
+    h->kernels = sherd__kernels_choose(o->dtype == SHERD_FP16 ? SHERD_KERNELS_FP16 : SHERD_KERNELS_BF16);
     h->device = o->device;
     h->row_elems = row_elems(o);
     h->attention_elems = sherd__host_attention_elems(o->limits.seq, o->limits.dim);

@@ -32,7 +32,7 @@ typedef struct sherd_workspace {
     double *losses; /* [rows] */
     /* backward only, NULL otherwise */
     void *dlogits;  /* [chunk][vocab], model type; fp32: the logits themselves */
-    float *dhead;   /* [vocab][hidden], where chunks of a bf16 head gradient are summed; else NULL */
+    float *dhead;   /* [vocab][hidden], where chunks of a 16-bit head gradient are summed; else NULL */
     float *dnormed; /* [rows][hidden] */
     void *dx;       /* [rows][hidden]: the gradient of the residual stream */
     void *dq, *dk, *dv, *dattended;
@@ -68,6 +68,7 @@ typedef struct sherd_pass {
     sherd_error *err;
     sherd_status status;
     int64_t batch, seq, rows;
+    float loss_scale; /* of dlogits */
 } sherd_pass;
 
 /* NULL after a failure. Every non-NULL acquire is followed by its release. */

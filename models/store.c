@@ -27,9 +27,15 @@ static sherd_status engine_error(void *ctx, sherd_error *err)
     return sherd_engine_error(ctx, err);
 }
 
+static double engine_loss_scale(void *ctx)
+{
+    return sherd_engine_loss_scale(ctx);
+}
+
 sherd_model_store sherd_model_engine_store(sherd_engine *engine)
 {
-    return (sherd_model_store){engine, engine_acquire, engine_release, engine_grad, engine_ready, engine_error};
+    return (sherd_model_store){engine,       engine_acquire, engine_release,   engine_grad,
+                               engine_ready, engine_error,   engine_loss_scale};
 }
 
 struct entry {
@@ -97,7 +103,12 @@ static sherd_status memory_error(void *ctx, sherd_error *err)
 
 sherd_model_store sherd_model_memory_store_view(sherd_model_memory_store *store)
 {
-    return (sherd_model_store){store, memory_acquire, memory_release, memory_grad, memory_ready, memory_error};
+    return (sherd_model_store){.ctx = store,
+                               .param_acquire = memory_acquire,
+                               .param_release = memory_release,
+                               .grad_acquire = memory_grad,
+                               .grad_ready = memory_ready,
+                               .error = memory_error};
 }
 
 static uint64_t elems(const sherd_param *p)

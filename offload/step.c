@@ -52,6 +52,7 @@ static sherd__update update_of(const pass *p, const sherd__place *place)
                             .sum = place->sum,
                             .sum_dtype = sherd__plan_sum_dtype(plan, p->bucket),
                             .emit = place->emit,
+                            .emit_dtype = p->bucket->dtype,
                             .origin = p->part_begin + place->begin};
 
     update.master = sherd__place_now(place, p->parity, 0);

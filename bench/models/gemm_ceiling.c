@@ -70,7 +70,7 @@ static void set_weights(const sherd_model_shape *shape, const sherd_param *param
         if (dtype == SHERD_FP32) {
             memcpy(to, values, (size_t)elems * sizeof *values);
         } else {
-            sherd__kernels_base.narrow(elems, values, to);
+            sherd__kernels_base[SHERD_KERNELS_BF16].narrow(elems, values, to);
         }
         free(values);
     }

@@ -162,6 +162,36 @@ static void every_way_to_start_ranks_gives_the_same_bits(void **state)
     assert_int_equal(remove("bits.jsonl"), 0);
 }
 
+/* The first scale overflows; the steps skipped then, the scale and the way products go are said. */
+static void fp16_trains_and_says_its_scale(void **state)
+{
+    char first[80] = "", text[80];
+
+    (void)state;
+    for (int stage = 0; stage < 3; stage++) {
+        command_run(&o, "", TRAIN "--set fp16.enabled=true --set fp16.initial_scale_power=32 --set fp16.hysteresis=1 "
+                    "--steps 24 --ranks 2 --log fp16.jsonl --set zero_optimization.stage=%d 2>&1", stage);
+        assert_code(0);
+        assert_says("stored in fp16, computed in fp32");
+        assert_says("  loss scale 4.29497e+09  ");
+        assert_says("(skipped: the gradients are not finite)");
+        command_hashes("fp16.jsonl", text);
+        assert_string_equal(stage > 0 ? first : text, text);
+        memcpy(first, text, sizeof text);
+        assert_ledger_is_plan("fp16.jsonl", 2);
+    }
+    json_t *log = command_log("fp16.jsonl"), *last = json_array_get(log, 24);
+    json_int_t skipped = json_integer_value(json_object_get(last, "skipped"));
+    double scale = json_number_value(json_object_get(json_array_get(log, 23), "loss_scale"));
+    assert_true(skipped >= 8 && skipped < 24 && scale == 4294967296.0 / (double)(1 << skipped));
+    snprintf(text, sizeof text, "loss scale             %g, %d of 24 steps skipped\n", scale, (int)skipped);
+    assert_says(text);
+    assert_true(json_number_value(json_object_get(last, "loss_last")) <
+                json_number_value(json_object_get(last, "loss_first")));
+    json_decref(log);
+    assert_int_equal(remove("fp16.jsonl"), 0);
+}
+
 static void the_checking_device_says_what_it_saw(void **state)
 {
     (void)state;
@@ -376,6 +406,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(wrong_arguments_end_in_a_sentence),
         cmocka_unit_test(the_log_has_every_field),
         cmocka_unit_test(every_way_to_start_ranks_gives_the_same_bits),
+        cmocka_unit_test(fp16_trains_and_says_its_scale),
         cmocka_unit_test(the_checking_device_says_what_it_saw),
         cmocka_unit_test(a_killed_rank_ends_the_others),
         cmocka_unit_test(a_signal_reaches_the_ranks),

@@ -42,7 +42,7 @@ int case_at(uint32_t index, int32_t world, int64_t steps, int wide, engine_case 
     static const sherd_optimizer optimizers[] = {SHERD_ADAMW, SHERD_SGD, SHERD_ADAM};
     static const int64_t accumulations[] = {1, 3};
     uint32_t n_optimizers = wide ? 3 : 2, n_accumulations = wide ? 2 : 1, n_sums = wide ? 2 : 1;
-    uint32_t n_dtypes = wide ? 3 : 2;
+    uint32_t n_dtypes = 3;
     uint32_t i = index;
 
     memset(out, 0, sizeof *out);

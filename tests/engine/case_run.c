@@ -153,7 +153,7 @@ static sherd_status sum_twice(const engine_case *c, sherd_engine *engine, int32_
     return SHERD_OK;
 }
 
-/* Host devices only: the working copy of a bf16 parameter is its master, narrowed. */
+/* Host devices only: the working copy of a 16-bit parameter is its master, narrowed. */
 static sherd_status working_copy_matches(sherd_engine *engine, const sherd_param *param, uint32_t p,
                                          const float *master, case_result *out)
 {
@@ -163,8 +163,9 @@ static sherd_status working_copy_matches(sherd_engine *engine, const sherd_param
 
     if (status != SHERD_OK)
         return status;
-    for (int64_t i = 0; param->dtype == SHERD_BF16 && i < case_elems(param); i++)
-        wrong += ((const uint16_t *)data)[i] != sherd__bf16_of_f32(master[i]);
+    for (int64_t i = 0; param->dtype != SHERD_FP32 && i < case_elems(param); i++)
+        wrong += ((const uint16_t *)data)[i] !=
+                 (param->dtype == SHERD_BF16 ? sherd__bf16_of_f32(master[i]) : sherd__f16_of_f32(master[i]));
     status = sherd_param_release(engine, p);
     if (status == SHERD_OK && wrong) {
         snprintf(out->error.text, sizeof out->error.text, "'%s': %lld values are not their masters' narrowing",

@@ -88,6 +88,15 @@ static void plain_bf16(void **state)
         assert_right(SHERD_BF16, 2, 37, head_counts[1], dims[i]);
 }
 
+/* On no tensor cores: their kernels take bf16. */
+static void plain_fp16(void **state)
+{
+    static const int64_t dims[] = {1, 20, 64, 65, 128};
+    (void)state;
+    for (size_t i = 0; i < sizeof dims / sizeof *dims; i++)
+        assert_right(SHERD_FP16, 2, 37, head_counts[1], dims[i]);
+}
+
 /* A mask one too wide or too narrow is far beyond the bounds. */
 static void a_wrong_mask_is_found(void **state)
 {
@@ -131,6 +140,7 @@ static void every_order_gives_the_same_bits(void **state)
     assert_same_bits(SHERD_BF16, 50, head_counts[0], 128);
     assert_same_bits(SHERD_BF16, 20, head_counts[1], 20);
     assert_same_bits(SHERD_FP32, 40, head_counts[1], 16);
+    assert_same_bits(SHERD_FP16, 40, head_counts[1], 16);
 }
 
 /* Scores so large that only the running maximum keeps them finite, and rows that see one key only with weight. */
@@ -159,6 +169,7 @@ int main(void)
         cmocka_unit_test(tensor_cores_between),
         cmocka_unit_test(plain_fp32),
         cmocka_unit_test(plain_bf16),
+        cmocka_unit_test(plain_fp16),
         cmocka_unit_test(a_wrong_mask_is_found),
         cmocka_unit_test(every_order_gives_the_same_bits),
         cmocka_unit_test(large_scores_stay_finite),

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * Bounds. With u = 2^-24 and, for bf16, h = 2^-8 (half a unit of a rounding), each result is a sum of products, and its
- * error at most the sum of
+ * Bounds. With u = 2^-24 and, for bf16, h = 2^-8, for fp16 2^-11 (half a unit of a rounding), each result is a sum of
+ * products, and its error at most the sum of
  *   - (terms + 16) · u of the sum of the terms' absolute values, for adding in fp32 in any order;
  *   - delta of that sum, where delta bounds the relative error of a weight exp(scale · q·k − lse): twice the error of
  * the score in fp32, (dim + 16) · u · scale · Σ|q||k| at most, and of scaling and subtracting it;
  *   - h of that sum where weights or slopes are rounded to bf16 for a tensor core;
- *   - h (u in fp32) of the result itself, for storing it.
+ *   - h (u in fp32) of the result itself, for storing it, and in fp16 half of the smallest subnormal.
  * Backward is checked as a function of what it reads, which includes out and lse as forward left them.
  */
 #include <math.h>
@@ -20,22 +20,15 @@
 #include <cmocka.h>
 
 #include "tests/models/attention_cuda_case.h"
+#include "tests/models/half.h"
 
 enum { GUARD = 64 };
-
-static float widened(uint16_t bits)
-{
-    uint32_t wide = (uint32_t)bits << 16;
-    float x;
-    memcpy(&x, &wide, sizeof x);
-    return x;
-}
 
 static double get(const problem *p, int array, int64_t i)
 {
     if (array == LSE || p->dtype == SHERD_FP32)
         return ((const float *)p->array[array])[i];
-    return widened(((const uint16_t *)p->array[array])[i]);
+    return float_of(p->dtype, ((const uint16_t *)p->array[array])[i]);
 }
 
 void problem_draw(problem *p, int array, uint64_t seed, double range)
@@ -43,12 +36,10 @@ void problem_draw(problem *p, int array, uint64_t seed, double range)
     for (size_t i = 0; i < p->elems[array]; i++) {
         seed = seed * 6364136223846793005u + 1442695040888963407u;
         float x = (float)(((double)(seed >> 33) / 1073741824.0 - 1.0) * range);
-        uint32_t bits;
-        memcpy(&bits, &x, sizeof bits);
         if (p->dtype == SHERD_FP32)
             ((float *)p->array[array])[i] = x;
         else
-            ((uint16_t *)p->array[array])[i] = (uint16_t)(bits >> 16);
+            ((uint16_t *)p->array[array])[i] = half_of(p->dtype, x);
     }
 }
 
@@ -119,7 +110,7 @@ typedef struct reference {
     const problem *p;
     int64_t batch, head, kv_head;
     int64_t shift; /* of the mask: 0 is right */
-    double scale, weight_error, rounding, storing;
+    double scale, weight_error, rounding, storing, tiny;
 } reference;
 
 static int64_t at(const reference *r, int array, int64_t position, int64_t d)
@@ -203,7 +194,8 @@ static void check_row(const reference *r, int64_t query, tally *t)
             sum += term;
             size += fabs(term);
         }
-        compare(t, element(r, OUT, query, d), sum, (adding(r, 2 * n) + 2 * error) * size + r->storing * fabs(sum));
+        compare(t, element(r, OUT, query, d), sum,
+                (adding(r, 2 * n) + 2 * error) * size + r->storing * fabs(sum) + r->tiny);
     }
     free(score);
 }
@@ -251,22 +243,24 @@ static void check_product(const reference *heads, const slopes *s, int n_heads, 
                 }
             }
             double bound = 1.01 * error + (double)(a->seq * n_heads + 16) * unit * size + heads->storing * fabs(sum);
-            compare(t, element(heads, result, row, d), factor * sum, factor * bound + 1e-30);
+            compare(t, element(heads, result, row, d), factor * sum, factor * bound + heads->tiny + 1e-30);
         }
     }
 }
 
 static reference reference_of(const problem *p, int64_t batch, int64_t head, int64_t shift)
 {
-    int half = p->dtype == SHERD_BF16;
     return (reference){.p = p,
                        .batch = batch,
                        .head = head,
                        .kv_head = head / (p->a.heads / p->a.kv_heads),
                        .shift = shift,
                        .scale = 1 / sqrt((double)p->a.dim),
-                       .rounding = half ? 0x1.01p-8 : 0,
-                       .storing = half ? 0x1.01p-8 : 2 * unit};
+                       .rounding = p->dtype == SHERD_BF16 ? 0x1.01p-8 : 0,
+                       .tiny = p->dtype == SHERD_FP16 ? 0x1p-25 : 0,
+                       .storing = p->dtype == SHERD_BF16   ? 0x1.01p-8
+                                  : p->dtype == SHERD_FP16 ? 0x1.01p-11
+                                                           : 2 * unit};
 }
 
 static void check_group(const problem *p, int64_t batch, int64_t kv_head, int64_t shift, tally *forward,

@@ -24,8 +24,8 @@ static void refusals_say_why(void **state)
     assert_int_equal(sherd__attention_cuda_prepare(SHERD_BF16, &a, &err), SHERD_EUNSUPPORTED);
     assert_non_null(strstr(err.text, "1 to 256 dimensions, not of 257"));
     a.dim = 64;
-    assert_int_equal(sherd__attention_cuda_prepare(SHERD_FP16, &a, &err), SHERD_EUNSUPPORTED);
-    assert_non_null(strstr(err.text, "fp32 or bf16 only"));
+    assert_int_equal(sherd__attention_cuda_prepare((sherd_dtype)3, &a, &err), SHERD_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "fp32, bf16 or fp16 only"));
     a.kv_heads = 3;
     assert_int_equal(sherd__attention_cuda_forward(attention_place_stream(), SHERD_BF16, &a, &err), SHERD_EINVAL);
     assert_non_null(strstr(err.text, "key-value heads, 3, must divide heads"));

@@ -240,6 +240,7 @@ static void two_ranks_train(void **state)
 {
     (void)state;
     check((setting){.world = 2, .stage = 2, .micro_steps = 1, .dtype = SHERD_BF16});
+    check((setting){.world = 2, .stage = 1, .micro_steps = 2, .dtype = SHERD_FP16});
     check((setting){.world = 2, .stage = 0, .micro_steps = 2, .dtype = SHERD_FP32, .checkpointing = 1});
 }
 

@@ -5,8 +5,8 @@
  * pieces, the ledger, failing allocations and calls, a context that breaks, a GPU that hangs. It shows nothing about
  * a GPU.
  *
- * Bounds. fp32: 1e-5 of a gradient's largest value, as against PyTorch (docs/numerics-models.md). bf16: that document's
- * bound between bf16 and fp64, times √2 because both sides round.
+ * Bounds. fp32: 1e-5 of a gradient's largest value, as against PyTorch (docs/numerics-models.md). bf16 and fp16: that
+ * document's bound between them and fp64, times √2 because both sides round.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -75,15 +75,17 @@ static double bound_of(const rig_case *c)
     if (c->dtype == SHERD_FP32) {
         return 1e-5;
     }
-    return sqrt(2) * 1.5 * 2 * 0.41 * 0x1p-8 * sqrt(19.0 * (double)c->layers + 5);
+    double unit = c->dtype == SHERD_FP16 ? 0x1p-11 : 0x1p-8;
+    return sqrt(2) * 1.5 * 2 * 0.41 * unit * sqrt(19.0 * (double)c->layers + 5);
 }
 
-static void check_against_host(const rig_case *c)
+static void check_against_host_scaled(const rig_case *c, double (*scale)(void *ctx))
 {
     rig_case g = on_gpu(*c);
     rig host, gpu;
     opened(&host, c);
     opened(&gpu, &g);
+    host.view.loss_scale = gpu.view.loss_scale = scale;
     double here = step(&host), there = step(&gpu), bound = bound_of(c);
     assert_true(fabs(here - there) < bound * here);
     for (uint32_t p = 0; p < host.n_params; p++) {
@@ -98,6 +100,11 @@ static void check_against_host(const rig_case *c)
     }
     rig_close(&gpu);
     rig_close(&host);
+}
+
+static void check_against_host(const rig_case *c)
+{
+    check_against_host_scaled(c, NULL);
 }
 
 static void gradients_are_the_hosts(void **state)
@@ -134,6 +141,28 @@ static void bf16_gradients_are_the_hosts(void **state)
     c.kv_heads = 2;
     c.intermediate = 96;
     check_against_host(&c);
+}
+
+static double scale_of_1024(void *ctx)
+{
+    (void)ctx;
+    return 1024;
+}
+
+/* The scale keeps small gradients out of fp16's subnormals, where the bound does not hold. */
+static void fp16_gradients_are_the_hosts(void **state)
+{
+    (void)state;
+    rig_case c = SMALL;
+    c.dtype = c.grad_dtype = SHERD_FP16;
+    check_against_host_scaled(&c, scale_of_1024);
+    c.tied = 1;
+    c.grad_dtype = SHERD_FP32;
+    c.hidden = 64;
+    c.heads = 2;
+    c.kv_heads = 2;
+    c.intermediate = 96;
+    check_against_host_scaled(&c, scale_of_1024);
 }
 
 /* 195 rows: a piece of 128 and one of 67, against all at once. */
@@ -190,11 +219,11 @@ static float *all_gradients(const rig_case *c, int64_t *elems)
 static void same_bits_again_and_with_checkpointing(void **state)
 {
     (void)state;
-    for (int type = 0; type < 2; type++) {
+    for (int type = SHERD_FP32; type <= SHERD_FP16; type++) {
         rig_case c = on_gpu(SMALL);
         int64_t n, m;
         c.seq = 11;
-        c.dtype = c.grad_dtype = type ? SHERD_BF16 : SHERD_FP32;
+        c.dtype = c.grad_dtype = (sherd_dtype)type;
         simt_seed(0); /* rising order, then orders drawn */
         float *first = all_gradients(&c, &n);
         for (int again = 1; again <= 3; again++) {
@@ -430,6 +459,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_are_the_hosts),
         cmocka_unit_test(bf16_gradients_are_the_hosts),
+        cmocka_unit_test(fp16_gradients_are_the_hosts),
         cmocka_unit_test(head_in_pieces),
         cmocka_unit_test(same_bits_again_and_with_checkpointing),
         cmocka_unit_test(products_belong_to_their_device),

@@ -2,8 +2,8 @@
  *
  * Every op of the CUDA table, its kernels run by the emulator, beside the host's op on the same values: odd and even
  * sizes, so that wide and narrow accesses both run, both types. Bounds: both sides compute in fp32 and differ in the
- * order of sums, so fp32 results agree to a few roundings of the largest value; bf16 results to one unit in the last
- * place of bf16, 2^-7 of the value, where that difference crosses a rounding boundary.
+ * order of sums, so fp32 results agree to a few roundings of the largest value; 16-bit results to one unit in the last
+ * place of their type, 2^-7 of the value in bf16, 2^-10 in fp16, where that difference crosses a rounding boundary.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -15,19 +15,19 @@
 
 #include <cmocka.h>
 
-#include "base/half.h"
 #include "models/ops.h"
 #include "tests/models/cuda_copy.h"
+#include "tests/models/half.h"
 #include "tests/support/cublaslt_stub/cublaslt_stub.h"
 #include "tests/support/cuda_stub/simt_control.h"
 
-enum { HOST, GPU, SIDES, MAX_ARRAYS = 16 };
+enum { HOST, GPU, SIDES, MAX_ARRAYS = 16, RAW = -1 };
 
 /* The same array on both sides. */
 typedef struct array {
     void *side[SIDES];
     int64_t n;
-    sherd_dtype type; /* of a number array; SHERD_FP16: bytes */
+    int type; /* a sherd_dtype, or RAW: bytes */
 } array;
 
 typedef struct pair {
@@ -55,7 +55,8 @@ static void open_pair(pair *p, sherd_dtype dtype)
         sherd_device_options_init(&options, sizeof options);
         options.kind = s == GPU ? SHERD_DEVICE_CUDA : SHERD_DEVICE_HOST;
         good(sherd_device_create(&options, &p->device[s], &err), &err);
-        sherd_ops_options o = {.dtype = dtype, .threads = 1, .kind = options.kind, .device = p->device[s], .fail_after_s = 60};
+        sherd_ops_options o = {
+            .dtype = dtype, .threads = 1, .kind = options.kind, .device = p->device[s], .fail_after_s = 60};
         o.gemm = s == GPU ? SHERD_MODEL_GEMM_AUTO : SHERD_MODEL_GEMM_PORTABLE;
         o.limits = (sherd_ops_limits){.row_elems = 4096,
                                       .batch = 3,
@@ -105,14 +106,14 @@ static float uniform(pair *p) /* −1 … 1 */
 
 static size_t bytes_of(const array *a)
 {
-    return (size_t)a->n * (a->type == SHERD_FP16 ? 1 : sherd_dtype_bytes(a->type));
+    return (size_t)a->n * (a->type == RAW ? 1 : sherd_dtype_bytes((sherd_dtype)a->type));
 }
 
 static array *add_bytes(pair *p, const void *data, size_t bytes)
 {
     array *a = &p->arrays[p->n++];
     assert_true(p->n <= MAX_ARRAYS);
-    *a = (array){.n = (int64_t)bytes, .type = SHERD_FP16};
+    *a = (array){.n = (int64_t)bytes, .type = RAW};
     a->side[HOST] = aligned_alloc(64, (bytes + 63) / 64 * 64);
     memcpy(a->side[HOST], data, bytes);
     a->side[GPU] = gpu_alloc(p, bytes);
@@ -127,7 +128,7 @@ static array *add(pair *p, int64_t n, sherd_dtype type, float centre, float spre
     uint16_t *half = malloc((size_t)n * sizeof *half);
     for (int64_t i = 0; i < n; i++) {
         values[i] = centre + spread * uniform(p);
-        half[i] = sherd__bf16_of_f32(values[i]);
+        half[i] = half_of(type, values[i]);
     }
     array *a = add_bytes(p, type == SHERD_FP32 ? (void *)values : half, (size_t)n * sherd_dtype_bytes(type));
     a->n = n;
@@ -139,7 +140,8 @@ static array *add(pair *p, int64_t n, sherd_dtype type, float centre, float spre
 
 static double value(const array *a, const void *data, int64_t i)
 {
-    return a->type == SHERD_FP32 ? (double)((const float *)data)[i] : sherd__f32_of_bf16(((const uint16_t *)data)[i]);
+    return a->type == SHERD_FP32 ? (double)((const float *)data)[i]
+                                 : float_of((sherd_dtype)a->type, ((const uint16_t *)data)[i]);
 }
 
 static void *fetch(pair *p, const array *a)
@@ -151,7 +153,7 @@ static void *fetch(pair *p, const array *a)
     return data;
 }
 
-/* `slack`: of the largest value, beside bf16's unit in the last place. */
+/* `slack`: of the largest value, beside the 16-bit type's unit in the last place. */
 static void assert_close(pair *p, const array *a, double slack, const char *what)
 {
     void *data = fetch(p, a);
@@ -162,7 +164,9 @@ static void assert_close(pair *p, const array *a, double slack, const char *what
     }
     for (int64_t i = 0; i < a->n; i++) {
         double x = value(a, a->side[HOST], i), y = value(a, data, i);
-        double allowed = slack * largest + (a->type == SHERD_BF16 ? 0x1p-7 * fabs(x) : 0);
+        double allowed = slack * largest + (a->type == SHERD_FP32   ? 0
+                                            : a->type == SHERD_BF16 ? 0x1p-7 * fabs(x)
+                                                                    : 0x1p-10 * fabs(x) + 0x1p-24);
         double over = fabs(x - y) / (allowed > 0 ? allowed : 1e-300);
         if (!(over <= 1.0) && !(over < worst)) {
             worst = over;
@@ -223,10 +227,10 @@ static void norms(void **state)
 {
     static const int64_t shapes[][2] = {{2, 5}, {3, 7}, {33, 48}, {70, 264}, {5, 2056}, {64, 31}};
     (void)state;
-    for (int type = 0; type < 2; type++) {
+    for (int type = SHERD_FP32; type <= SHERD_FP16; type++) {
         pair p;
         int n = 0;
-        open_pair(&p, type ? SHERD_BF16 : SHERD_FP32);
+        open_pair(&p, (sherd_dtype)type);
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++, n++) {
             check_norm(&p, shapes[i][0], shapes[i][1], i % 2 == 0, 0, SHERD_FP32);
             check_norm(&p, shapes[i][0], shapes[i][1], i % 2 == 1, 1, p.dtype);
@@ -307,9 +311,10 @@ static void check_narrow(pair *p, int64_t n, sherd_dtype type, int beta)
 static void elements(void **state)
 {
     (void)state;
-    for (int type = 0; type < 2; type++) {
+    for (int type = SHERD_FP32; type <= SHERD_FP16; type++) {
         pair p;
-        open_pair(&p, type ? SHERD_BF16 : SHERD_FP32);
+        sherd_dtype half = type == SHERD_FP16 ? SHERD_FP16 : SHERD_BF16; /* a model knows one 16-bit type */
+        open_pair(&p, (sherd_dtype)type);
         for (int backward = 0; backward < 2; backward++) {
             check_rope(&p, 2, 5, 3, 64, backward);
             check_rope(&p, 1, 9, 2, 6, backward);
@@ -319,8 +324,8 @@ static void elements(void **state)
         check_swiglu(&p, 777);
         check_swiglu(&p, 4096);
         for (int beta = 0; beta < 2; beta++) {
-            check_narrow(&p, 1, SHERD_BF16, beta);
-            check_narrow(&p, 2048, SHERD_BF16, beta);
+            check_narrow(&p, 1, half, beta);
+            check_narrow(&p, 2048, half, beta);
             check_narrow(&p, 1001, SHERD_FP32, beta);
             check_narrow(&p, 512, SHERD_FP32, beta);
         }
@@ -366,9 +371,9 @@ static void check_embedding(pair *p, int64_t rows, int64_t cols, int64_t vocab, 
 static void embeddings(void **state)
 {
     (void)state;
-    for (int type = 0; type < 2; type++) {
+    for (int type = SHERD_FP32; type <= SHERD_FP16; type++) {
         pair p;
-        open_pair(&p, type ? SHERD_BF16 : SHERD_FP32);
+        open_pair(&p, (sherd_dtype)type);
         for (int beta = 0; beta < 2; beta++) {
             check_embedding(&p, 1, 5, 3, beta, SHERD_FP32);
             check_embedding(&p, 300, 24, 40, beta, p.dtype);
@@ -416,9 +421,9 @@ static void check_xent(pair *p, int64_t rows, int64_t vocab, float spread, int t
 static void cross_entropies(void **state)
 {
     (void)state;
-    for (int type = 0; type < 2; type++) {
+    for (int type = SHERD_FP32; type <= SHERD_FP16; type++) {
         pair p;
-        open_pair(&p, type ? SHERD_BF16 : SHERD_FP32);
+        open_pair(&p, (sherd_dtype)type);
         check_xent(&p, 1, 2, 1, 1);
         check_xent(&p, 5, 90, 4, 1);
         check_xent(&p, 3, 91, 60, 1);
@@ -453,9 +458,9 @@ static void products(void **state)
 {
     (void)state;
     int checked = 0;
-    for (int type = 0; type < 2; type++) {
+    for (int type = SHERD_FP32; type <= SHERD_FP16; type++) {
         pair p;
-        open_pair(&p, type ? SHERD_BF16 : SHERD_FP32);
+        open_pair(&p, (sherd_dtype)type);
         for (int bits = 0; bits < 12; bits++, checked++) {
             check_matmul(&p, 7, 5, 3, bits, p.dtype);
             check_matmul(&p, 33, 17, 65, bits, SHERD_FP32);
@@ -471,7 +476,7 @@ static void products(void **state)
         assert_int_equal(cublaslt_stub_heuristics(), asked + 100);
         close_pair(&p);
     }
-    assert_int_equal(checked, 24);
+    assert_int_equal(checked, 36);
     assert_true(cublaslt_stub_honest());
 }
 

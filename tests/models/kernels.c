@@ -6,7 +6,7 @@
 #include "models/kernels.h"
 #include "models/gemm.h"
 
-#include "base/half.h"
+#include "tests/models/half.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -19,19 +19,22 @@
 #define N 77
 #define OFFSET 3 /* floats: nothing is aligned */
 
-static const sherd_kernels *variants[3];
+static const sherd_kernels *variants[3], *fp16_variants[3];
 static int n_variants;
 
 static void find_variants(void)
 {
-    variants[n_variants++] = &sherd__kernels_base;
+    fp16_variants[0] = &sherd__kernels_base[SHERD_KERNELS_FP16];
+    variants[n_variants++] = &sherd__kernels_base[SHERD_KERNELS_BF16];
 #if defined(SHERD_MODELS_X86)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        variants[n_variants++] = &sherd__kernels_avx2;
+        fp16_variants[n_variants] = &sherd__kernels_avx2[SHERD_KERNELS_FP16];
+        variants[n_variants++] = &sherd__kernels_avx2[SHERD_KERNELS_BF16];
     }
-    if (sherd__kernels_choose() == &sherd__kernels_avx512) {
-        variants[n_variants++] = &sherd__kernels_avx512;
+    if (sherd__kernels_choose(SHERD_KERNELS_BF16) == &sherd__kernels_avx512[SHERD_KERNELS_BF16]) {
+        fp16_variants[n_variants] = &sherd__kernels_avx512[SHERD_KERNELS_FP16];
+        variants[n_variants++] = &sherd__kernels_avx512[SHERD_KERNELS_BF16];
     }
 #endif
 }
@@ -80,6 +83,46 @@ static void halves_follow_the_one_rule(void **state)
                 assert_int_equal(sherd__bits_of_f32(wide[i]), (uint32_t)y[1 + i] << 16);
             }
             assert_true(wide[n] == 42.0f);
+        }
+    }
+}
+
+/* Every fp16 is widened, and every fp16, its neighbours in fp32 and the middle between it and the next are narrowed. */
+static void fp16_follows_the_one_rule(void **state)
+{
+    (void)state;
+    enum { ALL = 1 << 16, EACH = 6 };
+    static uint16_t half[ALL], made[ALL * EACH];
+    static float wide[ALL], near[ALL * EACH];
+    for (int i = 0; i < ALL; i++) {
+        half[i] = (uint16_t)i;
+        uint32_t bits = sherd__bits_of_f32(sherd__f32_of_f16((uint16_t)i));
+        uint32_t middle = (i & 0x7C00) != 0
+                              ? bits + 0x1000u
+                              : sherd__bits_of_f32(sherd__f32_of_bits(bits) + (i & 0x8000 ? -0x1p-25f : 0x1p-25f));
+        const uint32_t at[EACH] = {bits, bits + 1, bits - 1, middle, middle + 1, middle - 1};
+        for (int j = 0; j < EACH; j++) {
+            near[i * EACH + j] = sherd__f32_of_bits(at[j]);
+        }
+    }
+    for (int v = 0; v < n_variants; v++) {
+        fp16_variants[v]->widen(ALL, half, wide);
+        fp16_variants[v]->narrow(ALL * EACH, near, made);
+        int wrong = 0;
+        for (int i = 0; i < ALL; i++) {
+            wrong += sherd__bits_of_f32(wide[i]) != sherd__bits_of_f32(sherd__f32_of_f16((uint16_t)i));
+        }
+        for (int i = 0; i < ALL * EACH; i++) {
+            wrong += made[i] != sherd__f16_of_f32(near[i]);
+        }
+        assert_int_equal(wrong, 0);
+        for (int64_t n = 0; n < 40; n++) { /* odd ends */
+            made[n] = 0xABAB;
+            fp16_variants[v]->narrow(n, near + OFFSET, made);
+            assert_int_equal(made[n], 0xABAB);
+            for (int64_t i = 0; i < n; i++) {
+                assert_int_equal(made[i], sherd__f16_of_f32(near[OFFSET + i]));
+            }
         }
     }
 }
@@ -260,15 +303,17 @@ static void compare_product(const product_case *p)
         if (p->mm.out == SHERD_FP32) {
             assert_near(((const float *)p->mm.c)[i], sum, scale);
         } else {
-            double got = sherd__f32_of_bf16(((const uint16_t *)p->mm.c)[i]);
-            assert_true(fabs(got - sum) <= 0x1.01p-8 * fabs(sum) + 2e-6 * scale);
+            double got = float_of(p->in, ((const uint16_t *)p->mm.c)[i]);
+            double unit = p->in == SHERD_FP16 ? 0x1.01p-11 : 0x1.01p-8;
+            assert_true(fabs(got - sum) <= unit * fabs(sum) + 2e-6 * scale);
         }
     }
 }
 
 enum { LARGE = 320 * 700 };
 
-/* Rounds x to bf16 where `type` says so, keeps what the provider will see in x, and returns the storage to hand over.
+/* Rounds x to the 16-bit type where `type` says so, keeps what the provider will see in x, and returns the storage to
+ * hand over.
  */
 static const void *stored(float *x, sherd_dtype type, uint16_t *half)
 {
@@ -276,8 +321,8 @@ static const void *stored(float *x, sherd_dtype type, uint16_t *half)
         return x;
     }
     for (int i = 0; i < LARGE; i++) {
-        half[i] = sherd__bf16_of_f32(x[i]);
-        x[i] = sherd__f32_of_bf16(half[i]);
+        half[i] = half_of(type, x[i]);
+        x[i] = float_of(type, half[i]);
     }
     return half;
 }
@@ -327,7 +372,7 @@ static void providers_match_three_loops(void **state)
     assert_int_equal(sherd_device_create(&o, &device, NULL), SHERD_OK);
     assert_int_equal(sherd__pool_create(2, &pool, NULL), SHERD_OK);
     for (int which = SHERD_MODEL_GEMM_PORTABLE; which <= SHERD_MODEL_GEMM_ONEDNN; which++) {
-        for (int type = SHERD_FP32; type <= SHERD_BF16; type++) {
+        for (int type = SHERD_FP32; type <= SHERD_FP16; type++) {
             sherd_gemm *gemm;
             /* max_kn is small: most products take several blocks */
             sherd_ops_options options = {.dtype = (sherd_dtype)type,
@@ -335,7 +380,9 @@ static void providers_match_three_loops(void **state)
                                          .gemm = (sherd_model_gemm)which,
                                          .device = device,
                                          .limits = {.max_k = 700, .max_kn = 700}};
-            sherd_status status = sherd__gemm_create(&options, sherd__kernels_choose(), pool, &gemm, NULL);
+            sherd_status status = sherd__gemm_create(
+                &options, sherd__kernels_choose(type == SHERD_FP16 ? SHERD_KERNELS_FP16 : SHERD_KERNELS_BF16), pool,
+                &gemm, NULL);
             if (status == SHERD_EUNSUPPORTED && which == SHERD_MODEL_GEMM_ONEDNN) {
                 continue;
             }
@@ -345,7 +392,7 @@ static void providers_match_three_loops(void **state)
             compared++;
         }
     }
-    assert_true(compared >= 2);
+    assert_true(compared >= 3);
     sherd__pool_destroy(pool);
     sherd_device_destroy(device);
 }
@@ -353,10 +400,15 @@ static void providers_match_three_loops(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(halves_follow_the_one_rule), cmocka_unit_test(exp_is_close_to_libm),
-        cmocka_unit_test(reductions_match),           cmocka_unit_test(norm_matches),
-        cmocka_unit_test(swiglu_and_rope_match),      cmocka_unit_test(blocks_are_moved_and_turned),
-        cmocka_unit_test(tile_gemm_matches),          cmocka_unit_test(providers_match_three_loops),
+        cmocka_unit_test(halves_follow_the_one_rule),
+        cmocka_unit_test(fp16_follows_the_one_rule),
+        cmocka_unit_test(exp_is_close_to_libm),
+        cmocka_unit_test(reductions_match),
+        cmocka_unit_test(norm_matches),
+        cmocka_unit_test(swiglu_and_rope_match),
+        cmocka_unit_test(blocks_are_moved_and_turned),
+        cmocka_unit_test(tile_gemm_matches),
+        cmocka_unit_test(providers_match_three_loops),
     };
     find_variants();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/models/rig.h"
 
-#include "base/half.h"
+#include "tests/models/half.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -32,8 +32,8 @@ void rig_set_weights(rig *r, uint32_t param, int64_t at, int64_t n, const float 
     char *data = sherd_model_memory_store_param(r->store, param);
     uint16_t *half = malloc((size_t)n * sizeof *half);
     for (int64_t i = 0; i < n; i++) {
-        half[i] = sherd__bf16_of_f32(values[i]);
-        r->weights[param][at + i] = r->c.dtype == SHERD_FP32 ? values[i] : sherd__f32_of_bf16(half[i]);
+        half[i] = half_of(r->c.dtype, values[i]);
+        r->weights[param][at + i] = r->c.dtype == SHERD_FP32 ? values[i] : float_of(r->c.dtype, half[i]);
     }
     copy(r, data + (size_t)at * bytes, r->c.dtype == SHERD_FP32 ? (const void *)values : half, (size_t)n * bytes);
     free(half);
@@ -160,7 +160,7 @@ float *rig_grad(rig *r, uint32_t param)
     void *data = malloc((size_t)n * sizeof *out);
     copy(r, data, sherd_model_memory_store_grad(r->store, param), (size_t)n * sherd_dtype_bytes(dtype));
     for (int64_t i = 0; i < n; i++) {
-        out[i] = dtype == SHERD_FP32 ? ((const float *)data)[i] : sherd__f32_of_bf16(((const uint16_t *)data)[i]);
+        out[i] = dtype == SHERD_FP32 ? ((const float *)data)[i] : float_of(dtype, ((const uint16_t *)data)[i]);
     }
     free(data);
     return out;

@@ -146,10 +146,10 @@ static void assert_same_gradients(const rig_case *a, const rig_case *b)
 static void bits_are_the_same_again_at_any_thread_count_and_with_checkpointing(void **state)
 {
     (void)state;
-    for (int type = 0; type < 2; type++) {
+    for (int type = SHERD_FP32; type <= SHERD_FP16; type++) {
         rig_case a = SMALL, b;
         a.seq = 70;
-        a.dtype = a.grad_dtype = type ? SHERD_BF16 : SHERD_FP32;
+        a.dtype = a.grad_dtype = (sherd_dtype)type;
         a.gemm = SHERD_MODEL_GEMM_PORTABLE;
         b = a;
         assert_same_gradients(&a, &b);
@@ -162,6 +162,48 @@ static void bits_are_the_same_again_at_any_thread_count_and_with_checkpointing(v
         a.threads = b.threads = 2;
         assert_same_gradients(&a, &b);
     }
+}
+
+static double scale_of_1024(void *ctx)
+{
+    (void)ctx;
+    return 1024;
+}
+
+/* From the same weights, within the bound of docs/numerics-models.md with fp16's unit roundoff; and the scale really is
+ * in the gradient. */
+static void fp16_gradients_are_fp32s_times_the_scale(void **state)
+{
+    (void)state;
+    rig_case c = SMALL;
+    rig half, full;
+    double bound = 1.5 * 2 * 0.41 * 0x1p-11 * sqrt(19.0 * (double)c.layers + 5);
+    c.dtype = c.grad_dtype = SHERD_FP16;
+    opened(&half, &c);
+    c.dtype = c.grad_dtype = SHERD_FP32;
+    opened(&full, &c);
+    half.view.loss_scale = scale_of_1024;
+    for (uint32_t p = 0; p < full.n_params; p++) {
+        rig_set_weights(&full, p, 0, rig_elems(&full.params[p]), half.weights[p]);
+    }
+    double loss = step(&full);
+    assert_true(fabs(step(&half) - loss) < bound * loss);
+    for (uint32_t p = 0; p < full.n_params; p++) {
+        float *a = rig_grad(&half, p), *b = rig_grad(&full, p);
+        double largest = 0, worst = 0;
+        for (int64_t i = 0; i < rig_elems(&full.params[p]); i++) {
+            largest = fmax(largest, fabs(b[i]));
+            worst = fmax(worst, fabs((double)a[i] / 1024 - b[i]));
+        }
+        if (!(largest > 0 && worst < bound * largest)) {
+            fail_msg("%s: fp16's gradient is off by %g of the largest, allowed %g", full.params[p].name,
+                     worst / largest, bound);
+        }
+        free(b);
+        free(a);
+    }
+    rig_close(&full);
+    rig_close(&half);
 }
 
 static void head_in_chunks_matches_head_at_once(void **state)
@@ -399,7 +441,8 @@ static void every_failure_of_the_store_is_passed_on(void **state)
     int k = 1;
     for (;; k++) {
         failing f = {.inner = r.view, .fail_at = k};
-        sherd_model_store view = {&f, failing_acquire, failing_release, failing_grad, failing_ready, failing_error};
+        sherd_model_store view = {&f,  failing_acquire, failing_release, failing_grad, failing_ready, failing_error,
+                                  NULL};
         sherd_error err = {0};
         double loss;
         sherd_model_memory_store_begin(r.store);
@@ -422,6 +465,7 @@ int main(void)
         cmocka_unit_test(gradients_match_finite_differences),
         cmocka_unit_test(tied_gradients_match_finite_differences),
         cmocka_unit_test(bits_are_the_same_again_at_any_thread_count_and_with_checkpointing),
+        cmocka_unit_test(fp16_gradients_are_fp32s_times_the_scale),
         cmocka_unit_test(head_in_chunks_matches_head_at_once),
         cmocka_unit_test(ledger_holds_what_was_predicted),
         cmocka_unit_test(forward_only_gives_the_same_loss_and_logits),

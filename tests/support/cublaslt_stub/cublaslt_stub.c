@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * cuBLASLt on main memory: column-major products in plain loops, fp32 sums in rising k, alpha and beta, one rounding to
- * the output's type (bf16 to nearest even, as the library). It takes layouts and attributes as the interface defines
+ * the output's type (16-bit ones to nearest even, as the library). It takes layouts and attributes as the interface defines
  * them and checks what the library leaves undefined. Runs in order of the CUDA stub's streams. Test support only: never
  * a GPU's result.
  */
@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/half.h"
 #include "models/cuda_blas_api.h"
 #include "tests/support/cuda_stub/stub.h"
 
@@ -121,7 +122,8 @@ static int desc_set(void *at, int attribute, const void *value, size_t bytes)
 
 static int layout_create(void **out, int type, uint64_t rows, uint64_t cols, int64_t ld)
 {
-    if (rows == 0 || cols == 0 || ld < (int64_t)rows || (type != SHERD_BLAS_R_32F && type != SHERD_BLAS_R_16BF)) {
+    if (rows == 0 || cols == 0 || ld < (int64_t)rows ||
+        (type != SHERD_BLAS_R_32F && type != SHERD_BLAS_R_16BF && type != SHERD_BLAS_R_16F)) {
         return 7;
     }
     layout *l = made(sizeof *l);
@@ -207,6 +209,9 @@ static float get(const layout *l, const void *base, uint64_t row, uint64_t col)
     if (l->type == SHERD_BLAS_R_32F) {
         return ((const float *)base)[at];
     }
+    if (l->type == SHERD_BLAS_R_16F) {
+        return sherd__f32_of_f16(((const uint16_t *)base)[at]);
+    }
     bits = (uint32_t)((const uint16_t *)base)[at] << 16;
     memcpy(&value, &bits, sizeof value);
     return value;
@@ -218,6 +223,10 @@ static void put(const layout *l, void *base, uint64_t row, uint64_t col, float v
     uint32_t bits;
     if (l->type == SHERD_BLAS_R_32F) {
         ((float *)base)[at] = value;
+        return;
+    }
+    if (l->type == SHERD_BLAS_R_16F) {
+        ((uint16_t *)base)[at] = sherd__f16_of_f32(value);
         return;
     }
     memcpy(&bits, &value, sizeof bits);
