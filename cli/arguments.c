@@ -31,7 +31,7 @@ static const struct {
 enum {
     OPT_MODEL = 256, OPT_DATA, OPT_CONFIG, OPT_SET, OPT_STEPS, OPT_SEQ, OPT_SEED, OPT_RANKS, OPT_THREADS, OPT_DEVICE,
     OPT_LOG, OPT_SAMPLE, OPT_PROMPT, OPT_TEMPERATURE, OPT_TRACE, OPT_CHECKPOINT, OPT_BATCH, OPT_JSON, OPT_PARAMS,
-    OPT_GPU, OPT_KEYS, OPT_COMM, OPT_SAVE, OPT_SAVE_EVERY, OPT_KEEP, OPT_RESUME, OPT_OUT
+    OPT_GPU, OPT_KEYS, OPT_COMM, OPT_SAVE, OPT_SAVE_EVERY, OPT_KEEP, OPT_RESUME, OPT_OUT, OPT_INIT
 };
 
 static const struct {
@@ -60,6 +60,8 @@ static const struct {
                      "several on one GPU (default); nccl: a process and a GPU for each rank", 0}},
     {TRAIN | BENCH, {"checkpoint-activations", OPT_CHECKPOINT, NULL, 0,
                      "keeps each layer's input only, and computes it again in backward", 0}},
+    {TRAIN, {"init", OPT_INIT, "FILE", 0, "first weights from a safetensors file with Hugging Face's names for Llama, in "
+             "fp32, bf16 or fp16, instead of random ones", 0}},
     {TRAIN, {"log", OPT_LOG, "FILE", 0, "writes one JSON object per step, over what is there", 0}},
     {TRAIN, {"sample", OPT_SAMPLE, "N", 0, "continues a text by N characters at the end", 0}},
     {TRAIN, {"prompt", OPT_PROMPT, "TEXT", 0, "the text to continue", 0}},
@@ -210,6 +212,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_KEEP: o->keep = integer(state, "keep", arg, 1, INT32_MAX); break;
     case OPT_RESUME: o->resume = arg; break;
     case OPT_OUT: o->out = arg; break;
+    case OPT_INIT: o->init = arg; break;
     case ARGP_KEY_ARG: add_word(state, o, arg); break;
     default: return ARGP_ERR_UNKNOWN;
     }

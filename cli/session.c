@@ -8,6 +8,7 @@
 
 #include "cli/cli.h"
 #include "cli/gpu.h"
+#include "cli/init.h"
 #include "cli/launch.h"
 #include "cli/session.h"
 
@@ -64,11 +65,17 @@ static int64_t param_elems(const sherd_param *param)
     return elems;
 }
 
-/* Rank 0 makes the values, the engine broadcasts them. */
+/* Rank 0 makes or reads the values, the engine broadcasts them. */
 static sherd_status write_weights(cli_session *session, sherd_error *err)
 {
+    const cli_options *options = session->rank->options;
     int first = session->rank->rank == 0;
+    sherd_safetensors *file = NULL;
     sherd_status status = SHERD_OK;
+
+    if (first && options->init != NULL) {
+        status = cli_init_open(options->init, session->params, session->n_params, &file, err);
+    }
 
     for (uint32_t i = 0; i < session->n_params && status == SHERD_OK; i++) {
         const sherd_param *param = &session->params[i];
@@ -76,17 +83,18 @@ static sherd_status write_weights(cli_session *session, sherd_error *err)
         float *values = first ? malloc((size_t)elems * sizeof *values) : NULL;
 
         if (first && values == NULL) {
-            return cli_fail(err, SHERD_ENOMEM, "no memory for the first values of %s", param->name);
-        }
-        if (first) { /* the other ranks wait: their cores are free */
-            status =
-                sherd_model_init_param(&session->shape, param, session->rank->options->seed, cli_cores(), values, err);
+            status = cli_fail(err, SHERD_ENOMEM, "no memory for the first values of %s", param->name);
+        } else if (file != NULL) {
+            status = cli_init_read(file, param, values, err);
+        } else if (first) { /* the other ranks wait: their cores are free */
+            status = sherd_model_init_param(&session->shape, param, options->seed, cli_cores(), values, err);
         }
         if (status == SHERD_OK) {
             status = sherd_param_write(session->engine, i, values, err);
         }
         free(values);
     }
+    sherd_safetensors_close(file);
     return status;
 }
 

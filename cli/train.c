@@ -11,6 +11,7 @@
 #include "cli/cli.h"
 #include "cli/data.h"
 #include "cli/gpu.h"
+#include "cli/init.h"
 #include "cli/launch.h"
 #include "cli/results.h"
 #include "cli/resume.h"
@@ -409,6 +410,9 @@ static sherd_status prepare(training *t, sherd_error *err)
     if (status == SHERD_OK) {
         status = cli_resume_find(o, t->steps, &t->resume, err);
     }
+    if (status == SHERD_OK && o->init != NULL && t->resume.from.folder[0] == '\0') {
+        status = cli_init_look(o->init, &t->shape, err);
+    }
     if (status != SHERD_OK) {
         return status;
     }
@@ -428,8 +432,9 @@ static sherd_status prepare(training *t, sherd_error *err)
     return status;
 }
 
-int cli_train(const cli_options *options)
+int cli_train(const cli_options *given)
 {
+    cli_options own = *given, *options = &own;
     training t = {.options = options, .steps = options->steps > 0 ? options->steps : 100};
     sherd_error err;
     int code, broken;
@@ -444,8 +449,12 @@ int cli_train(const cli_options *options)
                                   (options->resume != NULL && strcmp(options->resume, "auto") == 0))) {
         return cli_usage("--save-every, --keep and --resume auto need --save DIR");
     }
+    if (options->init != NULL && options->resume != NULL && strcmp(options->resume, "auto") != 0) {
+        return cli_usage("--init and --resume both give the weights; leave one out");
+    }
     cli_stop_on_sigterm(options);
     if (prepare(&t, &err) == SHERD_OK) {
+        own.init = t.resume.from.folder[0] == '\0' ? own.init : NULL; /* they come from the checkpoint */
         code = cli_launch(options, &t.config, train_body, &t);
     } else {
         code = cli_is_first() ? cli_failure(-1, &err) : CLI_FAILED;

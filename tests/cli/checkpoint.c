@@ -136,11 +136,12 @@ static void pause_ms(long ms)
 /* A run that saves every few steps, in a process group of its own. Its messages go to `messages`. */
 static pid_t start(const char *folder, const char *ranks, const char *messages)
 {
+    int out = open(messages, O_WRONLY | O_CREAT | O_TRUNC,
+                   0644); /* here: what a former run said is gone before anybody looks */
     pid_t child = fork();
 
-    assert_true(child >= 0);
+    assert_true(out >= 0 && child >= 0);
     if (child == 0) {
-        int out = open(messages, O_WRONLY | O_CREAT | O_TRUNC, 0644);
         setpgid(0, 0);
         dup2(out, 1);
         dup2(out, 2);
@@ -150,6 +151,7 @@ static pid_t start(const char *folder, const char *ranks, const char *messages)
         _exit(127);
     }
     setpgid(child, child);
+    close(out);
     return child;
 }
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * sherd train beyond its steps: token files.
+ * sherd train beyond its steps: token files, first weights from a file.
  */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,6 +58,76 @@ static void tokens_of_bytes_train_as_the_text_does(void **state)
     run(1, "cut.bin: a token file that says it has 40", TRAIN "--data cut.bin --steps 1");
 }
 
+/* Its file is that of the checkpoint, so a run of rate 0 that begins with it has the checkpoint's parameters. */
+static void weights_come_from_a_file(void **state)
+{
+    char saved[80], begun[80];
+
+    (void)state;
+    run(0, "saved first/step-3", TRAIN "--data text.txt --steps 3 --save first --log saved.jsonl");
+    run(0, "", "checkpoint export first --out weights.safetensors");
+    run(0, "loss",
+        TRAIN "--data text.txt --steps 1 --init weights.safetensors --set optimizer.type=SGD "
+              "--set optimizer.params.lr=0 --seed 9 --log begun.jsonl --ranks 2");
+    command_hashes("saved.jsonl", saved);
+    command_hashes("begun.jsonl", begun);
+    saved[32] = begun[32] = '\0'; /* the parameters' */
+    assert_string_equal(saved, begun);
+    run(2, "sherd: --init and --resume both give the weights; leave one out\n",
+        TRAIN "--data text.txt --init weights.safetensors --resume first");
+    run(0, "goes on after step 3",
+        TRAIN "--data text.txt --steps 4 --init gone.safetensors --save first --resume auto");
+}
+
+static void write_safetensors(const char *path, const char *header)
+{
+    FILE *file = fopen(path, "wb");
+    uint64_t bytes = strlen(header);
+
+    assert_non_null(file);
+    assert_int_equal(fwrite(&bytes, 8, 1, file), 1);
+    fprintf(file, "%s%8s", header, "");
+    assert_int_equal(fclose(file), 0);
+}
+
+static void other_weights_are_refused(void **state)
+{
+    FILE *config = fopen("other.json", "w");
+
+    (void)state;
+    assert_non_null(config);
+    fputs("{\"num_hidden_layers\": 2, \"hidden_size\": 64, \"num_attention_heads\": 4, \"intermediate_size\": 176, "
+          "\"vocab_size\": 256}",
+          config);
+    assert_int_equal(fclose(config), 0);
+    run(1,
+        "sherd: --init weights.safetensors: 4 of 21 tensors have another shape than the model's, the first "
+        "'model.layers.0.self_attn.k_proj.weight', 32 x 64, not 64 x 64; give the --model that the file was made for\n",
+        "train --model other.json --data text.txt --set train_batch_size=4 --init weights.safetensors");
+    run(1,
+        "sherd: --init weights.safetensors: 36 of the model's 57 tensors are not there, the first "
+        "'model.layers.2.input_layernorm.weight'; give the --model that the file was made for, in Hugging Face's names "
+        "for "
+        "Llama\n",
+        "train --model 10m --data text.txt --set train_batch_size=4 --init weights.safetensors");
+    config = fopen("one.json", "w");
+    assert_non_null(config);
+    fputs("{\"num_hidden_layers\": 1, \"hidden_size\": 64, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
+          "\"intermediate_size\": 176, \"vocab_size\": 256, \"tie_word_embeddings\": true}",
+          config);
+    assert_int_equal(fclose(config), 0);
+    run(1, "sherd: --init weights.safetensors: holds 9 tensors that the model has not, the first 'model.layers.1.",
+        "train --model one.json --data text.txt --set train_batch_size=4 --init weights.safetensors");
+    run(1, "sherd: text.txt: ", TRAIN "--data text.txt --init text.txt");
+    run(1, "gone.safetensors", TRAIN "--data text.txt --init gone.safetensors");
+    write_safetensors("few.safetensors", "{\"model.embed_tokens.weight\":{\"dtype\":\"F64\",\"shape\":[1],"
+                                         "\"data_offsets\":[0,8]}}");
+    run(1,
+        "sherd: --init few.safetensors: 20 of the model's 21 tensors are not there, the first "
+        "'model.layers.0.input_layernorm.weight'",
+        TRAIN "--data text.txt --init few.safetensors");
+}
+
 static int end_group(void **state)
 {
     (void)state;
@@ -68,6 +139,8 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokens_of_bytes_train_as_the_text_does),
+        cmocka_unit_test(weights_come_from_a_file),
+        cmocka_unit_test(other_weights_are_refused),
     };
 
     if (argc < 2) {
