@@ -30,22 +30,32 @@ void cli_stop_on_sigterm(const cli_options *options)
     }
 }
 
-/* auto: whatever is in --save; nothing there yet is fine. */
+/* auto: whatever is in --save; nothing there yet is fine. `latest` without any checkpoint is not: there was one. */
 static int nothing_yet(const char *folder)
 {
+    char latest[1024];
     int64_t step;
     size_t n = 0;
 
-    return sherd_checkpoint_list(folder, &step, 1, &n, NULL) == SHERD_OK && n == 0;
+    snprintf(latest, sizeof latest, "%s/latest", folder);
+    return sherd_checkpoint_list(folder, &step, 1, &n, NULL) == SHERD_OK && n == 0 && access(latest, F_OK) != 0;
+}
+
+/* A number of the text that `save` left in a checkpoint; 0: none. */
+static long long noted(const sherd_checkpoint *from, const char *key)
+{
+    const char *at = strstr(from->client, key);
+    long long value;
+
+    return at != NULL && sscanf(at + strlen(key), "\": %lld", &value) == 1 ? value : 0;
 }
 
 /* The sampler counts sequences: of another length they would be others. */
 static sherd_status same_seq(const cli_options *options, const sherd_checkpoint *from, sherd_error *err)
 {
-    const char *at = strstr(from->client, "\"seq\": ");
-    long long seq;
+    long long seq = noted(from, "seq");
 
-    if (at != NULL && sscanf(at + 7, "%lld", &seq) == 1 && seq != options->seq) {
+    if (seq > 0 && seq != options->seq) {
         return cli_fail(err, SHERD_EINVAL, "%.300s was made with --seq %lld, this run has %lld; give the same",
                         from->folder, seq, (long long)options->seq);
     }
@@ -87,6 +97,35 @@ sherd_status cli_resume_find(const cli_options *options, int64_t steps, cli_resu
     }
     out->position = out->from.sampler_position;
     return status;
+}
+
+sherd_status cli_resume_batch(const cli_resume *resume, int32_t world, sherd_config *config, sherd_error *err)
+{
+    const sherd_checkpoint *from = &resume->from;
+    int64_t batch = noted(from, "train_batch_size"), micro = config->train_micro_batch_size_per_gpu;
+
+    if (from->folder[0] == '\0' || batch < 1 || config->train_batch_size > 0 || from->world == world) {
+        return SHERD_OK;
+    }
+    if (batch % world != 0) {
+        return cli_fail(err, SHERD_EINVAL,
+                        "%.300s was trained with %lld sequences per step, which %d ranks cannot share equally; give a "
+                        "number of ranks that divides it, or another batch by --set train_batch_size=N",
+                        from->folder, (long long)batch, (int)world);
+    }
+    micro = micro < batch / world ? micro : batch / world;
+    while (batch / world % micro != 0) {
+        micro--;
+    }
+    config->train_batch_size = batch;
+    config->train_micro_batch_size_per_gpu = micro;
+    config->gradient_accumulation_steps = batch / world / micro;
+    if (cli_is_first()) {
+        cli_message(-1, "batch %lld = %lld x %lld x %d (micro-batch, accumulation, ranks), as before on %d",
+                    (long long)batch, (long long)micro, (long long)config->gradient_accumulation_steps, (int)world,
+                    (int)from->world);
+    }
+    return SHERD_OK;
 }
 
 sherd_status cli_resume_load(cli_session *session, const cli_resume *resume, sherd_error *err)

@@ -16,6 +16,9 @@ typedef struct cli_resume {
 
 /* --resume DIR or auto: the checkpoint, looked at and not loaded. */
 sherd_status cli_resume_find(const cli_options *options, int64_t steps, cli_resume *out, sherd_error *err);
+/* Keeps the checkpoint's global batch on another number of ranks, unless train_batch_size is given: the micro-batch is
+ * the largest up to the configured one that divides a rank's share, accumulation does the rest. */
+sherd_status cli_resume_batch(const cli_resume *resume, int32_t world, sherd_config *config, sherd_error *err);
 /* COLLECTIVE. Loads it into a session that was just opened; rank 0 says so. */
 sherd_status cli_resume_load(cli_session *session, const cli_resume *resume, sherd_error *err);
 

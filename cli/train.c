@@ -413,6 +413,9 @@ static sherd_status prepare(training *t, sherd_error *err)
     if (status == SHERD_OK && o->init != NULL && t->resume.from.folder[0] == '\0') {
         status = cli_init_look(o->init, &t->shape, err);
     }
+    if (status == SHERD_OK) {
+        status = cli_resume_batch(&t->resume, cli_world(o), &t->config, err);
+    }
     if (status != SHERD_OK) {
         return status;
     }

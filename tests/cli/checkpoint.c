@@ -27,19 +27,7 @@ static const char *sherd;
 static int kills = 4;
 static outcome o;
 
-static void run(int code, const char *says, const char *format, ...)
-{
-    char arguments[900];
-    va_list args;
-
-    va_start(args, format);
-    vsnprintf(arguments, sizeof arguments, format, args);
-    va_end(args);
-    command_run(&o, "", "%s 2>&1", arguments);
-    if (o.code != code || strstr(o.out, says) == NULL) {
-        fail_msg("sherd %s: code %d, not %d with '%s': %s", arguments, o.code, code, says, o.out);
-    }
-}
+#define run(...) command_expect(&o, __VA_ARGS__)
 
 static void resumed_equals_uninterrupted(void **state)
 {

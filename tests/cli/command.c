@@ -82,6 +82,20 @@ void command_run(outcome *o, const char *prefix, const char *format, ...)
     o->code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+void command_expect(outcome *o, int code, const char *says, const char *format, ...)
+{
+    char arguments[900];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(arguments, sizeof arguments, format, args);
+    va_end(args);
+    command_run(o, "", "%s 2>&1", arguments);
+    if (o->code != code || strstr(o->out, says) == NULL) {
+        fail_msg("sherd %s: code %d, not %d with '%s': %s", arguments, o->code, code, says, o->out);
+    }
+}
+
 json_t *command_log(const char *name)
 {
     FILE *file = fopen(name, "r");

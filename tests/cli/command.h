@@ -19,6 +19,9 @@ void command_end(void);
 const char *command_folder(void);
 /* Runs `timeout 60 [prefix] sherd ARGUMENTS` through the shell. */
 void command_run(outcome *o, const char *prefix, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* The same with errors in the output; fails the test unless the exit code is this one and the output has `says`. */
+void command_expect(outcome *o, int code, const char *says, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 /* Records of a file of JSON lines; the caller gives the array back. */
 json_t *command_log(const char *name);
 /* "param_hash state_hash" of the final record of a log. */

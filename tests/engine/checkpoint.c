@@ -120,6 +120,7 @@ static void resumed_runs_equal_the_uninterrupted(void **state)
 static void any_world_loads_any_other(void **state)
 {
     static const int32_t worlds[] = {1, 2, 3, 4, 8};
+    static const sherd_dtype types[] = {SHERD_BF16, SHERD_FP32, SHERD_FP16, SHERD_BF16, SHERD_FP16};
     char folder[5][CHECKPOINTS_NAME];
     case_result saved[5];
 
@@ -127,7 +128,7 @@ static void any_world_loads_any_other(void **state)
     for (uint32_t n = 0; n < 5; n++) {
         engine_case c = case_plain(worlds[n], n, 1);
         c.optimizer = SHERD_ADAMW;
-        c.dtype = n % 2 ? SHERD_BF16 : SHERD_FP16;
+        c.dtype = types[n];
         checkpoints_folder(folder[n]);
         c.save_to = folder[n];
         c.save_at = 1;
@@ -141,7 +142,7 @@ static void any_world_loads_any_other(void **state)
         for (uint32_t n = 0; n < 5; n++) {
             engine_case c = elsewhere(case_plain(worlds[m], n, 1), n + 5 * m);
             c.optimizer = SHERD_ADAMW;
-            c.dtype = n % 2 ? SHERD_BF16 : SHERD_FP16;
+            c.dtype = types[n];
             c.load_from = folder[n];
             c.first = 1;
             c.read_back = 1;
