@@ -31,7 +31,8 @@ static const struct {
 enum {
     OPT_MODEL = 256, OPT_DATA, OPT_CONFIG, OPT_SET, OPT_STEPS, OPT_SEQ, OPT_SEED, OPT_RANKS, OPT_THREADS, OPT_DEVICE,
     OPT_LOG, OPT_SAMPLE, OPT_PROMPT, OPT_TEMPERATURE, OPT_TRACE, OPT_CHECKPOINT, OPT_BATCH, OPT_JSON, OPT_PARAMS,
-    OPT_GPU, OPT_KEYS, OPT_COMM, OPT_SAVE, OPT_SAVE_EVERY, OPT_KEEP, OPT_RESUME, OPT_OUT, OPT_INIT
+    OPT_GPU, OPT_KEYS, OPT_COMM, OPT_SAVE, OPT_SAVE_EVERY, OPT_KEEP, OPT_RESUME, OPT_OUT, OPT_INIT,
+    OPT_VAL, OPT_EVAL_EVERY, OPT_EVAL_BATCHES
 };
 
 static const struct {
@@ -60,6 +61,9 @@ static const struct {
                      "several on one GPU (default); nccl: a process and a GPU for each rank", 0}},
     {TRAIN | BENCH, {"checkpoint-activations", OPT_CHECKPOINT, NULL, 0,
                      "keeps each layer's input only, and computes it again in backward", 0}},
+    {TRAIN, {"val", OPT_VAL, "PATH", 0, "text or tokens that are not trained on, as --data; their loss is told at the end", 0}},
+    {TRAIN, {"eval-every", OPT_EVAL_EVERY, "N", 0, "and after every N steps", 0}},
+    {TRAIN, {"eval-batches", OPT_EVAL_BATCHES, "M", 0, "takes the first M global batches of --val (20)", 0}},
     {TRAIN, {"init", OPT_INIT, "FILE", 0, "first weights from a safetensors file with Hugging Face's names for Llama, in "
              "fp32, bf16 or fp16, instead of random ones", 0}},
     {TRAIN, {"log", OPT_LOG, "FILE", 0, "writes one JSON object per step, over what is there", 0}},
@@ -212,6 +216,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_KEEP: o->keep = integer(state, "keep", arg, 1, INT32_MAX); break;
     case OPT_RESUME: o->resume = arg; break;
     case OPT_OUT: o->out = arg; break;
+    case OPT_VAL: add(state, "val", o->val, &o->n_val, arg); break;
+    case OPT_EVAL_EVERY: o->eval_every = integer(state, "eval-every", arg, 1, INT32_MAX); break;
+    case OPT_EVAL_BATCHES: o->eval_batches = integer(state, "eval-batches", arg, 1, INT32_MAX); break;
     case OPT_INIT: o->init = arg; break;
     case ARGP_KEY_ARG: add_word(state, o, arg); break;
     default: return ARGP_ERR_UNKNOWN;

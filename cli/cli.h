@@ -8,7 +8,7 @@
 #include "sherd/sherd.h"
 
 enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 }; /* exit codes */
-enum { CLI_LIST_MAX = 64 };                         /* --set, --data and --batch values */
+enum { CLI_LIST_MAX = 64 };                         /* --set, --data, --val and --batch values */
 
 typedef enum cli_device { CLI_HOST = 0, CLI_CHECK = 1, CLI_CUDA = 2 } cli_device;
 typedef enum cli_transport { CLI_AUTO = 0, CLI_DIRECT = 1, CLI_NCCL = 2 } cli_transport;
@@ -21,8 +21,9 @@ typedef struct cli_options {
     size_t n_words;
     int takes_words;
     int64_t save_every, keep;        /* 0: at the end; all */
-    const char *sets[CLI_LIST_MAX], *data[CLI_LIST_MAX];
-    size_t n_sets, n_data, n_batches;
+    int64_t eval_every, eval_batches; /* 0: at the end; 20 */
+    const char *sets[CLI_LIST_MAX], *data[CLI_LIST_MAX], *val[CLI_LIST_MAX];
+    size_t n_sets, n_data, n_val, n_batches;
     int64_t batches[CLI_LIST_MAX];
     int64_t steps, seq, sample, params;
     uint64_t seed, gpu_memory;

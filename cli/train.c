@@ -1,37 +1,25 @@
 /* SPDX-License-Identifier: MIT
  *
- * sherd train: a decoder on text. Everything that can be found wrong is found before ranks exist, so that it is
- * said once.
+ * sherd train: a decoder on text.
  */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
 #include "cli/data.h"
+#include "cli/eval.h"
 #include "cli/gpu.h"
-#include "cli/init.h"
 #include "cli/launch.h"
+#include "cli/prepare.h"
 #include "cli/results.h"
 #include "cli/resume.h"
 #include "cli/session.h"
 #include "cli/units.h"
 
-/* What all ranks share; made before they exist. */
-typedef struct training {
-    const cli_options *options;
-    sherd_model_shape shape;
-    sherd_config config;
-    cli_text text;
-    int64_t windows, steps;
-    cli_resume resume;
-    FILE *log; /* rank 0's; NULL without --log */
-} training;
-
 /* What one rank keeps. */
 typedef struct trainer {
-    const training *shared;
+    const cli_training *shared;
     cli_session session;
     cli_sampler sampler;
     cli_feed feed;
@@ -39,6 +27,8 @@ typedef struct trainer {
     int64_t steps, first; /* done in all; of them, by the run that this one goes on from */
     int64_t skipped, elapsed_ns;
     sherd_report last_report;
+    cli_totals totals;
+    double eval_loss; /* of this step; below 0: none */
 } trainer;
 
 static double rate(double amount, int64_t ns)
@@ -164,6 +154,10 @@ static void log_step(const trainer *t, const cli_step *step)
         fprintf(out, ", \"%s\": ", fields[i].name);
         cli_print_number(out, fields[i].value);
     }
+    if (t->eval_loss >= 0) {
+        fputs(", \"eval_loss\": ", out);
+        cli_print_number(out, t->eval_loss);
+    }
     if (r->step != t->steps) { /* norm, rate and times are this earlier step's */
         fprintf(out, ", \"report_step\": %lld", (long long)r->step);
     }
@@ -216,6 +210,13 @@ static void log_final(const trainer *t, const uint8_t hashes[2][16], const cli_u
     cli_print_number(out, t->first_loss);
     fputs(", \"loss_last\": ", out);
     cli_print_number(out, t->last_loss);
+    if (t->totals.evaluations > 0) {
+        fputs(", \"eval_loss_first\": ", out);
+        cli_print_number(out, t->totals.eval_loss[0]);
+        fputs(", \"eval_loss_last\": ", out);
+        cli_print_number(out, t->totals.eval_loss[1]);
+        fprintf(out, ", \"eval_sequences\": %lld", (long long)t->totals.eval_sequences);
+    }
     log_usage(out, usage, t->session.rank->world);
     cli_gpu_print_json(out, t->session.rank);
     fputs("}\n", out);
@@ -227,11 +228,16 @@ static void print_table(const trainer *t, const uint8_t hashes[2][16], const cli
     const sherd_config *c = &t->session.config;
     double samples = (double)c->train_batch_size * (double)(t->steps - t->first);
 
-    printf("\n%-22s %.4f nats (step %lld)\n", "loss at start", t->first_loss, (long long)t->first + 1);
+    printf("\n%-22s %lld to %lld of %lld, %lld skipped\n", "steps", (long long)t->first + 1, (long long)t->steps,
+           (long long)t->shared->steps, (long long)t->skipped);
+    printf("%-22s %.0f in %.0f sequences of %lld\n", "tokens", samples * (double)t->feed.seq, samples,
+           (long long)t->feed.seq);
+    printf("%-22s %.4f nats (step %lld)\n", "loss at start", t->first_loss, (long long)t->first + 1);
     printf("%-22s %.4f nats (step %lld)\n", "loss at end", t->last_loss, (long long)t->steps);
     printf("%-22s %.1f\n", "tokens/s", rate(samples * (double)t->feed.seq, t->elapsed_ns));
     printf("%-22s %.2f\n", "samples/s", rate(samples, t->elapsed_ns));
     printf("%-22s %.1f\n", "seconds", (double)t->elapsed_ns / 1e9);
+    cli_print_totals(stdout, &t->totals);
     if (c->scaling.kind != SHERD_SCALING_NONE) {
         printf("%-22s %g, %lld of %lld steps skipped\n", "loss scale", sherd_engine_loss_scale(t->session.engine),
                (long long)t->skipped, (long long)(t->steps - t->first));
@@ -245,6 +251,13 @@ static void print_table(const trainer *t, const uint8_t hashes[2][16], const cli
     printf("\n%-22s ", "state's hash");
     cli_print_hash(stdout, hashes[1]);
     printf("\n");
+    if (t->session.rank->options->save != NULL) {
+        size_t n = 0;
+
+        (void)sherd_checkpoint_list(t->session.rank->options->save, NULL, 0, &n, NULL);
+        printf("%-22s %s/step-%lld, the newest of %zu\n", "checkpoint", t->session.rank->options->save,
+               (long long)t->steps, n);
+    }
     cli_print_usage(stdout, usage, t->session.rank->world, t->session.rank->one_process);
 }
 
@@ -254,6 +267,11 @@ static void book_report(trainer *t, const sherd_report *report)
     if (report->step > t->last_report.step) {
         t->skipped += report->skipped;
         t->last_report = *report;
+        t->totals.reports++;
+        t->totals.forward_ns += report->forward_ns;
+        t->totals.backward_ns += report->backward_ns;
+        t->totals.exposed_ns += report->exposed_comm_ns;
+        t->totals.update_ns += report->update_ns;
     }
 }
 
@@ -308,6 +326,36 @@ static uint64_t position_after(const trainer *t)
            (uint64_t)(t->steps - t->first) * (uint64_t)t->session.config.train_batch_size;
 }
 
+/* COLLECTIVE. After step t->steps, where that is due. */
+static sherd_status evaluate_due(trainer *t, sherd_error *err)
+{
+    const cli_options *options = t->shared->options;
+    int64_t begin = cli_now_ns(), steps = t->steps, total = t->shared->steps;
+    sherd_status status;
+
+    t->eval_loss = -1;
+    if (t->shared->val.files == 0 ||
+        (steps != total && (options->eval_every == 0 || steps % options->eval_every != 0))) {
+        return SHERD_OK;
+    }
+    status = cli_evaluate(&t->session, &t->feed, &t->shared->val, t->totals.eval_sequences, &t->eval_loss, err);
+    cli_totals_evaluated(&t->totals, steps, t->eval_loss, cli_now_ns() - begin);
+    if (status == SHERD_OK && t->session.rank->rank == 0) {
+        cli_message(-1, "step %lld/%lld  validation loss %.4f of %lld sequences", (long long)steps, (long long)total,
+                    t->eval_loss, (long long)t->totals.eval_sequences);
+    }
+    return status;
+}
+
+/* Validation is the first of the sequences: the same ones whatever the ranks. */
+static void choose_validation(trainer *t)
+{
+    int64_t batches = t->shared->options->eval_batches > 0 ? t->shared->options->eval_batches : 20;
+    int64_t batch = t->session.config.train_batch_size, windows = t->shared->val_windows;
+
+    t->totals.eval_sequences = windows / batch < batches ? windows : batches * batch;
+}
+
 static sherd_status train_steps(trainer *t, sherd_error *err)
 {
     int first = t->session.rank->rank == 0;
@@ -322,16 +370,22 @@ static sherd_status train_steps(trainer *t, sherd_error *err)
             return status;
         }
         t->steps = s + 1;
-        t->elapsed_ns = cli_now_ns() - begin;
+        t->elapsed_ns = cli_now_ns() - begin - t->totals.eval_ns;
+        t->totals.steps++;
+        t->totals.wall_ns += step.wall_ns;
         book_report(t, &step.report);
         t->first_loss = s == t->first ? step.loss : t->first_loss;
         t->last_loss = step.loss;
-        if (first && t->shared->log != NULL) {
-            log_step(t, &step);
-        }
         if (first && (t->steps % t->session.config.steps_per_print == 0 || t->steps == t->shared->steps ||
                       s == t->first)) {
             print_progress(t, &step);
+        }
+        status = evaluate_due(t, err);
+        if (status != SHERD_OK) {
+            return status;
+        }
+        if (first && t->shared->log != NULL) {
+            log_step(t, &step);
         }
         status = cli_save_due(&t->session, t->steps, t->shared->steps, position_after(t), &asked, err);
         if (status != SHERD_OK) {
@@ -360,6 +414,7 @@ static int train_body(const cli_rank *rank, void *ctx)
         t.feed.ctx = &t;
         t.first = t.shared->resume.from.step;
         t.sampler.base = (int64_t)t.shared->resume.position;
+        choose_validation(&t);
         if (rank->rank == 0) {
             print_start(&t);
             print_offload(&t);
@@ -381,64 +436,10 @@ static int train_body(const cli_rank *rank, void *ctx)
     return status == SHERD_OK ? CLI_OK : CLI_FAILED;
 }
 
-/* ---- before the ranks */
-
-static sherd_status prepare(training *t, sherd_error *err)
-{
-    const cli_options *o = t->options;
-    sherd_config resolved;
-    sherd_status status = sherd_model_shape_read(o->model, &t->shape, err);
-
-    if (status == SHERD_OK) {
-        status = cli_config(o, &t->config, err);
-    }
-    if (status == SHERD_OK) {
-        resolved = t->config;
-        status = sherd_config_resolve(&resolved, cli_world(o), err);
-    }
-    if (status == SHERD_OK) {
-        status = cli_text_read(o->data, o->n_data, t->shape.vocab, &t->text, err);
-    }
-    if (status == SHERD_OK && !t->text.wide && t->shape.vocab < 256) {
-        status = cli_fail(err, SHERD_EINVAL, "model %s has a vocabulary of %lld, but text as bytes needs 256", o->model,
-                          (long long)t->shape.vocab);
-    }
-    if (status == SHERD_OK && t->text.wide && o->sample > 0) {
-        status = cli_fail(err, SHERD_EINVAL, "--sample continues text, but --data %.200s holds tokens; leave --sample out",
-                          o->data[0]);
-    }
-    if (status == SHERD_OK) {
-        status = cli_resume_find(o, t->steps, &t->resume, err);
-    }
-    if (status == SHERD_OK && o->init != NULL && t->resume.from.folder[0] == '\0') {
-        status = cli_init_look(o->init, &t->shape, err);
-    }
-    if (status == SHERD_OK) {
-        status = cli_resume_batch(&t->resume, cli_world(o), &t->config, err);
-    }
-    if (status != SHERD_OK) {
-        return status;
-    }
-    t->windows = cli_text_tokens(&t->text) > 0 ? (int64_t)(cli_text_tokens(&t->text) - 1) / o->seq : 0;
-    if (t->windows < 1) {
-        return cli_fail(err, SHERD_EINVAL, "%.200s: %llu %s, but a sequence of %lld tokens and its last "
-                        "target need %lld; give more text or a smaller --seq", o->data[0],
-                        (unsigned long long)cli_text_tokens(&t->text), t->text.wide ? "tokens" : "bytes of text",
-                        (long long)o->seq, (long long)o->seq + 1);
-    }
-    if (o->log != NULL && cli_is_first()) {
-        t->log = fopen(o->log, t->resume.from.folder[0] != '\0' ? "a" : "w");
-        status = t->log != NULL ? SHERD_OK
-                                : cli_fail(err, SHERD_EIO, "--log %.300s: cannot be written: %s", o->log,
-                                           strerror(errno));
-    }
-    return status;
-}
-
 int cli_train(const cli_options *given)
 {
     cli_options own = *given, *options = &own;
-    training t = {.options = options, .steps = options->steps > 0 ? options->steps : 100};
+    cli_training t = {.options = options, .steps = options->steps > 0 ? options->steps : 100};
     sherd_error err;
     int code, broken;
 
@@ -448,6 +449,9 @@ int cli_train(const cli_options *given)
     if (options->sample > 0 && options->prompt[0] == '\0') {
         return cli_usage("--prompt is empty; give at least one character to continue");
     }
+    if (options->n_val == 0 && (options->eval_every > 0 || options->eval_batches > 0)) {
+        return cli_usage("--eval-every and --eval-batches need --val PATH");
+    }
     if (options->save == NULL && (options->save_every > 0 || options->keep > 0 ||
                                   (options->resume != NULL && strcmp(options->resume, "auto") == 0))) {
         return cli_usage("--save-every, --keep and --resume auto need --save DIR");
@@ -456,7 +460,7 @@ int cli_train(const cli_options *given)
         return cli_usage("--init and --resume both give the weights; leave one out");
     }
     cli_stop_on_sigterm(options);
-    if (prepare(&t, &err) == SHERD_OK) {
+    if (cli_training_prepare(&t, &err) == SHERD_OK) {
         own.init = t.resume.from.folder[0] == '\0' ? own.init : NULL; /* they come from the checkpoint */
         code = cli_launch(options, &t.config, train_body, &t);
     } else {
@@ -471,5 +475,6 @@ int cli_train(const cli_options *given)
         }
     }
     cli_text_free(&t.text);
+    cli_text_free(&t.val);
     return code;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * sherd train beyond its steps: token files, first weights from a file.
+ * sherd train beyond its steps: token files, first weights from a file, validation.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -128,6 +128,86 @@ static void other_weights_are_refused(void **state)
         TRAIN "--data text.txt --init few.safetensors");
 }
 
+/* ---- validation */
+
+/* Member `name` of record i of a log; -1: none. */
+static double number(const char *log, size_t i, const char *name)
+{
+    json_t *all = command_log(log), *value = json_object_get(json_array_get(all, i), name);
+    double number = json_is_number(value) ? json_number_value(value) : -1;
+
+    json_decref(all);
+    return number;
+}
+
+static void validation_changes_no_bit(void **state)
+{
+    static const char *const rows[] = {
+        "",
+        "--ranks 2 --set zero_optimization.stage=2 --set gradient_accumulation_steps=2",
+        "--ranks 2 --set zero_optimization.stage=1 --set bf16.enabled=true --set "
+        "zero_optimization.offload_optimizer.device=cpu",
+        "--ranks 2 --device check",
+    };
+    char want[80], got[80];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        run(0, "loss", TRAIN "--data text.txt --steps 5 --log without.jsonl %s", rows[i]);
+        run(0, "step 2/5  validation loss",
+            TRAIN "--data text.txt --steps 5 --log with.jsonl --val text.txt --eval-every 2 "
+                  "--eval-batches 3 %s",
+            rows[i]);
+        assert_non_null(strstr(o.out, "validation loss        "));
+        assert_non_null(strstr(o.out, "of 12 sequences; 3 times"));
+        command_hashes("without.jsonl", want);
+        command_hashes("with.jsonl", got);
+        assert_string_equal(want, got);
+        for (size_t s = 0; s < 5; s++) { /* after steps 2, 4 and the last */
+            assert_true((number("with.jsonl", s, "eval_loss") > 1) == (s != 0 && s != 2));
+            assert_true(number("with.jsonl", s, "loss") == number("without.jsonl", s, "loss"));
+        }
+        assert_true(number("with.jsonl", 5, "eval_loss_first") == number("with.jsonl", 1, "eval_loss"));
+        assert_true(number("with.jsonl", 5, "eval_loss_last") == number("with.jsonl", 4, "eval_loss"));
+    }
+}
+
+/* Over the sequences of one batch, with a rate of 0: the loss that training has just told. 7 sequences on 3 ranks, so
+ * that one has less to do. */
+static void validation_is_the_loss_of_its_sequences(void **state)
+{
+    double whole, trained;
+
+    (void)state;
+    assert_int_equal(system("head -c 97 text.txt >six.txt; head -c 113 text.txt >seven.txt"), 0);
+    run(0, "of 6 sequences",
+        TRAIN "--data six.txt --val six.txt --steps 1 --set train_batch_size=6 --set "
+              "optimizer.params.lr=0 --set optimizer.type=SGD --log six.jsonl --ranks 2");
+    trained = number("six.jsonl", 0, "loss");
+    whole = number("six.jsonl", 0, "eval_loss");
+    assert_true(trained > 5 && trained < 6 && whole - trained < 1e-6 && trained - whole < 1e-6);
+    run(0, "of 7 sequences",
+        TRAIN "--data text.txt --val seven.txt --steps 1 --set train_batch_size=6 --log seven.jsonl");
+    whole = number("seven.jsonl", 0, "eval_loss");
+    run(0, "of 7 sequences",
+        TRAIN "--data text.txt --val seven.txt --steps 1 --set train_batch_size=6 --log seven.jsonl "
+              "--ranks 3");
+    trained = number("seven.jsonl", 0, "eval_loss");
+    assert_true(whole > 5 && whole - trained < 1e-4 && trained - whole < 1e-4);
+}
+
+static void validation_needs_text_of_its_own_kind(void **state)
+{
+    (void)state;
+    run(2, "sherd: --eval-every and --eval-batches need --val PATH\n", TRAIN "--data text.txt --eval-every 3");
+    run(1, "sherd: gone.txt: No such file", TRAIN "--data text.txt --val gone.txt");
+    run(1, "sherd: --val text.bin: is tokens, but --data is text; give one kind\n",
+        TRAIN "--data text.txt --val text.bin");
+    assert_int_equal(system("head -c 16 text.txt >short.txt"), 0);
+    run(1, "sherd: short.txt: 16 bytes of text, but a sequence of 16 tokens and its last target need 17",
+        TRAIN "--data text.txt --val short.txt");
+}
+
 static int end_group(void **state)
 {
     (void)state;
@@ -141,6 +221,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(tokens_of_bytes_train_as_the_text_does),
         cmocka_unit_test(weights_come_from_a_file),
         cmocka_unit_test(other_weights_are_refused),
+        cmocka_unit_test(validation_changes_no_bit),
+        cmocka_unit_test(validation_is_the_loss_of_its_sequences),
+        cmocka_unit_test(validation_needs_text_of_its_own_kind),
     };
 
     if (argc < 2) {
