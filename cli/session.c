@@ -210,12 +210,11 @@ void cli_feed_destroy(cli_feed *feed)
     feed->tokens = feed->targets = NULL;
 }
 
-/* One micro-step; adds its mean loss to *loss. */
+/* One micro-step; *loss: its mean. */
 static sherd_status micro_step(cli_session *session, int64_t step, const cli_feed *feed, double *loss,
                                sherd_report *report, sherd_error *err)
 {
     sherd_micro micro;
-    double mean = 0;
     sherd_status status = sherd_micro_begin(session->engine, &micro);
 
     if (status != SHERD_OK) {
@@ -223,24 +222,61 @@ static sherd_status micro_step(cli_session *session, int64_t step, const cli_fee
     }
     feed->fill(feed, step, micro.number);
     status = sherd_model_step(session->model, &session->store, feed->tokens, feed->targets, feed->batch, feed->seq,
-                              &mean, err);
-    *loss += mean;
+                              loss, err);
     return status == SHERD_OK ? sherd_engine_step(session->engine, report, err) : status;
+}
+
+/* sum(l, h) = sum(l, l + p) + sum(l + p, h), p the largest power of two below h - l. */
+static double tree_sum(const double *values, int64_t n)
+{
+    int64_t power = 1;
+
+    if (n == 1) {
+        return values[0];
+    }
+    while (power * 2 < n) {
+        power *= 2;
+    }
+    return tree_sum(values, power) + tree_sum(values + power, n - power);
+}
+
+/* Over all ranks and micro-steps, on every rank. Reproducible: by the tree over the micro-batches' numbers that the
+ * gradients are summed by (docs/numerics.md), so that the losses of runs can be compared bit for bit too. */
+static sherd_status sum_losses(cli_session *session, double *losses, int64_t n, double *out, sherd_error *err)
+{
+    int by_step = session->config.reproducible && (session->config.zero.stage > 1 || n == 1);
+    sherd_status status = SHERD_OK;
+
+    for (int64_t k = 0; by_step && k < n && status == SHERD_OK; k++) {
+        status = sherd_engine_sum(session->engine, &losses[k], err);
+    }
+    if (session->config.reproducible) {
+        *out = tree_sum(losses, n);
+    } else {
+        *out = 0;
+        for (int64_t k = 0; k < n; k++) {
+            *out += losses[k];
+        }
+    }
+    return status != SHERD_OK || by_step ? status : sherd_engine_sum(session->engine, out, err);
 }
 
 sherd_status cli_session_step(cli_session *session, int64_t step, const cli_feed *feed, cli_step *out, sherd_error *err)
 {
     int64_t begin = cli_now_ns(), steps = session->config.gradient_accumulation_steps;
-    double loss = 0;
-    sherd_status status = SHERD_OK;
+    double loss = 0, *losses = calloc((size_t)steps, sizeof *losses);
+    sherd_status status = losses == NULL
+                              ? cli_fail(err, SHERD_ENOMEM, "no memory for the losses of %lld micro-steps", (long long)steps)
+                              : SHERD_OK;
 
     sherd_report_init(&out->report, sizeof out->report);
     for (int64_t k = 0; k < steps && status == SHERD_OK; k++) {
-        status = micro_step(session, step, feed, &loss, &out->report, err);
+        status = micro_step(session, step, feed, &losses[k], &out->report, err);
     }
     if (status == SHERD_OK) {
-        status = sherd_engine_sum(session->engine, &loss, err);
+        status = sum_losses(session, losses, steps, &loss, err);
     }
+    free(losses);
     out->loss = loss / ((double)steps * (double)session->rank->world);
     out->wall_ns = cli_now_ns() - begin;
     return status;

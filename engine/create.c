@@ -123,6 +123,9 @@ static sherd_status create_memory(sherd_engine *engine, sherd_error *err)
     if (status == SHERD_OK)
         status = create_sums(engine, err);
     if (status == SHERD_OK)
+        status = arena(engine, plan->sum_bytes * plan->carries, SHERD_CAT_GRAD_SUMS, &engine->carries, err);
+    engine->carry_source = engine->carries;
+    if (status == SHERD_OK)
         status = arena(engine, plan->placement.sum_slots * plan->placement.sum_slot_bytes, SHERD_CAT_STAGING,
                        &engine->sum_slots, err);
     if (status == SHERD_OK)
@@ -198,6 +201,7 @@ static void release_memory(sherd_engine *engine)
     sherd__engine_offload_destroy(engine);
     sherd_device_free(engine->device, engine->master);
     sherd_device_free(engine->device, engine->sum_slots);
+    sherd_device_free(engine->device, engine->carries);
     sherd_device_free(engine->device, engine->shared);
     if (!engine->sums_window.local)
         sherd_device_free(engine->device, engine->sums);
@@ -219,6 +223,7 @@ static void touch_all(sherd_engine *engine)
         (void)sherd__engine_touch(engine, "destruction", windows[w]->local, windows[w]->bytes, 1, NULL);
     if (!engine->sums_window.local)
         (void)sherd__engine_touch(engine, "destruction", engine->sums, plan->sum_bytes, 1, NULL);
+    (void)sherd__engine_touch(engine, "destruction", engine->carries, plan->sum_bytes * plan->carries, 1, NULL);
     (void)sherd__engine_touch(engine, "destruction", engine->master, plan->master_elems * sizeof(float), 1, NULL);
     for (uint32_t m = 0; m < plan->n_moments; m++)
         (void)sherd__engine_touch(engine, "destruction", engine->moment[m], plan->moment_elems * sizeof(float), 1,

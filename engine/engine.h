@@ -18,7 +18,7 @@
 #include "shard/plan.h"
 #include "shard/ring.h"
 
-#define SHERD__ARENAS (4 + SHERD__MAX_MOMENTS) /* sums, slots of sums, shared gradients, master, moments */
+#define SHERD__ARENAS (5 + SHERD__MAX_MOMENTS) /* sums, their carries and slots, shared gradients, master, moments */
 
 /* What one step needs on the device beside the tensors; fits SHERD__STEP_BYTES. */
 typedef struct sherd__step_block {
@@ -63,6 +63,8 @@ struct sherd_engine {
     sherd__window params, ring, sums_window, scratch;
     void *sums;              /* sums_window.local, or private memory where no peer reads them */
     const void *ring_source; /* ring.local: the one source of ACCUMULATE */
+    void *carries;           /* places 1 … of the counter: arenas like `sums`, one after the other */
+    const void *carry_source; /* the same: the one source of CARRY */
     float *master, *moment[SHERD__MAX_MOMENTS];
     void *shared;
     void *sum_slots;           /* on the device: sums on their way to the host */

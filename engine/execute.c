@@ -89,6 +89,22 @@ static void *sums_of(const sherd_engine *engine, const sherd__bucket *bucket)
     return sherd__at(engine->sums, bucket->sum_offset);
 }
 
+/* Place p of a bucket's counter. Where there are several, no sums pass through slots. */
+static void *place_of(const sherd_engine *engine, const sherd__bucket *bucket, uint32_t place)
+{
+    if (place == 0)
+        return sums_of(engine, bucket);
+    return sherd__at(engine->carries, (place - 1) * engine->plan->sum_bytes + bucket->sum_offset);
+}
+
+/* Where this micro-step's sum goes, and whether it is added; without a counter as the schedule says. */
+static sherd__count count_of(const sherd_engine *engine, const sherd__action *action)
+{
+    if (action->flags & SHERD__F_COUNT)
+        return sherd__plan_count(engine->micro);
+    return (sherd__count){.assign = (action->flags & SHERD__F_ASSIGN) != 0};
+}
+
 /* What the reductions into the owned slice have in common. */
 static sherd__tree_sum slice_sum(const sherd_engine *engine, const sherd__action *action)
 {
@@ -111,12 +127,19 @@ static sherd__tree_sum slice_sum(const sherd_engine *engine, const sherd__action
 static sherd_status execute_reduce(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
 {
     const sherd__bucket *bucket = plan_bucket(engine, action);
-    sherd__tree_sum sum = slice_sum(engine, action);
+    sherd__count count = count_of(engine, action);
+    sherd__action as = *action;
+    sherd__tree_sum sum;
     sherd_status status;
 
+    if (count.place > 0) /* joined by CARRY */
+        as.flags &= ~SHERD__F_FINAL;
+    sum = slice_sum(engine, &as);
+    if (action->flags & SHERD__F_COUNT)
+        sum.dst = place_of(engine, bucket, count.place);
     sum.src_dtype = bucket->grad_dtype;
-    sum.add = !(action->flags & SHERD__F_ASSIGN);
-    move_shard(engine, action->bucket, action->flags & SHERD__F_FINAL ? SHERD__SUMMED : SHERD__ACCUMULATING);
+    sum.add = !count.assign;
+    move_shard(engine, action->bucket, as.flags & SHERD__F_FINAL ? SHERD__SUMMED : SHERD__ACCUMULATING);
     status = engine->comm->ops->reduce_scatter(engine->comm, stream,
                                                sherd__engine_tag(engine, "reduce", (int32_t)action->bucket),
                                                &engine->ring, bucket->ring_offset, &sum, &engine->last_ticket);
@@ -127,6 +150,7 @@ static sherd_status execute_reduce(sherd_engine *engine, const sherd__action *ac
 static sherd_status execute_accumulate(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
 {
     const sherd__bucket *bucket = plan_bucket(engine, action);
+    sherd__count count = count_of(engine, action);
     sherd__tree_sum sum = {0};
 
     sum.src = &engine->ring_source;
@@ -134,12 +158,40 @@ static sherd_status execute_accumulate(sherd_engine *engine, const sherd__action
     sum.src_offset = bucket->ring_offset;
     sum.src_dtype = bucket->grad_dtype;
     sum.dst_dtype = SHERD_FP32;
-    sum.dst = sherd__at(engine->sums, bucket->sum_offset);
+    sum.dst = place_of(engine, bucket, count.place);
     sum.elems = bucket->elems;
-    sum.add = !(action->flags & SHERD__F_ASSIGN);
+    sum.add = !count.assign;
     move_shard(engine, action->bucket, SHERD__ACCUMULATING);
     return engine->device->ops->tree_sum(stream, sherd__engine_tag(engine, "accumulate", (int32_t)action->bucket),
                                          &sum);
+}
+
+/* Joins places as the counter says; in RING mode the step's last joining takes the norm. */
+static sherd_status execute_carry(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    const sherd__bucket *bucket = plan_bucket(engine, action);
+    sherd__count count = sherd__plan_count(engine->micro);
+    uint32_t joins = action->flags & SHERD__F_DRAIN ? count.place : count.joins;
+    sherd__tag tag = sherd__engine_tag(engine, "carry", (int32_t)action->bucket);
+    sherd_status status = SHERD_OK;
+
+    for (uint32_t place = count.place; status == SHERD_OK && joins > 0; place--, joins--) {
+        int final = joins == 1 && (action->flags & SHERD__F_FINAL);
+        sherd__action as = *action;
+        as.flags = final ? SHERD__F_FINAL : 0;
+        sherd__tree_sum sum = slice_sum(engine, &as);
+        sum.src = &engine->carry_source;
+        sum.n_src = 1;
+        sum.src_offset = (place - 1) * engine->plan->sum_bytes + bucket->sum_offset;
+        sum.src_dtype = SHERD_FP32;
+        sum.dst = place_of(engine, bucket, place - 1);
+        sum.elems = engine->plan->full_mode ? bucket->elems : bucket->slice_elems;
+        sum.add = 1;
+        if (final)
+            move_shard(engine, action->bucket, SHERD__SUMMED);
+        status = engine->device->ops->tree_sum(stream, tag, &sum);
+    }
+    return status;
 }
 
 static sherd_status execute_reduce_own(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
@@ -322,6 +374,7 @@ static const execute_fn executors[SHERD__ACTIONS] = {
     [SHERD__ACT_RAISE] = execute_raise,
     [SHERD__ACT_FETCH] = execute_fetch,
     [SHERD__ACT_STORE] = execute_store,
+    [SHERD__ACT_CARRY] = execute_carry,
 };
 
 sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)

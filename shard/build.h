@@ -30,6 +30,9 @@ uint64_t sherd__plan_state_bytes_per_elem(const sherd_plan *plan);
 /* hash.c: digest of all that ranks must agree on. */
 sherd_status sherd__plan_seal(sherd_plan *plan, sherd_error *err);
 
+/* count.c: can the sums be one tree over micro-batches. */
+sherd_status sherd__plan_check_reproducible(const sherd_plan *plan, sherd_error *err);
+
 /* transport.c: is the transport possible; its receive scratch, once the buckets are formed. */
 sherd_status sherd__plan_check_transport(const sherd_config *config, sherd_error *err);
 void sherd__plan_place_receive(sherd_plan *plan);

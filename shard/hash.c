@@ -61,6 +61,7 @@ static void put_config(writer *to, const sherd_config *config)
     put(to, (uint64_t)config->sherd.exact_bucket_size);
     put(to, (uint64_t)sherd__plan_transport(config));
     put(to, (uint64_t)config->transport.reduction);
+    put(to, (uint64_t)config->reproducible);
 }
 
 /* What only one of the schedulers has, and the loss scale. */

@@ -73,7 +73,9 @@ static sherd_status take_config(sherd_plan *plan, const sherd_config *config, in
     plan->whole_state = plan->config.zero.stage == 0;
     plan->n_moments = sherd__optim_get(plan->config.optimizer.kind)->n_moments;
     plan->comm_bytes = sherd__plan_comm_bytes(world);
-    return SHERD_OK;
+    if (plan->config.reproducible)
+        plan->carries = sherd__plan_carries(plan->config.gradient_accumulation_steps);
+    return sherd__plan_check_reproducible(plan, err);
 }
 
 static sherd_status build(sherd_plan *plan, const sherd_config *config, const sherd_param *params, uint32_t n_params,

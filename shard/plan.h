@@ -13,6 +13,10 @@
  * Modes. RING (stage 2, and stages 0 and 1 with one micro-step): each micro-step's leaves are reduced from the ring
  * into the sums of the owned slices. FULL (stages 0 and 1 with K > 1): leaves are added to full-size fp32 sums, which
  * are tree-summed slice by slice, in place, after the last micro-step.
+ *
+ * Reproducible: one balanced tree over the micro-batch numbers g. A micro-step's sum over the ranks (RING), or a rank's
+ * leaves (FULL), are nodes of it; they are joined as a binary counter counts. The sums then have `carries` more arenas
+ * like the first; the counter's place p lies in arena p.
  */
 #ifndef SHERD_SHARD_PLAN_H
 #define SHERD_SHARD_PLAN_H
@@ -103,7 +107,8 @@ struct sherd_plan {
     sherd__plan_param *params;
     uint32_t *order; /* parameters with a bucket, in bucket order */
     sherd__bucket *buckets;
-    uint64_t param_bytes, ring_bytes, sum_bytes, shared_bytes; /* arena sizes */
+    uint64_t param_bytes, ring_bytes, sum_bytes, shared_bytes; /* arena sizes; there are 1 + carries of sums */
+    uint32_t carries;
     uint64_t master_elems, moment_elems;                       /* per arena */
     uint64_t comm_bytes;                                       /* control block and vote, per rank */
     sherd__placement placement;
@@ -158,6 +163,17 @@ static inline sherd_dtype sherd__plan_sum_dtype(const sherd_plan *plan, const sh
 {
     return plan->sums_bf16 && bucket->dtype == SHERD_BF16 ? SHERD_BF16 : SHERD_FP32;
 }
+
+/* Reproducible: what micro-step k does to the places of the counter. Its own sum is assigned or added to `place`; then
+ * `joins` times place p is added to place p − 1, from `place` downwards. In the step's last micro-step all is joined:
+ * `place` times. The result is in place 0. */
+typedef struct sherd__count {
+    uint32_t place, joins;
+    int32_t assign;
+} sherd__count;
+sherd__count sherd__plan_count(int64_t k);
+/* Places after the first that micro-steps 0 … accumulation − 1 need. */
+uint32_t sherd__plan_carries(int64_t accumulation);
 
 /* The micro-batch number (NUMERICS: Numbering). */
 int64_t sherd__plan_micro_number(const sherd_plan *plan, int32_t rank, int64_t k);

@@ -80,11 +80,17 @@ static int uses_sum_slot(const sherd_plan *plan, uint32_t bucket)
     return plan->placement.sum_slots > 0 && sherd__bucket_offloaded(&plan->buckets[bucket]);
 }
 
+/* 1: the step's sum is not complete yet when its last reduction is. */
+static int summed_later(const sherd_plan *plan)
+{
+    return plan->full_mode || plan->whole_state || plan->carries > 0;
+}
+
 static void emit_lower(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket)
 {
     sherd__action scratch, *action = emit(schedule, &scratch, SHERD__ACT_LOWER, SHERD__LOWER, bucket, 0);
 
-    wait_for(action, plan->full_mode || plan->whole_state ? SHERD__EV_SUMMED : SHERD__EV_REDUCED, bucket);
+    wait_for(action, summed_later(plan) ? SHERD__EV_SUMMED : SHERD__EV_REDUCED, bucket);
     record(action, SHERD__EV_LOWERED, bucket);
     if (!plan->buckets[bucket].speculated)
         return;
@@ -157,6 +163,7 @@ static sherd__range emit_on_ready(const sherd_plan *plan, sherd__schedule *sched
 {
     int first = phase == SHERD__ONLY || phase == SHERD__FIRST, last = phase == SHERD__ONLY || phase == SHERD__LAST;
     uint32_t assign = first ? SHERD__F_ASSIGN : 0, final = last && !plan->full_mode ? SHERD__F_FINAL : 0;
+    uint32_t count = plan->carries > 0 && !first ? SHERD__F_COUNT : 0;
     sherd__range range = {.begin = schedule->n_actions};
     sherd__action scratch, *action;
 
@@ -164,7 +171,7 @@ static sherd__range emit_on_ready(const sherd_plan *plan, sherd__schedule *sched
     wait_for(action, SHERD__EV_READY, bucket);
     emit(schedule, &scratch, SHERD__ACT_PADS, SHERD__COMM, bucket, 0);
     action = emit(schedule, &scratch, plan->full_mode ? SHERD__ACT_ACCUMULATE : SHERD__ACT_REDUCE, SHERD__COMM,
-                  bucket, assign | final);
+                  bucket, assign | final | count);
     if (first && plan->whole_state && bucket == 0) {
         uint32_t n_off = plan->placement.n_off;
         wait_for(action, SHERD__EV_UPDATED, 0);
@@ -174,12 +181,14 @@ static sherd__range emit_on_ready(const sherd_plan *plan, sherd__schedule *sched
     if (uses_sum_slot(plan, bucket) && !plan->buckets[bucket].sum_slot.former_previous)
         wait_for(action, SHERD__EV_LOWERED, plan->buckets[bucket].sum_slot.former);
     record(action, SHERD__EV_REDUCED, bucket);
+    if (count)
+        action = emit(schedule, &scratch, SHERD__ACT_CARRY, SHERD__COMM, bucket, final | (last ? SHERD__F_DRAIN : 0));
     if (last && plan->full_mode)
         action = emit(schedule, &scratch, SHERD__ACT_REDUCE_OWN, SHERD__COMM, bucket, SHERD__F_ASSIGN | SHERD__F_FINAL);
     if (last && plan->whole_state)
         action = emit(schedule, &scratch, SHERD__ACT_GATHER_SUMS, SHERD__COMM, bucket, 0);
     if (last && sherd__bucket_offloaded(&plan->buckets[bucket])) {
-        if (plan->full_mode || plan->whole_state)
+        if (summed_later(plan))
             record(action, SHERD__EV_SUMMED, bucket);
         emit_lower(plan, schedule, bucket);
     }

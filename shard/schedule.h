@@ -6,6 +6,8 @@
  * Per micro-step and bucket, when the bucket's last gradient is ready and those before it have started (comm stream):
  *   RING: MOVE, PADS, REDUCE[, GATHER_SUMS at stage 0 in the last micro-step]
  *   FULL: MOVE, PADS, ACCUMULATE[, REDUCE_OWN (, GATHER_SUMS) in the last]
+ * Under `reproducible` REDUCE and ACCUMULATE are followed by CARRY; which places they work on depends on the micro-step
+ * (sherd__plan_count).
  * At the boundary: VOTE and SCALARS on the comm stream; UPDATE of every bucket on the update stream, last bucket
  * first (it is used first by the next forward); GATHER of each (stages 1 and 2) on the comm stream.
  *
@@ -37,7 +39,8 @@
     X(HOST_UPDATE, "host_update") /* host update; after SPECULATE only if the guess was wrong */                     \
     X(RAISE, "raise")             /* the updated values to the working copy */                                       \
     X(FETCH, "fetch")             /* master and moments from disk into a slot */                                     \
-    X(STORE, "store")             /* and back */
+    X(STORE, "store")             /* and back */                                                                     \
+    X(CARRY, "carry")             /* reproducible: sums of as many micro-steps each are joined in pairs */
 
 typedef enum sherd__action_kind {
 #define X(name, text) SHERD__ACT_##name,
@@ -93,6 +96,10 @@ typedef struct sherd__event_ref {
 #define SHERD__F_FINAL   2u /* last of the step: norm in the same pass, narrowing */
 /* begins by waiting, on this stream, for the slot's release by its former user where the caller did not */
 #define SHERD__F_SLOT 4u
+/* where and whether to add or assign is sherd__plan_count's; the norm is taken by whichever of the micro-step's actions comes
+ * last */
+#define SHERD__F_COUNT 8u
+#define SHERD__F_DRAIN 16u /* carry: the last micro-step, everything goes into the first place */
 
 typedef struct sherd__action {
     sherd__action_kind kind;

@@ -81,6 +81,10 @@ static void put_action(sherd__text *to, const sherd__action *action)
         sherd__text_put(to, " %" PRIu32, action->bucket);
     if (action->flags & SHERD__F_ASSIGN)
         sherd__text_put(to, " assign");
+    if (action->flags & SHERD__F_COUNT)
+        sherd__text_put(to, " count");
+    if (action->flags & SHERD__F_DRAIN)
+        sherd__text_put(to, " drain");
     if (action->flags & SHERD__F_FINAL)
         sherd__text_put(to, " final");
     if (action->flags & SHERD__F_SLOT)

@@ -265,6 +265,7 @@ typedef struct sherd_config {
         int32_t initial_scale_power, hysteresis, consecutive_hysteresis; /* 16, 2, 0 */
         int64_t loss_scale_window;          /* steps; 1000 */
     } scaling;
+    int32_t reproducible;                   /* sherd.reproducible: sums are one tree over micro-batches, whatever the world */
 } sherd_config;
 
 /* Defaults. `size` is sizeof(sherd_config) as the caller was compiled. */

@@ -192,6 +192,45 @@ static void fp16_trains_and_says_its_scale(void **state)
     assert_int_equal(remove("fp16.jsonl"), 0);
 }
 
+/* Losses, norms and weights of eight micro-batches per step, whoever computes them; and that the key is what does it. */
+static void reproducible_runs_agree_over_worlds(void **state)
+{
+    static const struct {
+        const char *arguments;
+        int reproducible;
+    } rows[] = {{"--set zero_optimization.stage=2 --ranks 1", 1}, {"--set zero_optimization.stage=2 --ranks 2", 1},
+                {"--set zero_optimization.stage=2 --ranks 4", 1}, {"--set zero_optimization.stage=1 --ranks 2", 1},
+                {"--set zero_optimization.stage=0 --ranks 4", 1}, {"--set zero_optimization.stage=2 --ranks 1", 0}};
+    char first[80] = "", text[80];
+    double want[4][2];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        json_t *log;
+
+        command_run(&o, "", "train --model tiny --data text.txt --seq 16 --threads 1 --steps 4 --log worlds.jsonl "
+                    "--set train_batch_size=8 --set train_micro_batch_size_per_gpu=1 %s %s 2>&1", rows[i].arguments,
+                    rows[i].reproducible ? "--set sherd.reproducible=true" : "");
+        assert_code(0);
+        command_hashes("worlds.jsonl", text);
+        log = command_log("worlds.jsonl");
+        for (size_t s = 0; s < 4; s++) {
+            double loss = json_number_value(json_object_get(json_array_get(log, s), "loss"));
+            double norm = json_number_value(json_object_get(json_array_get(log, s), "grad_norm"));
+
+            if (i == 0) {
+                want[s][0] = loss;
+                want[s][1] = norm;
+            }
+            assert_true(!rows[i].reproducible || (loss == want[s][0] && norm == want[s][1]));
+        }
+        json_decref(log);
+        memcpy(i == 0 ? first : text, text, sizeof text);
+        assert_int_equal(strcmp(first, text) == 0, rows[i].reproducible);
+    }
+    assert_int_equal(remove("worlds.jsonl"), 0);
+}
+
 static void the_checking_device_says_what_it_saw(void **state)
 {
     (void)state;
@@ -407,6 +446,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(the_log_has_every_field),
         cmocka_unit_test(every_way_to_start_ranks_gives_the_same_bits),
         cmocka_unit_test(fp16_trains_and_says_its_scale),
+        cmocka_unit_test(reproducible_runs_agree_over_worlds),
         cmocka_unit_test(the_checking_device_says_what_it_saw),
         cmocka_unit_test(a_killed_rank_ends_the_others),
         cmocka_unit_test(a_signal_reaches_the_ranks),

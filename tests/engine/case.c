@@ -25,13 +25,14 @@ const char *case_name(const engine_case *c)
     static const char *const arrivals[] = {"backward", "shuffled", "forward"};
     snprintf(text, sizeof text,
              "world %d stage %d bucket %lld %s %s K %lld clip %g grad_sum %s overlap %d arrival %s tenths %d disk %d "
-             "speculate %d workers %d seed %llu",
+             "speculate %d workers %d%s seed %llu",
              c->world, c->stage, (long long)c->bucket,
              c->optimizer == SHERD_ADAMW  ? "AdamW"
              : c->optimizer == SHERD_ADAM ? "Adam"
                                           : "SGD",
              sherd_dtype_name(c->dtype), (long long)c->accumulation, c->clipping, c->grad_sum_bf16 ? "bf16" : "fp32",
              c->overlap, arrivals[c->arrival], c->tenths, c->disk, c->speculate, c->workers,
+             c->reproducible ? " reproducible" : "",
              (unsigned long long)c->seed);
     return text;
 }
@@ -188,6 +189,7 @@ sherd_status case_config(const engine_case *c, sherd_config *out, sherd_error *e
     out->groups[0] = (sherd_group){3e-3, 0.1};
     out->groups[1] = (sherd_group){1e-3, 0.0};
     out->sherd.grad_sum_bf16 = c->grad_sum_bf16;
+    out->reproducible = c->reproducible;
     out->sherd.fail_after_s = 60;
     config_offload(c, out);
     return sherd_config_resolve(out, c->world, err);

@@ -47,6 +47,7 @@ typedef struct engine_case {
     int32_t one_cycle;     /* that scheduler, with its momentum */
     int32_t rates;         /* groups' rates and decays are set while the case runs */
     int32_t ranges;        /* at the end all state is read and written by ranges */
+    int32_t reproducible;  /* one tree over micro-batches */
     uint64_t seed;
     sherd_transport transport;
     sherd_reduction reduction;

@@ -18,7 +18,7 @@
 #include "tests/shard/make.h"
 
 #define NOBODY INT64_C(-1)
-enum { RANKS = 3, STEPS = 3, MAX_NODES = 2048, WORDS = MAX_NODES / 64, MAX_ACCESSES = 16384, MAX_BUCKETS = 8 };
+enum { RANKS = 3, STEPS = 3, MAX_NODES = 4096, WORDS = MAX_NODES / 64, MAX_ACCESSES = 16384, MAX_BUCKETS = 8 };
 enum {
     MEM_PARAM, MEM_RING, MEM_SUM, MEM_STATE, MEM_NORM, MEM_SCALARS,
     MEM_SUM_SLOT, MEM_HOST_SUM, MEM_EMIT_SLOT, MEM_EMIT, MEM_DISK_SLOT, MEM_FILE, MEM_GUESS
@@ -246,6 +246,14 @@ static void touch_action(graph *g, uint32_t node, int32_t rank, const sherd__act
         touch_slot(g, node, rank, action->bucket, 0, bucket->elems, 0);
         touch(g, node, rank, MEM_SUM, (int32_t)action->bucket, 0, bucket->elems, 1);
         break;
+    case SHERD__ACT_CARRY:
+        if (action->flags & SHERD__F_FINAL)
+            touch(g, node, rank, MEM_NORM, 0, 0, 1, 1);
+        if (g->plan->full_mode)
+            touch(g, node, rank, MEM_SUM, (int32_t)action->bucket, 0, bucket->elems, 1);
+        else
+            touch_sum(g, node, rank, action->bucket, rank * bucket->slice_elems, (rank + 1) * bucket->slice_elems, 1);
+        break;
     case SHERD__ACT_GATHER_SUMS: touch_gather(g, node, rank, MEM_SUM, action->bucket); break;
     case SHERD__ACT_VOTE: touch(g, node, rank, MEM_NORM, 0, 0, 1, 1); break;
     case SHERD__ACT_SCALARS:
@@ -397,7 +405,7 @@ static void place(sherd_config *config, const where *where)
     strcpy(config->offload.nvme_path, "/nowhere");
 }
 
-static sherd_plan *make_plan(int32_t stage, int64_t accumulation, const where *where)
+static sherd_plan *make_plan(int32_t stage, int64_t accumulation, int reproducible, const where *where)
 {
     make_table table = {.n = 0};
     sherd_plan *plan = NULL;
@@ -407,6 +415,7 @@ static sherd_plan *make_plan(int32_t stage, int64_t accumulation, const where *w
         param->dtype = param->grad_dtype = where->dtype;
     }
     place(&config, where);
+    config.reproducible = reproducible;
     assert_int_equal(sherd_plan_create(&config, table.params, table.n, RANKS, &plan, NULL), SHERD_OK);
     assert_int_equal(plan->n_buckets, 4);
     assert_true(plan->ring_bytes < 4 * plan->buckets[0].ring_bytes); /* a slot is taken over within a micro-step */
@@ -454,10 +463,17 @@ static void test_waits(void **state)
     for (int32_t stage = 0; stage <= 2; stage++)
         for (int64_t accumulation = 1; accumulation <= 3; accumulation += 2)
             for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-                sherd_plan *plan = make_plan(stage, accumulation, &places[i]);
+                sherd_plan *plan = make_plan(stage, accumulation, 0, &places[i]);
                 check_plan(g, plan, &waits);
                 sherd_plan_destroy(plan);
             }
+    for (int32_t stage = 0; stage < 2; stage++)
+        for (size_t i = 0; i < 4; i += 3) {
+            sherd_plan *plan = make_plan(stage, 4, 1, &places[i]);
+            assert_int_equal(plan->carries, 1);
+            check_plan(g, plan, &waits);
+            sherd_plan_destroy(plan);
+        }
     assert_true(waits > 400);
     print_message("%u waits, each of them needed\n", waits);
     test_free(g);

@@ -58,6 +58,7 @@ static void must_differ(const uint8_t base[16], const sherd_config *config, cons
     X(gradient_predivide_factor = 2)                                                                                 \
     X(prescale_gradients = 1)                                                                                        \
     X(allreduce_sum = 1)                                                                                             \
+    X(reproducible = 1)                                                                                              \
     X(dtype = SHERD_BF16)                                                                                            \
     X(check_grad_overflow ^= 1)                                                                                      \
     X(zero.stage = 2)                                                                                                \
@@ -243,10 +244,10 @@ static void test_text(void **state)
 
 /* ------------------------------------------------------------------------------------------- the list of actions */
 
-/* The kinds of a range as one letter each: M P R A O S V C U G. */
+/* The kinds of a range as one letter each: M P R A O S V C U G, and + for carry. */
 static void check_kinds(const sherd_plan *plan, sherd__range range, const char *want)
 {
-    static const char letters[] = "MPRAOSVCUG";
+    static const char letters[] = "MPRAOSVCUG......+";
     char got[64] = {0};
     assert_true(range.end - range.begin < sizeof got);
     for (uint32_t a = range.begin; a < range.end; a++)
@@ -259,6 +260,7 @@ typedef struct shape {
     int64_t accumulation;
     const char *phase[SHERD__PHASES];
     const char *boundary;
+    int32_t reproducible;
 } shape;
 
 static void check_flags(const sherd_plan *plan, uint32_t phase, sherd__range range)
@@ -269,8 +271,11 @@ static void check_flags(const sherd_plan *plan, uint32_t phase, sherd__range ran
         uint32_t want = 0;
         if (action->kind == SHERD__ACT_MOVE)
             want = SHERD__F_SLOT;
+        if (action->kind == SHERD__ACT_CARRY)
+            want = (last ? SHERD__F_DRAIN : 0) | (last && !plan->full_mode ? SHERD__F_FINAL : 0);
         if (action->kind == SHERD__ACT_REDUCE || action->kind == SHERD__ACT_ACCUMULATE)
-            want |= (first ? SHERD__F_ASSIGN : 0) | (last && !plan->full_mode ? SHERD__F_FINAL : 0);
+            want |= (plan->carries && !first ? SHERD__F_COUNT : 0) |
+                    (first ? SHERD__F_ASSIGN : 0) | (last && !plan->full_mode ? SHERD__F_FINAL : 0);
         if (action->kind == SHERD__ACT_REDUCE_OWN)
             want = SHERD__F_ASSIGN | SHERD__F_FINAL;
         assert_int_equal(action->flags, want);
@@ -282,17 +287,20 @@ static void test_actions(void **state)
 {
     (void)state;
     static const shape shapes[] = {
-        {2, 1, {"MPR", "", "", ""}, "VCUGUGUG"},       {2, 2, {"", "MPR", "", "MPR"}, "VCUGUGUG"},
-        {2, 3, {"", "MPR", "MPR", "MPR"}, "VCUGUGUG"}, {1, 1, {"MPR", "", "", ""}, "VCUGUGUG"},
-        {1, 2, {"", "MPA", "", "MPAO"}, "VCUGUGUG"},   {1, 3, {"", "MPA", "MPA", "MPAO"}, "VCUGUGUG"},
-        {0, 1, {"MPRS", "", "", ""}, "VCUUU"},         {0, 2, {"", "MPA", "", "MPAOS"}, "VCUUU"},
-        {0, 3, {"", "MPA", "MPA", "MPAOS"}, "VCUUU"},
+        {2, 1, {"MPR", "", "", ""}, "VCUGUGUG", 0},       {2, 2, {"", "MPR", "", "MPR"}, "VCUGUGUG", 0},
+        {2, 3, {"", "MPR", "MPR", "MPR"}, "VCUGUGUG", 0}, {1, 1, {"MPR", "", "", ""}, "VCUGUGUG", 0},
+        {1, 2, {"", "MPA", "", "MPAO"}, "VCUGUGUG", 0},   {1, 3, {"", "MPA", "MPA", "MPAO"}, "VCUGUGUG", 0},
+        {0, 1, {"MPRS", "", "", ""}, "VCUUU", 0},         {0, 2, {"", "MPA", "", "MPAOS"}, "VCUUU", 0},
+        {0, 3, {"", "MPA", "MPA", "MPAOS"}, "VCUUU", 0},  {2, 1, {"MPR", "", "", ""}, "VCUGUGUG", 1},
+        {2, 2, {"", "MPR", "", "MPR"}, "VCUGUGUG", 1}, {2, 3, {"", "MPR", "MPR+", "MPR+"}, "VCUGUGUG", 1},
+        {1, 4, {"", "MPA", "MPA+", "MPA+O"}, "VCUGUGUG", 1}, {0, 4, {"", "MPA", "MPA+", "MPA+OS"}, "VCUUU", 1},
     };
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         make_table table;
         sherd_config config = make_config(shapes[i].stage, shapes[i].accumulation, 1);
         sherd_plan *plan = NULL;
         uint32_t covered = 0;
+        config.reproducible = shapes[i].reproducible;
         three_params(&table);
         assert_int_equal(sherd_plan_create(&config, table.params, table.n, 2, &plan, NULL), SHERD_OK);
         for (uint32_t phase = 0; phase < SHERD__PHASES; phase++)

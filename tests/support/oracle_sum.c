@@ -108,6 +108,12 @@ static float sum_element(const sherd_oracle *oracle, int64_t element, float *scr
     int tree_first = oracle->config.zero.stage == 2 || K == 1;
     const float *leaf = oracle->leaves + element;
     float total = 0.0f;
+    if (oracle->config.reproducible && oracle->fault == SHERD_ORACLE_RIGHT) {
+        for (int64_t g = 0; g < N * K; ++g) {
+            scratch[g] = leaf[g * oracle->largest];
+        }
+        return tree(scratch, N * K);
+    }
     if (oracle->fault == SHERD_ORACLE_OTHER_ORDER) {
         tree_first = !tree_first;
     }
@@ -152,7 +158,7 @@ void oracle_sum_tensor(sherd_oracle *oracle, uint32_t param, sherd_oracle_leaf l
 {
     oracle_tensor *t = &oracle->tensors[param];
     int64_t G = oracle->world * oracle->config.gradient_accumulation_steps;
-    float *scratch = calloc((size_t)oracle->world, sizeof *scratch);
+    float *scratch = calloc((size_t)G, sizeof *scratch);
     for (int64_t g = 0; g < G; ++g) {
         memset(oracle->wire, 0, (size_t)t->elems * sizeof(float));
         if (!leaf(ctx, oracle->step, g, param, t->grad_dtype, t->elems, oracle->wire)) {
