@@ -3,7 +3,8 @@
 #
 # fuzz.sh CLANG ROOT SMOKE TARGET SECONDS WORKDIR [FLAGS…]
 # Builds the parsers with clang, libFuzzer and the address and undefined-behaviour sanitizers, and fuzzes TARGET from the
-# seeds that SMOKE writes. The corpus stays in WORKDIR/corpus-TARGET for the next run; a finding is left there too and named.
+# seeds that SMOKE writes. Targets may share WORKDIR and run at once: what they have in common is compiled once. The corpus
+# stays in WORKDIR/corpus-TARGET for the next run; a finding is left there too and named.
 # 77 where this clang has no libFuzzer.
 set -euo pipefail
 
@@ -12,8 +13,8 @@ shift 6
 mkdir -p "$work"
 sanitize=fuzzer,address,undefined
 
-echo 'int LLVMFuzzerTestOneInput(const unsigned char *d, unsigned long n) { (void)d; return n > 1u << 30; }' >"$work/probe.c"
-if ! "$clang" -fsanitize=$sanitize "$work/probe.c" -o "$work/probe" 2>"$work/probe.log"; then
+echo 'int LLVMFuzzerTestOneInput(const unsigned char *d, unsigned long n) { (void)d; return n > 1u << 30; }' >"$work/probe-$target.c"
+if ! "$clang" -fsanitize=$sanitize "$work/probe-$target.c" -o "$work/probe-$target" 2>"$work/probe-$target.log"; then
     echo "skipped: $clang cannot link libFuzzer (Debian: libclang-rt-dev)"
     exit 77
 fi
@@ -24,6 +25,8 @@ newest=$(find "$root/base" "$root/store" "$root/config" "$root/cli" "$root/inclu
 sources=("$root"/base/*.c "$root"/config/*.c "$root"/store/{digest,durable,io,manifest,safetensors}*.c)
 [ "$target" != tokens ] || sources=("$root/cli/tokens.c")
 objects=()
+exec 9>"$work/lock"
+flock 9
 for source in "${sources[@]}"; do
     relative=${source#"$root"/}
     object=$work/${relative//\//-}.o
@@ -34,6 +37,7 @@ for source in "${sources[@]}"; do
         mv "$object.part" "$object"
     fi
 done
+exec 9>&-
 "$clang" "${flags[@]}" -fsanitize=$sanitize "$root/tests/fuzz/$target.c" "${objects[@]}" -ljansson -lxxhash -lpthread -lm \
     -o "$work/fuzz-$target"
 
