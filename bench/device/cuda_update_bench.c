@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/scalars.h"
 #include "device/device.h"
 #include "sherd/sherd_cuda.h"
 
@@ -222,31 +223,13 @@ static void report(bench *b)
     }
 }
 
-/* A step of AdamW with ordinary numbers, computed where the kernels' scalars always are: by the host's own code. */
 static sherd_status put_scalars(bench *b)
 {
-    sherd__step_rules rules = {.kind = SHERD_ADAMW,
-                               .beta1 = 0.9,
-                               .beta2 = 0.999,
-                               .eps = 1e-8,
-                               .momentum = 0.9,
-                               .bias_correction = 1,
-                               .base_lr = 1e-4,
-                               .divisor = 1.0,
-                               .n_groups = 1,
-                               .groups = {{1e-4, 0.1}}};
-    uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] = {0};
     const sherd__tag tag = {"scalars", -1, 0};
-    sherd__step_state state;
     sherd__step_scalars scalars;
-    double lr = 1e-4;
     sherd_status status;
 
-    memcpy(&vote[SHERD__NORM_LIMBS], &lr, sizeof lr);
-    vote[SHERD__VOTE_SUMS] = SHERD__NO_BAD_BLOCK;
-    vote[9] = 4711;
-    sherd__step_state_init(&state);
-    sherd__step_prepare(&rules, vote, &state, &scalars);
+    bench_scalars(SHERD_ADAMW, &scalars);
     status = b->device->ops->copy(b->stream, tag, b->scalars, &scalars, sizeof scalars);
     return status == SHERD_OK ? drain(b) : status;
 }

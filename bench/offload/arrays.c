@@ -4,6 +4,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "bench/scalars.h"
+
 #define HUGE_PAGE ((size_t)2 << 20)
 /* Arrays begin at different places within a page: at equal ones, lines of all of them compete for the same sets. */
 #define STAGGER 4096
@@ -49,28 +51,6 @@ static void fill(void *array, sherd_dtype dtype, int64_t n)
     }
 }
 
-static void make_scalars(step_arrays *a)
-{
-    sherd__step_rules rules = {.kind = a->shape.kind,
-                               .beta1 = 0.9,
-                               .beta2 = 0.999,
-                               .eps = 1e-8,
-                               .momentum = 0.9,
-                               .bias_correction = 1,
-                               .base_lr = 1e-3,
-                               .divisor = 2.0,
-                               .n_groups = 1,
-                               .groups = {{1e-3, 0.01}}};
-    uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] = {0};
-    sherd__step_state state;
-    double lr = 1e-3;
-    vote[SHERD__VOTE_SUMS] = SHERD__NO_BAD_BLOCK;
-    memcpy(&vote[SHERD__NORM_LIMBS], &lr, sizeof lr);
-    sherd__step_state_init(&state);
-    sherd__step_prepare(&rules, vote, &state, &a->scalars);
-    a->scalars.first = 0;
-}
-
 static int map_all(step_arrays *a, char **begin)
 {
     size_t bytes = (size_t)step_arrays_bytes(&a->shape) + 2 * (2 + 2 * (1 + SHERD__MAX_MOMENTS)) * HUGE_PAGE;
@@ -108,7 +88,7 @@ int step_arrays_make(step_arrays *out, const step_shape *shape)
             fill(out->second[k], SHERD_FP32, n);
         }
     }
-    make_scalars(out);
+    bench_scalars(out->shape.kind, &out->scalars);
     return 1;
 }
 

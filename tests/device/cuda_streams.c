@@ -10,23 +10,8 @@
 
 #include <cmocka.h>
 
+#include "tests/device/calls.h"
 #include "tests/device/cuda_world.h"
-
-typedef struct sequence {
-    int32_t next, wrong;
-} sequence;
-
-typedef struct numbered {
-    sequence *sequence;
-    int32_t number;
-} numbered;
-
-static void expect_number(void *arg)
-{
-    const numbered *self = arg;
-    if (self->sequence->next++ != self->number)
-        self->sequence->wrong++;
-}
 
 /* More than fit into ring, marks and callbacks, so every limit is met. */
 static void a_stream_keeps_order(void **state)
@@ -50,23 +35,6 @@ static void a_stream_keeps_order(void **state)
     assert_nothing_left();
 }
 
-typedef struct gate {
-    _Atomic int32_t open, passed;
-} gate;
-
-static void pass_gate(void *arg)
-{
-    gate *self = arg;
-    for (int i = 0; i < 20000 && !atomic_load(&self->open); i++)
-        usleep(500);
-    atomic_store(&self->passed, 1);
-}
-
-static void set_flag(void *arg)
-{
-    atomic_store((_Atomic int32_t *)arg, 1);
-}
-
 static void an_event_orders_streams(void **state)
 {
     (void)state;
@@ -74,7 +42,7 @@ static void an_event_orders_streams(void **state)
     sherd_device *device = make_cuda_device(0);
     sherd__stream *a = make_stream(device, "a", 8), *b = make_stream(device, "b", 8);
     sherd__event *event = make_event(device);
-    gate first = {0, 0}, later = {0, 0};
+    gate first = {0}, later = {0};
     _Atomic int32_t after = 0;
     OK(device->ops->event_wait(b, event, "no record yet"));
     OK(device->ops->event_sync(device, event, "no record yet", NULL));

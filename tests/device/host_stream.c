@@ -12,27 +12,10 @@
 
 #include <cmocka.h>
 
+#include "tests/device/calls.h"
 #include "tests/device/world.h"
 
 static const sherd__tag tag = {"test", 3, 1};
-
-typedef struct sequence {
-    int32_t next, wrong;
-} sequence;
-
-typedef struct numbered {
-    sequence *sequence;
-    int32_t number;
-} numbered;
-
-static void expect_number(void *arg)
-{
-    const numbered *self = arg;
-    if (self->sequence->next++ != self->number)
-        self->sequence->wrong++;
-    if (self->number % 64 == 0)
-        usleep(1000); /* now and then the queue fills up behind it */
-}
 
 static void a_stream_keeps_order(void **state)
 {
@@ -52,23 +35,6 @@ static void a_stream_keeps_order(void **state)
     }
     sherd_device_destroy(device);
 }
-
-/* A gate that the test opens. */
-typedef struct gate {
-    _Atomic int32_t open, passed, gave_up;
-} gate;
-
-static void pass_gate(void *arg)
-{
-    gate *self = arg;
-    for (int i = 0; i < 20000 && !atomic_load(&self->open); i++)
-        usleep(500);
-    if (!atomic_load(&self->open))
-        atomic_store(&self->gave_up, 1);
-    atomic_store(&self->passed, 1);
-}
-
-static void set_flag(void *arg) { atomic_store((_Atomic int32_t *)arg, 1); }
 
 static void an_event_orders_streams(void **state)
 {

@@ -20,43 +20,15 @@
 
 #include "device/device.h"
 #include "tests/models/cuda_copy.h"
-#include "tests/models/rig.h"
+#include "tests/models/words.h"
 #include "tests/support/cublaslt_stub/cublaslt_stub.h"
 #include "tests/support/cuda_stub/simt_control.h"
-
-static const rig_case SMALL = {.layers = 2,
-                               .hidden = 48,
-                               .heads = 6,
-                               .kv_heads = 2,
-                               .intermediate = 72,
-                               .vocab = 90,
-                               .batch = 2,
-                               .seq = 19,
-                               .threads = 1};
 
 static rig_case on_gpu(rig_case c)
 {
     c.device = SHERD_DEVICE_CUDA;
     c.copy = cuda_copy;
     return c;
-}
-
-static void opened(rig *r, const rig_case *c)
-{
-    sherd_error err = {0};
-    if (rig_open(r, c, &err) != SHERD_OK) {
-        fail_msg("%s", err.text);
-    }
-}
-
-static double step(rig *r)
-{
-    sherd_error err = {0};
-    double loss = NAN;
-    if (rig_step(r, &loss, &err) != SHERD_OK) {
-        fail_msg("%s", err.text);
-    }
-    return loss;
 }
 
 static double largest_difference(const float *a, const float *b, int64_t n)

@@ -3,8 +3,6 @@
  * The decoder through the engine as its store, world 1: one SGD step of rate 1 takes exactly the gradient the plain
  * store shows off every parameter, tied embedding included; and some steps of AdamW learn a short text by heart.
  */
-#include "tests/models/rig.h"
-
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,6 +10,8 @@
 #include <string.h>
 
 #include <cmocka.h>
+
+#include "tests/models/words.h"
 
 typedef struct world {
     sherd_comm *comm;
@@ -110,15 +110,7 @@ static void check_sgd(const rig_case *c, int stage)
 static void sgd_takes_the_gradient_off(void **state)
 {
     (void)state;
-    rig_case c = {.layers = 2,
-                  .hidden = 48,
-                  .heads = 6,
-                  .kv_heads = 2,
-                  .intermediate = 72,
-                  .vocab = 90,
-                  .batch = 2,
-                  .seq = 19,
-                  .threads = 1};
+    rig_case c = SMALL;
     int compared = 0;
     for (int bits = 0; bits < 12; bits++, compared++) {
         c.tied = bits & 1;

@@ -3,8 +3,6 @@
  * The decoder on its own: gradients against finite differences, the same bits again, any number of threads,
  * checkpointing, the ledger, and refusals.
  */
-#include "tests/models/rig.h"
-
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,33 +11,7 @@
 
 #include <cmocka.h>
 
-static const rig_case SMALL = {.layers = 2,
-                               .hidden = 48,
-                               .heads = 6,
-                               .kv_heads = 2,
-                               .intermediate = 72,
-                               .vocab = 90,
-                               .batch = 2,
-                               .seq = 19,
-                               .threads = 1};
-
-static void opened(rig *r, const rig_case *c)
-{
-    sherd_error err = {0};
-    if (rig_open(r, c, &err) != SHERD_OK) {
-        fail_msg("%s", err.text);
-    }
-}
-
-static double step(rig *r)
-{
-    sherd_error err = {0};
-    double loss = NAN;
-    if (rig_step(r, &loss, &err) != SHERD_OK) {
-        fail_msg("%s", err.text);
-    }
-    return loss;
-}
+#include "tests/models/words.h"
 
 static double loss_only(rig *r)
 {

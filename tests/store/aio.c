@@ -431,7 +431,6 @@ static void describe_says_what_is_used(void **state)
 
 int main(void)
 {
-    static sherd__aio_engine engines[] = {SHERD__AIO_THREADS, SHERD__AIO_URING};
     static const struct CMUnitTest once[] = {
         cmocka_unit_test(schedules_equal_a_memory_model),
         cmocka_unit_test(short_transfers_are_continued),
@@ -445,11 +444,5 @@ int main(void)
         cmocka_unit_test(several_threads_share_a_queue),
         cmocka_unit_test(describe_says_what_is_used),
     };
-    enum { N = sizeof once / sizeof once[0] };
-    struct CMUnitTest tests[2 * N];
-    for (int i = 0; i < 2 * N; i++) {
-        tests[i] = once[i % N];
-        tests[i].initial_state = &engines[i / N];
-    }
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return rig_run(once, sizeof once / sizeof once[0]);
 }

@@ -544,7 +544,6 @@ static void a_file_system_that_cannot_reserve_is_looked_at_instead(void **state)
 
 int main(void)
 {
-    static sherd__aio_engine engines[] = {SHERD__AIO_THREADS, SHERD__AIO_URING};
     static const struct CMUnitTest once[] = {
         cmocka_unit_test(every_read_and_write_fails_once),
         cmocka_unit_test(every_open_and_reservation_fails_once),
@@ -566,11 +565,5 @@ int main(void)
         cmocka_unit_test(a_name_that_is_taken_is_not),
         cmocka_unit_test(a_file_system_that_cannot_reserve_is_looked_at_instead),
     };
-    enum { N = sizeof once / sizeof once[0] };
-    struct CMUnitTest tests[2 * N];
-    for (int i = 0; i < 2 * N; i++) {
-        tests[i] = once[i % N];
-        tests[i].initial_state = &engines[i / N];
-    }
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return rig_run(once, sizeof once / sizeof once[0]);
 }

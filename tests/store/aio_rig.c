@@ -74,6 +74,17 @@ void rig_fini(rig *self)
     assert_int_equal(rmdir(self->parent), 0);
 }
 
+int rig_run(const struct CMUnitTest *once, size_t n)
+{
+    static sherd__aio_engine engines[] = {SHERD__AIO_THREADS, SHERD__AIO_URING};
+    struct CMUnitTest tests[2 * n];
+    for (size_t i = 0; i < 2 * n; i++) {
+        tests[i] = once[i % n];
+        tests[i].initial_state = &engines[i / n];
+    }
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
 int rig_has_uring(void)
 {
     sherd__aio_options options;

@@ -38,6 +38,9 @@ sherd_status rig_open(rig *self, uint32_t folders, uint64_t bytes);
 void rig_close(rig *self);
 /* Folders empty and removed, no block, no descriptor left. */
 void rig_fini(rig *self);
+/* Runs the tests (of struct CMUnitTest) once with threads, once with io_uring: their initial state is the engine. */
+struct CMUnitTest;
+int rig_run(const struct CMUnitTest *tests, size_t n);
 /* Is io_uring to be had here? */
 int rig_has_uring(void);
 /* Does the folders' file system take O_DIRECT? Before the first rig_open. */
