@@ -283,6 +283,7 @@ static sherd_engine *engine_block(const sherd_plan *plan, sherd_device *device, 
     engine->rank = comm->rank;
     engine->world = comm->world;
     engine->step = 1;
+    engine->micros = plan->config.gradient_accumulation_steps;
     sherd_report_init(&engine->last, sizeof engine->last);
     return engine;
 }

@@ -102,6 +102,7 @@ struct sherd_engine {
     pthread_mutex_t lock; /* of everything below: short, never held while waiting for a peer */
     sherd__ring ring_state;
     int64_t step, micro; /* step from 1, index k of the open or next micro-step */
+    int64_t micros;      /* how many the step has: as configured, or fewer once its last one was declared */
     int32_t open;
     uint64_t parked_count;
     int32_t parked_logged;
@@ -163,6 +164,12 @@ sherd_status sherd__engine_check(sherd_engine *engine, sherd_status status, sher
 /* A call the contract forbids: kept for sherd_engine_error, nothing is poisoned. */
 sherd_status sherd__engine_refuse(sherd_engine *engine, sherd_error *err, sherd_status status, const char *format, ...)
     SHERD__PRINTF(4, 5);
+
+/* 1: the open (or next) micro-step closes the step. */
+static inline int sherd__engine_last_micro(const sherd_engine *engine)
+{
+    return engine->micro == engine->micros - 1;
+}
 
 /* step.c: waits for the last step's vote and reports it, where that was left for later. */
 sherd_status sherd__engine_collect(sherd_engine *engine, sherd_error *err);

@@ -12,7 +12,7 @@ static sherd_status start_bucket(sherd_engine *engine, uint32_t bucket)
 {
     const sherd_plan *plan = engine->plan;
     const sherd__schedule *schedule = &plan->schedule;
-    sherd__phase phase = sherd__phase_of(engine->micro, plan->config.gradient_accumulation_steps);
+    sherd__phase phase = sherd__phase_of(engine->micro, engine->micros);
     sherd__event_ref ready = {SHERD__EV_READY, bucket};
     sherd_status status =
         engine->device->ops->event_record(engine->device->compute, sherd__engine_event(engine, ready));

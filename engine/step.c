@@ -40,7 +40,7 @@ sherd_status sherd_micro_begin(sherd_engine *engine, sherd_micro *out)
         out->step = engine->step;
         out->index = engine->micro;
         out->number = sherd__plan_micro_number(engine->plan, engine->rank, engine->micro);
-        out->last = engine->micro == engine->plan->config.gradient_accumulation_steps - 1;
+        out->last = sherd__engine_last_micro(engine);
     }
     return SHERD_OK;
 }
@@ -176,7 +176,7 @@ static sherd_status check_torn(sherd_engine *engine, sherd_error *err)
         return SHERD_OK;
     sherd__fail(&error, SHERD_EMISMATCH,
                 "step %" PRId64 ": ranks disagree on how many micro-steps it has (rank %" PRId32 " made %" PRIu64
-                "); end it early on every rank or on none",
+                "); call sherd_micro_last on every rank or on none",
                 engine->closing.step, engine->rank, engine->mirror->micros[0]);
     sherd__device_poison(engine->device, &error);
     return sherd__engine_health(engine, err);
@@ -257,7 +257,7 @@ static sherd_status check_scale(sherd_engine *engine, sherd_error *err)
 sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *report, sherd_error *err)
 {
     sherd_status status = sherd__engine_health(engine, err);
-    int last = engine->micro == engine->plan->config.gradient_accumulation_steps - 1;
+    int last = sherd__engine_last_micro(engine);
 
     if (status != SHERD_OK)
         return status;
@@ -274,6 +274,7 @@ sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *report, sherd
     if (last) {
         engine->step++;
         engine->micro = 0;
+        engine->micros = engine->plan->config.gradient_accumulation_steps;
     } else {
         engine->micro++;
     }

@@ -147,6 +147,16 @@ sherd__ring_answer sherd__ring_close(sherd__ring *ring, uint32_t *from, uint32_t
     return SHERD__RING_PLACED;
 }
 
+/* Slots that are left FILLING are filled anew by the next micro-step. */
+void sherd__ring_discard(sherd__ring *ring, int32_t must_start, uint32_t *from, uint32_t *to)
+{
+    *from = ring->next;
+    while (must_start && ring->next < ring->plan->n_buckets)
+        start(ring);
+    *to = ring->next;
+    ring->open = 0;
+}
+
 uint32_t sherd__ring_missing(const sherd__ring *ring, uint32_t param)
 {
     const sherd_plan *plan = ring->plan;

@@ -68,6 +68,8 @@ sherd__ring_answer sherd__ring_ready(sherd__ring *ring, uint32_t param, uint32_t
 /* Closes the micro-step: [*from, *to) are to be started, missing gradients as zeros. Acquired but not ready: REFUSED.
  */
 sherd__ring_answer sherd__ring_close(sherd__ring *ring, uint32_t *from, uint32_t *to, const char **why);
+/* Closes it as void, whatever was acquired: [*from, *to) are to be started if they must be (start 1), with what is there. */
+void sherd__ring_discard(sherd__ring *ring, int32_t start, uint32_t *from, uint32_t *to);
 /* First parameter, from `param` on (in registration order), whose gradient is not complete; n_params if none. Before
  * close. */
 uint32_t sherd__ring_missing(const sherd__ring *ring, uint32_t param);

@@ -227,7 +227,7 @@ static int phase_occurs(const sherd_plan *plan, sherd__phase phase)
 {
     int64_t accumulation = plan->config.gradient_accumulation_steps;
     switch (phase) {
-    case SHERD__ONLY: return accumulation == 1;
+    case SHERD__ONLY: return accumulation == 1 || !plan->config.reproducible; /* or of a step that ends after its first */
     case SHERD__MIDDLE: return accumulation > 2;
     default: return accumulation > 1;
     }

@@ -111,7 +111,7 @@ typedef struct sherd__action {
     sherd__event_ref record; /* kind NONE: none */
 } sherd__action;
 
-/* Micro-steps of a step: ONLY (K = 1), FIRST, MIDDLE, LAST. */
+/* Micro-steps of a step: ONLY (K = 1, or a step that ends early after its first), FIRST, MIDDLE, LAST. */
 typedef enum sherd__phase {
     SHERD__ONLY = 0,
     SHERD__FIRST = 1,

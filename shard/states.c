@@ -13,11 +13,12 @@ static const unsigned slot_moves[] = {
     [SHERD__SLOT_STARTED] = BIT(SHERD__SLOT_EMPTY),
 };
 
-/* Every micro-step but the last leaves a shard ACCUMULATING; with one micro-step it is SUMMED at once. */
+/* Every micro-step but the last leaves a shard ACCUMULATING; with one micro-step it is SUMMED at once. A discarded
+ * micro-step makes sums void. */
 static const unsigned shard_moves[] = {
     [SHERD__CLEAN] = BIT(SHERD__ACCUMULATING) | BIT(SHERD__SUMMED),
-    [SHERD__ACCUMULATING] = BIT(SHERD__ACCUMULATING) | BIT(SHERD__SUMMED),
-    [SHERD__SUMMED] = BIT(SHERD__STEPPING),
+    [SHERD__ACCUMULATING] = BIT(SHERD__ACCUMULATING) | BIT(SHERD__SUMMED) | BIT(SHERD__CLEAN),
+    [SHERD__SUMMED] = BIT(SHERD__STEPPING) | BIT(SHERD__CLEAN),
     [SHERD__STEPPING] = BIT(SHERD__STEPPED),
     [SHERD__STEPPED] = BIT(SHERD__CLEAN),
 };

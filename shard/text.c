@@ -112,7 +112,8 @@ static void put_schedule(sherd__text *to, const sherd_plan *plan)
     sherd__text_put(to, "schedule: the compute stream reads a bucket's parameters after %s[bucket]\n",
                     sherd__event_name(schedule->acquire_wait));
     for (int phase = 0; phase < SHERD__PHASES; phase++) {
-        if (!plan->n_buckets || schedule->on_ready[phase][0].begin == schedule->on_ready[phase][0].end)
+        if (!plan->n_buckets || schedule->on_ready[phase][0].begin == schedule->on_ready[phase][0].end ||
+            (phase == SHERD__ONLY && plan->config.gradient_accumulation_steps > 1)) /* of steps that end early */
             continue;
         sherd__text_put(to, "  in %s, as buckets are ready\n", phase_titles[phase]);
         for (uint32_t b = 0; b < plan->n_buckets; b++)

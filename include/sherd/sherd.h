@@ -346,11 +346,6 @@ SHERD_API uint32_t sherd_plan_buckets(const sherd_plan *plan);
 SHERD_API sherd_status sherd_plan_bucket(const sherd_plan *plan, uint32_t bucket, sherd_bucket_info *out);
 /* Bucket of a parameter; -1 for frozen and empty ones. */
 SHERD_API int32_t sherd_plan_param_bucket(const sherd_plan *plan, uint32_t param);
-/* What rank `rank` keeps the state of and updates of a parameter: elements *first … *first + *count − 1, in row order (count 0:
- * nothing; all of it at stage 0, and nothing of frozen ones). Pure. EINVAL: no such parameter or rank. */
-SHERD_API sherd_status sherd_plan_own(const sherd_plan *plan, uint32_t param, int32_t rank, int64_t *first, int64_t *count);
-/* Name of fp32 state `which`: 0 "master", then the optimizer's moments ("exp_avg", …). NULL past the last. Static. */
-SHERD_API const char *sherd_plan_state(const sherd_plan *plan, uint32_t which);
 /* The plan as text (buckets, ring, bytes, the schedule's actions). Writes at most `capacity` bytes with a final NUL; returns
  * the length the whole text has without it, so call twice. */
 SHERD_API size_t sherd_plan_text(const sherd_plan *plan, char *buffer, size_t capacity);
@@ -489,43 +484,20 @@ SHERD_API sherd_status sherd_param_write(sherd_engine *engine, uint32_t param, c
 /* COLLECTIVE. Reads a parameter's fp32 master (frozen: the stored values widened) into data[elems] on every rank. */
 SHERD_API sherd_status sherd_param_read(sherd_engine *engine, uint32_t param, float *data, sherd_error *err);
 
-/* Further state of a parameter by `which`: 0 is the fp32 master (a frozen parameter's stored values widened), 1 and up are the
- * optimizer's moments, as sherd_plan_state names them. Between steps only; values are fp32 in row order, elements first …
- * first + count − 1 of the parameter, on whatever tier they lie.
- * COLLECTIVE, with the same arguments on every rank: `out[count]` is filled on every rank. */
-SHERD_API sherd_status sherd_state_read(sherd_engine *engine, uint32_t param, uint32_t which, int64_t first, int64_t count,
-                                        float *out, sherd_error *err);
-/* Local: of what this rank updates itself (sherd_plan_own). EINVAL where the range is not within it. */
-SHERD_API sherd_status sherd_state_read_own(sherd_engine *engine, uint32_t param, uint32_t which, int64_t first,
-                                            int64_t count, float *out, sherd_error *err);
-/* COLLECTIVE. From rank 0's `data[count]` (other ranks' may be NULL). The master's working copy is its narrowing. The count of
- * updates, which says how far bias corrections are, is a checkpoint's alone. */
-SHERD_API sherd_status sherd_state_write(sherd_engine *engine, uint32_t param, uint32_t which, int64_t first,
-                                         int64_t count, const float *data, sherd_error *err);
-
-/* Rates while training. A group's rate, or weight decay, from the update of the step under way on (between steps: of the next
- * one): exactly this value, whatever the scheduler says, until it is set again. SHERD_AS_CONFIGURED: what the
- * configuration says. Local, at any time by the engine's thread. Only what rank 0 sets counts: it travels with the vote to all
- * ranks, so that they cannot drift apart; elsewhere the call checks its arguments and does nothing. Checkpoints do not keep it:
- * set it again after sherd_engine_load. Where state is speculated, a change costs that step's speculation. EINVAL: no
- * such group (the one group without groups is 0), or no number from 0 up. */
-#define SHERD_AS_CONFIGURED (-1.0)
-SHERD_API sherd_status sherd_engine_set_lr(sherd_engine *engine, uint32_t group, double lr, sherd_error *err);
-SHERD_API sherd_status sherd_engine_set_weight_decay(sherd_engine *engine, uint32_t group, double weight_decay,
-                                                     sherd_error *err);
-
 typedef struct sherd_micro {
     int64_t step;       /* the update this micro-step works towards, from 1 */
     int64_t index;      /* k: 0 … gradient_accumulation_steps − 1 */
     int64_t number;     /* which of the step's world × gradient_accumulation_steps micro-batches to compute */
-    int32_t last;       /* 1: sherd_engine_step will update */
+    int32_t last;       /* 1: sherd_engine_step will update (see sherd_micro_last) */
 } sherd_micro;
 
 /* Opens a micro-step. The calls below come between it and sherd_engine_step, on the compute stream, which on the host
  * device is the calling thread. Calls without an `err` leave their sentence in sherd_engine_error. */
 SHERD_API sherd_status sherd_micro_begin(sherd_engine *engine, sherd_micro *out);
 /* The working copy, elems values of the parameter's dtype, readable until release. The compute stream waits for this
- * bucket's all-gather only. Any thread. Also legal outside a micro-step (evaluation). */
+ * bucket's all-gather only. Any thread. Also legal outside a micro-step, between two of one step and between steps, as
+ * often as one likes: evaluation needs nothing else. What was acquired is released before sherd_engine_step of the step's last
+ * micro-step: the update writes it. */
 SHERD_API sherd_status sherd_param_acquire(sherd_engine *engine, uint32_t param, const void **out);
 SHERD_API sherd_status sherd_param_release(sherd_engine *engine, uint32_t param);
 
@@ -595,5 +567,6 @@ SHERD_API size_t sherd_info_text(char *buffer, size_t capacity);
 }
 #endif
 
+#include "sherd/sherd_steer.h" /* rates and state while training, steps that go another way */
 #include "sherd/sherd_store.h" /* checkpoints, safetensors */
 #endif

@@ -46,6 +46,9 @@ typedef struct engine_case {
     uint32_t bad_steps;    /* bit s: one gradient of step s is infinite */
     int32_t one_cycle;     /* that scheduler, with its momentum */
     int32_t rates;         /* groups' rates and decays are set while the case runs */
+    int32_t early;         /* steps end after fewer micro-steps than configured, each after another number */
+    int32_t discard;       /* micro-steps are discarded, after some of their gradients came */
+    int32_t evaluate;      /* parameters are read between micro-steps and between steps too */
     int32_t ranges;        /* at the end all state is read and written by ranges */
     int32_t reproducible;  /* one tree over micro-batches */
     uint64_t seed;
@@ -62,6 +65,7 @@ typedef struct case_result {
     int64_t bad_param; /* of the last skipped step */
     int64_t updates;
     uint64_t parked, speculated, missed;
+    uint64_t discarded, restarted; /* micro-steps; of them, others than their step's first */
     uint32_t buckets[3];    /* by tier */
     int32_t threads, nodes; /* that worked on offloaded state; 0: nothing was */
     int32_t memory_matches; /* ledger = plan in every planned category */

@@ -8,6 +8,7 @@
 
 #include "base/hash.h"
 #include "tests/engine/case_parts.h"
+#include "tests/support/leaves.h"
 
 /* NaN: left alone. */
 typedef struct rate_change {
@@ -56,6 +57,20 @@ void case_set_rates_oracle(const engine_case *c, sherd_oracle *oracle, int64_t s
         }
     for (uint32_t group = 0; group < 2 && c->rates; group++)
         sherd_oracle_set_group(oracle, group, lr[group], decay[group]);
+}
+
+int64_t case_micros(const engine_case *c, int64_t step)
+{
+    return c->early ? 1 + (int64_t)((c->seed + (uint64_t)step) % (uint64_t)c->accumulation) : c->accumulation;
+}
+
+int case_discards(const engine_case *c, int64_t step, int64_t attempt, int32_t rank, uint32_t uses, uint32_t *after)
+{
+    uint64_t drawn = sherd_test_mix(c->seed, (uint64_t)step, (uint64_t)attempt, 77, 1);
+    uint64_t own = sherd_test_mix(c->seed, (uint64_t)step, (uint64_t)attempt, (uint64_t)rank, 2);
+
+    *after = drawn / 8 % 3 == 0 ? 0 : drawn / 8 % 3 == 1 ? uses : (uint32_t)(own % (uses + 1));
+    return c->discard && attempt < 5 && drawn % 2 == 0;
 }
 
 static sherd_status wrong(case_result *out, const char *name, uint32_t which, const char *what)

@@ -12,6 +12,11 @@
 sherd_status case_set_rates(const engine_case *c, sherd_engine *engine, int32_t rank, int64_t step, int64_t k);
 /* The same for the oracle, before its step. */
 void case_set_rates_oracle(const engine_case *c, sherd_oracle *oracle, int64_t step);
+/* How many micro-steps a step has. */
+int64_t case_micros(const engine_case *c, int64_t step);
+/* 1: this attempt at a micro-step is discarded, and after how many uses on this rank. The first attempts of all steps together
+ * cover: nothing came anywhere, some on some ranks, all on all. */
+int case_discards(const engine_case *c, int64_t step, int64_t attempt, int32_t rank, uint32_t uses, uint32_t *after);
 /* Every state in odd pieces has the digest `state_hash`, own parts are parts of it, a piece that is written is read
  * again and no more than it, and with the old values back the digest is the old one. */
 sherd_status case_state_ranges(const sherd_plan *plan, sherd_engine *engine, const sherd_param *params, uint32_t n,

@@ -59,29 +59,77 @@ static sherd_status fork_once(void)
     return child > 0 && waitpid(child, &status, 0) == child && status == 0 ? SHERD_OK : SHERD_ESYSTEM;
 }
 
-static sherd_status run_micro(const engine_case *plain, sherd_engine *engine, const sherd_param *params, void *scratch)
-{
-    engine_case scaled = *plain;
-    const engine_case *c = &scaled;
-    uint32_t order[CASE_PARAMS + 1], n, uses[CASE_PARAMS] = {0};
+/* One attempt at a micro-step. *closed 1: it is to be closed by sherd_engine_step; 0: it was discarded. */
+typedef struct attempt {
+    int64_t number; /* within the step */
+    int32_t rank;
+    int closed;
     sherd_micro micro;
-    sherd_status status = sherd_micro_begin(engine, &micro);
+} attempt;
 
-    scaled.scale = sherd_engine_loss_scale(engine);
-    if (status == SHERD_OK && !c->blind)
-        status = read_all(engine);
-    if (status == SHERD_OK && c->fork_at == micro.step && micro.index == 0)
-        status = fork_once();
-    n = case_arrival_order(c, micro.step, micro.number, order);
+/* Void gradients: of another seed, and one more acquired than ready. */
+static sherd_status discard_micro(const engine_case *c, sherd_engine *engine, const sherd_param *params,
+                                  const attempt *a, const uint32_t *order, uint32_t uses, void *scratch)
+{
+    uint32_t used[CASE_PARAMS] = {0};
+    engine_case other = *c;
+    sherd_status status = SHERD_OK;
+    sherd_grad grad;
+
+    other.seed += 4711;
+    other.bad_step = a->number == 1 ? a->micro.step : 0;
+    for (uint32_t i = 0; status == SHERD_OK && i < uses; i++)
+        status = bring_gradient(&other, engine, a->micro.step, a->micro.number, order[i], used[order[i]]++,
+                                case_elems(&params[order[i]]), scratch);
+    if (status == SHERD_OK && uses > 0 && uses < CASE_PARAMS - 3 && a->number % 2)
+        status = sherd_grad_acquire(engine, order[uses], &grad);
+    return status == SHERD_OK ? sherd_micro_discard(engine, NULL) : status;
+}
+
+static sherd_status bring_all(const engine_case *c, sherd_engine *engine, const sherd_param *params, const attempt *a,
+                              const uint32_t *order, uint32_t n, void *scratch)
+{
+    uint32_t uses[CASE_PARAMS] = {0};
+    sherd_status status = SHERD_OK;
+
     for (uint32_t i = 0; status == SHERD_OK && i < n; i++) {
         const void *data; /* backward reads the weights it is about to leave */
         status = c->blind ? SHERD_OK : sherd_param_acquire(engine, order[i], &data);
         if (status == SHERD_OK)
-            status = bring_gradient(c, engine, micro.step, micro.number, order[i], uses[order[i]]++,
+            status = bring_gradient(c, engine, a->micro.step, a->micro.number, order[i], uses[order[i]]++,
                                     case_elems(&params[order[i]]), scratch);
         if (status == SHERD_OK && !c->blind)
             status = sherd_param_release(engine, order[i]);
     }
+    return status;
+}
+
+static sherd_status run_micro(const engine_case *plain, sherd_engine *engine, const sherd_param *params, attempt *a,
+                              void *scratch)
+{
+    engine_case scaled = *plain;
+    const engine_case *c = &scaled;
+    uint32_t order[CASE_PARAMS + 1], n, after;
+    sherd_status status = sherd_micro_begin(engine, &a->micro);
+    int64_t micros = case_micros(c, a->micro.step);
+
+    scaled.scale = sherd_engine_loss_scale(engine);
+    if (status == SHERD_OK && a->micro.index == micros - 1 && micros < c->accumulation)
+        status = sherd_micro_last(engine, NULL);
+    if (status == SHERD_OK && !c->blind)
+        status = read_all(engine);
+    if (status == SHERD_OK && c->fork_at == a->micro.step && a->micro.index == 0)
+        status = fork_once();
+    if (status != SHERD_OK)
+        return status;
+    n = case_arrival_order(c, a->micro.step, a->micro.number, order);
+    a->closed = !case_discards(c, a->micro.step, a->number, a->rank, n, &after);
+    if (!a->closed)
+        status = discard_micro(c, engine, params, a, order, after, scratch);
+    else
+        status = bring_all(c, engine, params, a, order, n, scratch);
+    if (status == SHERD_OK && c->evaluate && !a->closed)
+        status = read_all(engine);
     return status;
 }
 
@@ -201,6 +249,31 @@ static sherd_status read_back(const engine_case *c, sherd_engine *engine, const 
     return out->error.status = SHERD_EMISMATCH;
 }
 
+/* Micro-steps until one closes the step. */
+static sherd_status run_step(const engine_case *c, sherd_engine *engine, const sherd_param *params, int32_t rank,
+                             void *scratch, sherd_report *report, case_result *out)
+{
+    attempt a = {.rank = rank};
+    sherd_status status = SHERD_OK;
+    int over = 0;
+
+    for (; status == SHERD_OK && !over; a.number++) {
+        status = run_micro(c, engine, params, &a, scratch);
+        if (status == SHERD_OK)
+            status = case_set_rates(c, engine, rank, a.micro.step, a.micro.index);
+        if (status == SHERD_OK && a.closed)
+            status = sherd_engine_step(engine, report, &out->error);
+        else if (status != SHERD_OK)
+            sherd_engine_error(engine, &out->error);
+        if (status == SHERD_OK && c->evaluate)
+            status = read_all(engine);
+        over = a.closed && a.micro.index == case_micros(c, a.micro.step) - 1;
+        out->discarded += !a.closed;
+        out->restarted += !a.closed && a.micro.index > 0;
+    }
+    return status;
+}
+
 static sherd_status train(const engine_case *c, const sherd_plan *plan, sherd_engine *engine, const sherd_param *params,
                           uint32_t n, int32_t rank, void *scratch, case_result *out)
 {
@@ -215,15 +288,7 @@ static sherd_status train(const engine_case *c, const sherd_plan *plan, sherd_en
     if (status == SHERD_OK && c->load_from)
         status = sherd_engine_load(engine, c->load_from, NULL, &out->error);
     for (int64_t s = c->load_from ? c->first : 0; status == SHERD_OK && s < c->steps; s++) {
-        for (int64_t k = 0; status == SHERD_OK && k < c->accumulation; k++) {
-            status = run_micro(c, engine, params, scratch);
-            if (status == SHERD_OK)
-                status = case_set_rates(c, engine, rank, s + 1, k);
-            if (status == SHERD_OK)
-                status = sherd_engine_step(engine, &report, &out->error);
-            else
-                sherd_engine_error(engine, &out->error);
-        }
+        status = run_step(c, engine, params, rank, scratch, &report, out);
         if (status == SHERD_OK)
             record(out, &report);
         if (status == SHERD_OK && c->save_to && s + 1 == c->save_at)
@@ -329,6 +394,7 @@ void case_run_oracle(const engine_case *c, sherd_oracle_fault fault, case_result
         engine_case copy = *c;
         copy.scale = sherd_oracle_scale(oracle);
         case_set_rates_oracle(c, oracle, s + 1);
+        sherd_oracle_set_micros(oracle, case_micros(c, s + 1));
         sherd_oracle_step(oracle, sherd_config_lr(&config, sherd_oracle_updates(oracle)), case_oracle_leaf, &copy,
                           &report);
         out->norm[s] = report.norm;

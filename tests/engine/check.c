@@ -55,10 +55,17 @@ static int case_number(uint32_t i, int32_t world, engine_case *out)
     out->arrival = (case_arrival)(i % 3 == 0 ? i / 3 % 3 : (i / 2) % 3);
     out->optimizer = i % 5 == 4 ? SHERD_SGD : SHERD_ADAMW;
     out->overlap = i != 11;
-    out->blind = i >= 12;
+    out->blind = i >= 12 && i < 26;
     out->all_used = i % 2;
     out->tied_large = i / 4 % 2;
     out->leave_early = i % 8 == 7;
+    if (i >= 24 && i < 30) { /* discarded micro-steps, steps that end early, evaluation between */
+        out->accumulation = 1 + i % 3;
+        out->stage = (int32_t)(i / 2 % 3);
+        out->discard = 1;
+        out->early = i % 2;
+        out->evaluate = !out->blind;
+    }
     if (offload) {
         out->tenths = i % 4 == 1 ? 5 : 10;
         out->disk = i % 4 == 2 ? 2 : i % 4 == 3 ? 1 : 0;
@@ -67,12 +74,12 @@ static int case_number(uint32_t i, int32_t world, engine_case *out)
         out->bad_step = i % 6 == 4 ? 2 : 0;
         out->workers = 1;
     }
-    if (i >= 24) { /* one tree over micro-batches; its places are finished by carries */
+    if (i >= 30) { /* one tree over micro-batches; its places are finished by carries */
         out->reproducible = 1;
         out->accumulation = 4;
         out->stage = world % 2 ? (int32_t)(i % 2) : 2 - (int32_t)(i % 2);
     }
-    return i < 26;
+    return i < 32;
 }
 
 static sherd_status run_once(check_run *run, uint64_t seed, const char *drop, const char **sites, uint32_t *n_sites,

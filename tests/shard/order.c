@@ -333,9 +333,9 @@ static void backward(graph *g, uint32_t bucket, sherd__phase phase)
     run_range(g, g->plan->schedule.on_ready[phase][bucket]);
 }
 
-static void run_step(graph *g)
+/* The step between two whole ones ends early. */
+static void run_step(graph *g, int64_t accumulation)
 {
-    int64_t accumulation = g->plan->config.gradient_accumulation_steps;
     for (int64_t k = 0; k < accumulation; k++) {
         for (int32_t r = 0; r < RANKS && k == accumulation - 1 && g->plan->placement.n_speculated > 0; r++)
             touch(g, add_node(g, r, SHERD__COMPUTE), r, MEM_GUESS, g->parity, 0, 1, 1);
@@ -381,7 +381,7 @@ static uint64_t races(graph *g, const sherd_plan *plan, int64_t unused_bucket, u
     g->drop_action = drop_action;
     g->drop_wait = drop_wait;
     for (int s = 0; s < STEPS; s++)
-        run_step(g);
+        run_step(g, s == 1 && !plan->config.reproducible ? 1 : plan->config.gradient_accumulation_steps);
     for (uint32_t i = 0; i < g->n_accesses; i++)
         for (uint32_t j = g->accesses[i].former; j > 0; j = g->accesses[j - 1].former)
             found += conflict(&g->accesses[i], &g->accesses[j - 1]) &&

@@ -287,11 +287,11 @@ static void test_actions(void **state)
 {
     (void)state;
     static const shape shapes[] = {
-        {2, 1, {"MPR", "", "", ""}, "VCUGUGUG", 0},       {2, 2, {"", "MPR", "", "MPR"}, "VCUGUGUG", 0},
-        {2, 3, {"", "MPR", "MPR", "MPR"}, "VCUGUGUG", 0}, {1, 1, {"MPR", "", "", ""}, "VCUGUGUG", 0},
-        {1, 2, {"", "MPA", "", "MPAO"}, "VCUGUGUG", 0},   {1, 3, {"", "MPA", "MPA", "MPAO"}, "VCUGUGUG", 0},
-        {0, 1, {"MPRS", "", "", ""}, "VCUUU", 0},         {0, 2, {"", "MPA", "", "MPAOS"}, "VCUUU", 0},
-        {0, 3, {"", "MPA", "MPA", "MPAOS"}, "VCUUU", 0},  {2, 1, {"MPR", "", "", ""}, "VCUGUGUG", 1},
+        {2, 1, {"MPR", "", "", ""}, "VCUGUGUG", 0},       {2, 2, {"MPR", "MPR", "", "MPR"}, "VCUGUGUG", 0},
+        {2, 3, {"MPR", "MPR", "MPR", "MPR"}, "VCUGUGUG", 0}, {1, 1, {"MPR", "", "", ""}, "VCUGUGUG", 0},
+        {1, 2, {"MPAO", "MPA", "", "MPAO"}, "VCUGUGUG", 0},   {1, 3, {"MPAO", "MPA", "MPA", "MPAO"}, "VCUGUGUG", 0},
+        {0, 1, {"MPRS", "", "", ""}, "VCUUU", 0},         {0, 2, {"MPAOS", "MPA", "", "MPAOS"}, "VCUUU", 0},
+        {0, 3, {"MPAOS", "MPA", "MPA", "MPAOS"}, "VCUUU", 0},  {2, 1, {"MPR", "", "", ""}, "VCUGUGUG", 1},
         {2, 2, {"", "MPR", "", "MPR"}, "VCUGUGUG", 1}, {2, 3, {"", "MPR", "MPR+", "MPR+"}, "VCUGUGUG", 1},
         {1, 4, {"", "MPA", "MPA+", "MPA+O"}, "VCUGUGUG", 1}, {0, 4, {"", "MPA", "MPA+", "MPA+OS"}, "VCUUU", 1},
     };

@@ -221,7 +221,7 @@ static void test_moves(void **state)
     (void)state;
     static const int slot[3][3] = {{0, 1, 0}, {0, 0, 1}, {1, 0, 0}};
     static const int shard[5][5] = {
-        {0, 1, 1, 0, 0}, {0, 1, 1, 0, 0}, {0, 0, 0, 1, 0}, {0, 0, 0, 0, 1}, {1, 0, 0, 0, 0}};
+        {0, 1, 1, 0, 0}, {1, 1, 1, 0, 0}, {1, 0, 0, 1, 0}, {0, 0, 0, 0, 1}, {1, 0, 0, 0, 0}};
     for (int a = 0; a < 3; a++)
         for (int b = 0; b < 3; b++)
             assert_int_equal(sherd__slot_move_legal((sherd__slot_state)a, (sherd__slot_state)b), slot[a][b]);

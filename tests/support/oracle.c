@@ -50,7 +50,7 @@ void sherd_oracle_step(sherd_oracle *oracle, double lr, sherd_oracle_leaf leaf, 
 {
     const sherd_config *c = &oracle->config;
     double scale = oracle->scale, norm, clip = 1.0;
-    double divisor = scale * (double)(c->gradient_accumulation_steps * (c->allreduce_sum ? 1 : oracle->world));
+    double divisor = scale * (double)(oracle->micros * (c->allreduce_sum ? 1 : oracle->world));
     int64_t bad_param;
     int skipped;
     oracle->step += 1;
@@ -147,6 +147,7 @@ sherd_oracle *sherd_oracle_create(const sherd_config *config, const sherd_param 
     oracle->config = *config;
     oracle->world = world;
     oracle->largest = 1;
+    oracle->micros = config->gradient_accumulation_steps;
     for (uint32_t group = 0; group < SHERD_MAX_GROUPS; ++group) {
         sherd_oracle_set_group(oracle, group, (double)NAN, (double)NAN);
     }
@@ -216,6 +217,11 @@ void sherd_oracle_set_group(sherd_oracle *oracle, uint32_t group, double lr, dou
 {
     oracle->set_lr[group] = lr;
     oracle->set_decay[group] = weight_decay;
+}
+
+void sherd_oracle_set_micros(sherd_oracle *oracle, int64_t micros)
+{
+    oracle->micros = micros;
 }
 
 double sherd_oracle_scale(const sherd_oracle *oracle)

@@ -55,6 +55,8 @@ void sherd_oracle_write(sherd_oracle *oracle, uint32_t param, const float *data)
 void sherd_oracle_step(sherd_oracle *oracle, double lr, sherd_oracle_leaf leaf, void *ctx, sherd_oracle_report *report);
 /* From the next step on: a group's rate, exactly, and its weight decay. NaN: as configured. */
 void sherd_oracle_set_group(sherd_oracle *oracle, uint32_t group, double lr, double weight_decay);
+/* From the next step on: micro-steps of a step, at most as configured (an early boundary). */
+void sherd_oracle_set_micros(sherd_oracle *oracle, int64_t micros);
 double sherd_oracle_scale(const sherd_oracle *oracle); /* of the next step */
 int64_t sherd_oracle_updates(const sherd_oracle *oracle);
 int64_t sherd_oracle_elems(const sherd_oracle *oracle, uint32_t param);

@@ -28,6 +28,7 @@ struct sherd_oracle {
     double scale;
     int64_t good, patience; /* steps since the last overflow, or the start; overflows that are still borne */
     sherd_oracle_fault fault;
+    int64_t micros; /* of this step: K, or fewer */
     double set_lr[SHERD_MAX_GROUPS], set_decay[SHERD_MAX_GROUPS]; /* NaN: as configured */
 };
 

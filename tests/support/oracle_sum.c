@@ -101,10 +101,10 @@ static float over_ranks(const sherd_oracle *oracle, float *values)
     }
 }
 
-/* leaf[g] with a stride of `largest`; K micro-steps, N ranks. */
+/* leaf[g] with a stride of `largest`; K micro-steps as configured, of which `made` were; N ranks. */
 static float sum_element(const sherd_oracle *oracle, int64_t element, float *scratch)
 {
-    int64_t K = oracle->config.gradient_accumulation_steps, N = oracle->world;
+    int64_t K = oracle->config.gradient_accumulation_steps, N = oracle->world, made = oracle->micros;
     int tree_first = oracle->config.zero.stage == 2 || K == 1;
     const float *leaf = oracle->leaves + element;
     float total = 0.0f;
@@ -120,13 +120,13 @@ static float sum_element(const sherd_oracle *oracle, int64_t element, float *scr
     if (!tree_first) {
         for (int64_t rank = 0; rank < N; ++rank) { /* micro.number = rank K + k */
             scratch[rank] = leaf[rank * K * oracle->largest];
-            for (int64_t k = 1; k < K; ++k) {
+            for (int64_t k = 1; k < made; ++k) {
                 scratch[rank] = scratch[rank] + leaf[(rank * K + k) * oracle->largest];
             }
         }
         return over_ranks(oracle, scratch);
     }
-    for (int64_t k = 0; k < K; ++k) { /* micro.number = k N + rank */
+    for (int64_t k = 0; k < made; ++k) { /* micro.number = k N + rank */
         for (int64_t rank = 0; rank < N; ++rank) {
             scratch[rank] = leaf[(k * N + rank) * oracle->largest];
         }
