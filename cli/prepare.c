@@ -92,5 +92,8 @@ sherd_status cli_training_prepare(cli_training *t, sherd_error *err)
                      ? SHERD_OK
                      : cli_fail(err, SHERD_EIO, "--log %.300s: cannot be written: %s", o->log, strerror(errno));
     }
+    if (status == SHERD_OK && cli_is_first()) {
+        status = cli_monitor_open(&t->config, t->resume.from.step, &t->monitor, err);
+    }
     return status;
 }

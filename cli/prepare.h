@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "cli/data.h"
+#include "cli/monitor.h"
 #include "cli/resume.h"
 #include "models/model.h"
 
@@ -19,7 +20,8 @@ typedef struct cli_training {
     cli_text text, val; /* val.files 0: none */
     int64_t windows, val_windows, steps;
     cli_resume resume;
-    FILE *log; /* rank 0's; NULL without --log */
+    FILE *log;            /* rank 0's; NULL without --log */
+    cli_monitor *monitor; /* rank 0's; NULL without */
 } cli_training;
 
 /* Fills all but options and steps. */

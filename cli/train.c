@@ -171,6 +171,20 @@ static void log_step(const trainer *t, const cli_step *step)
     fflush(out); /* a run that is killed leaves what it has done */
 }
 
+static void monitor_step(const trainer *t, const cli_step *step)
+{
+    double tokens = (double)t->session.config.train_batch_size * (double)t->feed.seq;
+    sherd_memory live;
+    cli_row row = {.step = t->steps, .loss = step->loss, .tokens_per_s = rate(tokens, step->wall_ns),
+                   .eval_loss = t->eval_loss};
+
+    sherd_device_memory(t->session.device, &live, NULL);
+    row.memory_bytes = (double)sherd_memory_total(&live, SHERD_TIER_DEVICE);
+    cli_monitor_report(t->shared->monitor, &step->report); /* on a GPU that of the row before */
+    cli_monitor_row(t->shared->monitor, &row);
+    cli_monitor_report(t->shared->monitor, &step->report);
+}
+
 /* ---- the end */
 
 static void log_usage(FILE *out, const cli_usage_of_rank *usage, int32_t world)
@@ -295,6 +309,9 @@ static sherd_status finish(trainer *t, sherd_error *err)
         sherd_report_init(&report, sizeof report);
         sherd_engine_report(t->session.engine, &report);
         book_report(t, &report);
+        if (first) {
+            cli_monitor_report(t->shared->monitor, &report);
+        }
         status = cli_gather_usage(&t->session, usage, err);
     }
     if (status == SHERD_OK) {
@@ -387,6 +404,9 @@ static sherd_status train_steps(trainer *t, sherd_error *err)
         if (first && t->shared->log != NULL) {
             log_step(t, &step);
         }
+        if (first) {
+            monitor_step(t, &step);
+        }
         status = cli_save_due(&t->session, t->steps, t->shared->steps, position_after(t), &asked, err);
         if (status != SHERD_OK) {
             return status;
@@ -474,6 +494,7 @@ int cli_train(const cli_options *given)
             code = code == CLI_OK ? CLI_FAILED : code;
         }
     }
+    cli_monitor_close(t.monitor);
     cli_text_free(&t.text);
     cli_text_free(&t.val);
     return code;

@@ -46,6 +46,8 @@ static void set_defaults(sherd_config *config)
     config->scaling.initial_scale_power = 16;
     config->scaling.hysteresis = 2;
     config->scaling.loss_scale_window = 1000;
+    strcpy(config->tensorboard.job_name, "DeepSpeedJobName");
+    strcpy(config->csv_monitor.job_name, "DeepSpeedJobName");
     config->sherd.warn_after_s = 60;
     config->sherd.fail_after_s = 600;
     config->offload.ratio = 1.0;

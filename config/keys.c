@@ -44,7 +44,7 @@
 
 #define STAGE_3_ONLY "belongs to stage 3, which is not built yet; stages 0 to 2 do not use it"
 #define ELASTIC_ONLY "belongs to elasticity, which is not built"
-#define MONITOR "Sherd writes no such files; sherd train --log FILE writes one JSON object per step"
+#define WANDB "Sherd sends nothing over the network; enable tensorboard or csv_monitor instead, which wandb can import"
 #define PROFILER "Sherd has no such profiler; sherd train --trace FILE and sherd bench show where the time goes"
 #define NO_CHECKPOINT "checkpoints load at any world size, from the fp32 masters, and all ranks must agree"
 
@@ -277,21 +277,27 @@ const sherd__key sherd__keys[] = {
               "false", "the rate stays the same within a step of the test"),
 
     /* ---- monitors and profilers */
-    SECTION("tensorboard", NO_EFFECT, 0, MONITOR),
-    NO_EFFECT("tensorboard.enabled", BOOLEAN, ANY, "false", MONITOR),
-    NO_EFFECT("tensorboard.output_path", STRING, ANY, "", MONITOR),
-    NO_EFFECT("tensorboard.job_name", STRING, ANY, "", MONITOR),
-    SECTION("csv_monitor", NO_EFFECT, 0, MONITOR),
-    NO_EFFECT("csv_monitor.enabled", BOOLEAN, ANY, "false", MONITOR),
-    NO_EFFECT("csv_monitor.output_path", STRING, ANY, "", MONITOR),
-    NO_EFFECT("csv_monitor.job_name", STRING, ANY, "", MONITOR),
-    SECTION("wandb", NO_EFFECT, 0, MONITOR),
-    NO_EFFECT("wandb.enabled", BOOLEAN, ANY, "false", MONITOR),
-    NO_EFFECT("wandb.output_path", STRING, ANY, "", MONITOR),
-    NO_EFFECT("wandb.job_name", STRING, ANY, "", MONITOR),
-    NO_EFFECT("wandb.group", STRING, ANY, "", MONITOR),
-    NO_EFFECT("wandb.team", STRING, ANY, "", MONITOR),
-    NO_EFFECT("wandb.project", STRING, ANY, "", MONITOR),
+    SECTION("tensorboard", HONOURED, 0, "event files for TensorBoard, with a row per step"),
+    HONOURED("tensorboard.enabled", BOOLEAN, ANY, I32, config.tensorboard.enabled, "false",
+             "sherd train writes them; other clients find the section in their sherd_config"),
+    HONOURED("tensorboard.output_path", STRING, ANY, PATHS, config.tensorboard.output_path, "",
+             "folder in which the folder job_name is made; absent: the current one"),
+    HONOURED("tensorboard.job_name", STRING, ANY, PATHS, config.tensorboard.job_name, "\"DeepSpeedJobName\"",
+             "name of the folder"),
+    SECTION("csv_monitor", HONOURED, 0, "metrics.csv, with a row per step"),
+    HONOURED("csv_monitor.enabled", BOOLEAN, ANY, I32, config.csv_monitor.enabled, "false",
+             "sherd train writes them; other clients find the section in their sherd_config"),
+    HONOURED("csv_monitor.output_path", STRING, ANY, PATHS, config.csv_monitor.output_path, "",
+             "folder in which the folder job_name is made; absent: the current one"),
+    HONOURED("csv_monitor.job_name", STRING, ANY, PATHS, config.csv_monitor.job_name, "\"DeepSpeedJobName\"",
+             "name of the folder"),
+    SECTION("wandb", HONOURED, SHERD__KEY_QUIET, "Weights and Biases"),
+    REFUSED("wandb.enabled", BOOLEAN, ANY, "false", WANDB),
+    NO_EFFECT("wandb.output_path", STRING, ANY, "", WANDB),
+    NO_EFFECT("wandb.job_name", STRING, ANY, "", WANDB),
+    NO_EFFECT("wandb.group", STRING, ANY, "", WANDB),
+    NO_EFFECT("wandb.team", STRING, ANY, "", WANDB),
+    NO_EFFECT("wandb.project", STRING, ANY, "", WANDB),
     SECTION("comms_logger", NO_EFFECT, SHERD__KEY_OPEN, PROFILER),
     SECTION("flops_profiler", NO_EFFECT, SHERD__KEY_OPEN, PROFILER),
 

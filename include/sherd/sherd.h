@@ -190,6 +190,14 @@ typedef struct sherd_one_cycle {
  * doubled after a window without (docs/numerics.md). */
 typedef enum sherd_scaling { SHERD_SCALING_NONE = 0, SHERD_SCALING_STATIC = 1, SHERD_SCALING_DYNAMIC = 2 } sherd_scaling;
 
+/* Files with a row per step. The engine writes none: `sherd train` does, into the folder output_path/job_name, and other
+ * clients find here what was asked for. */
+typedef struct sherd_monitor {
+    int32_t enabled;
+    char output_path[SHERD_PATHS_MAX]; /* "": the current folder */
+    char job_name[SHERD_PATHS_MAX];    /* "DeepSpeedJobName" */
+} sherd_monitor;
+
 /* The configuration by value: DeepSpeed's keys under their own names (docs/configuration.md has the whole table). Fill it
  * with sherd_config_init, then set members or read a JSON file. A value of 0 in the batch triad means "infer". */
 typedef struct sherd_config {
@@ -266,6 +274,7 @@ typedef struct sherd_config {
         int64_t loss_scale_window;          /* steps; 1000 */
     } scaling;
     int32_t reproducible;                   /* sherd.reproducible: sums are one tree over micro-batches, whatever the world */
+    sherd_monitor tensorboard, csv_monitor;
 } sherd_config;
 
 /* Defaults. `size` is sizeof(sherd_config) as the caller was compiled. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * sherd train beyond its steps: token files, first weights from a file, validation.
+ * sherd train beyond its steps: token files, first weights from a file, validation, monitors.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -145,8 +145,7 @@ static void validation_changes_no_bit(void **state)
     static const char *const rows[] = {
         "",
         "--ranks 2 --set zero_optimization.stage=2 --set gradient_accumulation_steps=2",
-        "--ranks 2 --set zero_optimization.stage=1 --set bf16.enabled=true --set "
-        "zero_optimization.offload_optimizer.device=cpu",
+        "--ranks 2 --set zero_optimization.stage=1 --set bf16.enabled=true --set zero_optimization.cpu_offload=true",
         "--ranks 2 --device check",
     };
     char want[80], got[80];
@@ -208,6 +207,70 @@ static void validation_needs_text_of_its_own_kind(void **state)
         TRAIN "--data text.txt --val short.txt");
 }
 
+/* ---- monitors */
+
+#define MONITORS                                                                                                       \
+    "--set csv_monitor.enabled=true --set csv_monitor.output_path=mon --set csv_monitor.job_name=j "                   \
+    "--set tensorboard.enabled=true --set tensorboard.output_path=mon --set tensorboard.job_name=j "
+
+/* Rows of mon/j/metrics.csv against the log's records. */
+static void compare_rows(const char *log, int64_t rows)
+{
+    FILE *file = fopen("mon/j/metrics.csv", "r");
+    char line[512];
+    int64_t n = 0;
+
+    assert_non_null(file);
+    assert_non_null(fgets(line, sizeof line, file));
+    for (; fgets(line, sizeof line, file) != NULL; n++) {
+        double got[8] = {0, 0, 0, 0, 0, 0, 0, -1};
+        static const char *const names[] = {"step", "loss", "lr", "loss_scale", "grad_norm", "tokens_per_s"};
+        char *rest = line;
+
+        for (int c = 0; c < 8; c++) {
+            char *cell = strsep(&rest, ",\n");
+            assert_non_null(cell);
+            got[c] = cell[0] != '\0' ? strtod(cell, NULL) : -1;
+        }
+        for (int c = 0; c < 6; c++) {
+            double want = number(log, (size_t)n, names[c]);
+            assert_true(got[c] - want <= 1e-5 * want && want - got[c] <= 1e-5 * want);
+        }
+        assert_true(got[6] > 100000);
+        assert_true((got[7] > 1) == (number(log, (size_t)n, "eval_loss") > 1));
+    }
+    fclose(file);
+    assert_int_equal(n, rows);
+}
+
+static void monitors_say_what_the_log_says(void **state)
+{
+    char want[80], got[80];
+
+    (void)state;
+    run(0, "saved kept/step-4",
+        TRAIN MONITORS "--data text.txt --val text.txt --eval-every 3 --steps 5 --ranks 2 --save kept "
+                       "--save-every 2 --log run.jsonl");
+    compare_rows("run.jsonl", 5);
+    run(0, "goes on after step 4",
+        TRAIN MONITORS "--data text.txt --val text.txt --eval-every 3 --steps 7 --resume "
+                       "kept/step-4 --log part.jsonl");
+    run(0, "loss", TRAIN "--data text.txt --val text.txt --eval-every 3 --steps 7 --log run.jsonl --ranks 2");
+    run(0, "goes on after step 4",
+        TRAIN MONITORS "--data text.txt --val text.txt --eval-every 3 --steps 7 --ranks 2 --resume "
+                       "kept/step-4 --log part.jsonl");
+    command_hashes("run.jsonl", want);
+    command_hashes("part.jsonl", got);
+    assert_string_equal(want, got);
+    assert_int_equal(system("test $(wc -l <mon/j/metrics.csv) = 8 && cut -d, -f1 mon/j/metrics.csv | tr '\\n' ' ' | "
+                            "grep -q 'step 1 2 3 4 5 6 7 ' && ls mon/j/events.out.tfevents.* >/dev/null"),
+                     0);
+    run(1, "sherd: csv_monitor.output_path: the folder text.txt/j cannot be made: Not a directory\n",
+        TRAIN MONITORS "--set csv_monitor.output_path=text.txt --data text.txt");
+    run(1, "wandb.enabled: true is refused: Sherd sends nothing over the network",
+        TRAIN "--set wandb.enabled=true --data text.txt");
+}
+
 static int end_group(void **state)
 {
     (void)state;
@@ -224,6 +287,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(validation_changes_no_bit),
         cmocka_unit_test(validation_is_the_loss_of_its_sequences),
         cmocka_unit_test(validation_needs_text_of_its_own_kind),
+        cmocka_unit_test(monitors_say_what_the_log_says),
     };
 
     if (argc < 2) {

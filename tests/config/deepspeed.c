@@ -112,6 +112,13 @@ static const struct {
     M(scaling.initial_scale_power, 'i'),
     M(scaling.hysteresis, 'i'),
     M(scaling.consecutive_hysteresis, 'i'),
+    M(tensorboard.enabled, 'i'),
+    M(tensorboard.output_path, 's'),
+    M(tensorboard.job_name, 's'),
+    M(csv_monitor.enabled, 'i'),
+    M(csv_monitor.output_path, 's'),
+    M(csv_monitor.job_name, 's'),
+    M(reproducible, 'i'),
     M(scaling.loss_scale_window, 'l'),
 };
 enum { MEMBERS = sizeof members / sizeof members[0] };

@@ -174,6 +174,8 @@ static const arrival arrivals[] = {
     ARRIVES("fp16.hysteresis", "4", 'i', scaling.hysteresis, 4),
     ARRIVES("fp16.consecutive_hysteresis", "true", 'i', scaling.consecutive_hysteresis, 1),
     ARRIVES("fp16.min_loss_scale", "0.5", 'd', scaling.min_loss_scale, 0.5),
+    ARRIVES("tensorboard.enabled", "true", 'i', tensorboard.enabled, 1),
+    ARRIVES("csv_monitor.enabled", "true", 'i', csv_monitor.enabled, 1),
     ARRIVES("sherd.grad_sum", "\"bf16\"", 'i', sherd.grad_sum_bf16, 1),
     ARRIVES("sherd.exact_bucket_size", "true", 'i', sherd.exact_bucket_size, 1),
     ARRIVES("sherd.reproducible", "true", 'i', reproducible, 1),
@@ -235,6 +237,14 @@ static void folders_and_cores_arrive(void **state)
     (void)state;
     parse_key(&p, "zero_optimization.offload_optimizer.nvme_path", "\"/a:/b\"");
     assert_string_equal(p.config.offload.nvme_path, "/a:/b");
+    parse_key(&p, "tensorboard.output_path", "\"out\"");
+    assert_string_equal(p.config.tensorboard.output_path, "out");
+    parse_key(&p, "tensorboard.job_name", "\"job\"");
+    assert_string_equal(p.config.tensorboard.job_name, "job");
+    parse_key(&p, "csv_monitor.output_path", "\"out\"");
+    assert_string_equal(p.config.csv_monitor.output_path, "out");
+    parse_key(&p, "csv_monitor.job_name", "\"job\"");
+    assert_string_equal(p.config.csv_monitor.job_name, "job");
     parse_key(&p, "sherd.host_cores", "\"0-3@0\"");
     assert_string_equal(p.config.offload.host_cores, "0-3@0");
     parse(&p, "{\"zero_optimization\": {\"offload_optimizer\": {\"device\": \"nvme\", \"nvme_path\": \"/a\"}}}");
@@ -374,16 +384,16 @@ static void warnings_name_place_and_reason(void **state)
 
     (void)state;
     parse(&p, "{\"optimizer\": {\"type\": \"SGD\"},\n \"gradient_cliping\": 1, \"x\": {\"y\": 2},\n"
-              " \"tensorboard\": {\"enabled\": true, \"job_name\": \"j\"}, \"elasticity\": {\"enabled\": false}, "
+              " \"zero_optimization\": {\"sub_group_size\": 3}, \"elasticity\": {\"enabled\": false}, "
               "\"comms_logger\": {\"verbose\": true}}");
     assert_int_equal(p.status, SHERD_OK);
     assert_string_equal(p.lines,
                         "ds.json: line 2, column 2: gradient_cliping: unknown key, ignored; did you mean "
                         "gradient_clipping?\n"
                         "ds.json: line 2, column 25: x: unknown key, ignored; remove it\n"
-                        "ds.json: line 3, column 2: tensorboard: has no effect: Sherd writes no such files; sherd "
-                        "train --log FILE writes one JSON object per step\n"
-                        "ds.json: line 3, column 87: comms_logger: has no effect: Sherd has no such profiler; sherd train "
+                        "ds.json: line 3, column 24: zero_optimization.sub_group_size: has no effect: updates run bucket by "
+                        "bucket\n"
+                        "ds.json: line 3, column 80: comms_logger: has no effect: Sherd has no such profiler; sherd train "
                         "--trace FILE and sherd bench show where the time goes\n");
 }
 
