@@ -319,6 +319,9 @@ static sherd_status finish(trainer *t, sherd_error *err)
     }
     if (status == SHERD_OK && first && t->shared->log != NULL) {
         log_final(t, (const uint8_t(*)[16])hashes, usage);
+        if (ferror(t->shared->log)) { /* a forked rank's copy: the parent would not know */
+            status = cli_fail(err, SHERD_EIO, "--log %.300s: could not be written to its end", options->log);
+        }
     }
     if (status == SHERD_OK && first) {
         print_table(t, (const uint8_t(*)[16])hashes, usage);
@@ -487,11 +490,10 @@ int cli_train(const cli_options *given)
         code = cli_is_first() ? cli_failure(-1, &err) : CLI_FAILED;
     }
     if (t.log != NULL) {
-        broken = ferror(t.log);
-        broken |= fclose(t.log) != 0;
-        if (broken) {
+        broken = fclose(t.log) != 0;
+        if (broken && code == CLI_OK) {
             cli_message(-1, "--log %s: could not be written to its end", options->log);
-            code = code == CLI_OK ? CLI_FAILED : code;
+            code = CLI_FAILED;
         }
     }
     cli_monitor_close(t.monitor);

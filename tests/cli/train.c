@@ -207,6 +207,14 @@ static void validation_needs_text_of_its_own_kind(void **state)
         TRAIN "--data text.txt --val short.txt");
 }
 
+static void a_log_that_has_no_room_is_told(void **state)
+{
+    (void)state;
+    run(1, "--log /dev/full: could not be written to its end\n", TRAIN "--data text.txt --steps 2 --log /dev/full");
+    run(1, "--log /dev/full: could not be written to its end\n",
+        TRAIN "--data text.txt --steps 2 --log /dev/full --ranks 2");
+}
+
 /* ---- monitors */
 
 #define MONITORS                                                                                                       \
@@ -288,6 +296,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(validation_is_the_loss_of_its_sequences),
         cmocka_unit_test(validation_needs_text_of_its_own_kind),
         cmocka_unit_test(monitors_say_what_the_log_says),
+        cmocka_unit_test(a_log_that_has_no_room_is_told),
     };
 
     if (argc < 2) {
