@@ -422,6 +422,8 @@ static sherd_status gather(load *l, sherd_error *err)
             ops->all_gather(engine->comm, stream, tag, &engine->params, bucket->param_offset,
                             (uint64_t)bucket->slice_elems * sherd_dtype_bytes(bucket->dtype), &engine->last_ticket);
     }
+    for (uint32_t p = 0; status == SHERD_OK && engine->borrows && p < engine->plan->n_params; p++)
+        status = sherd__engine_lend(engine, p, 0, engine->plan->params[p].elems, tag, stream);
     if (status == SHERD_OK)
         status = ops->released(engine->comm, stream, tag, engine->last_ticket, "checkpoint release");
     status = sherd__engine_check(engine, status, err);

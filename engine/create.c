@@ -283,6 +283,8 @@ static sherd_engine *engine_block(const sherd_plan *plan, sherd_device *device, 
     engine->rank = comm->rank;
     engine->world = comm->world;
     engine->step = 1;
+    for (uint32_t p = 0; p < plan->n_params; p++)
+        engine->borrows |= plan->params[p].storage != NULL && plan->params[p].elems > 0;
     engine->micros = plan->config.gradient_accumulation_steps;
     sherd_report_init(&engine->last, sizeof engine->last);
     return engine;

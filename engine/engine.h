@@ -86,6 +86,7 @@ struct sherd_engine {
 
     sherd__stream *stream[SHERD__STREAMS];
     sherd__event *closed, *voted, *sync[SHERD__STREAMS];
+    int32_t borrows; /* 1: some parameter's working copy lies in the client's memory too */
     sherd__engine_bucket *buckets;
     sherd__engine_param *param;
     sherd__ring_param *ring_params;
@@ -122,6 +123,12 @@ struct sherd_engine {
 sherd_status sherd__engine_execute(sherd_engine *engine, const sherd__action *action);
 sherd_status sherd__engine_execute_range(sherd_engine *engine, sherd__range range);
 sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref);
+
+/* param.c: working copies into the client's own memory, where it has lent some: of a bucket, and elements [first, first + n) of
+ * one parameter. */
+sherd_status sherd__engine_lend_bucket(sherd_engine *engine, uint32_t bucket, sherd__tag tag, sherd__stream *stream);
+sherd_status sherd__engine_lend(sherd_engine *engine, uint32_t param, int64_t first, int64_t n, sherd__tag tag,
+                                sherd__stream *stream);
 
 /* grad.c: starts buckets [from, to), in this order. Under the lock. */
 sherd_status sherd__engine_start(sherd_engine *engine, uint32_t from, uint32_t to);

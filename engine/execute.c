@@ -226,8 +226,7 @@ static sherd_status execute_vote(sherd_engine *engine, const sherd__action *acti
     (void)action;
     status = ops->copy(stream, tag, block->vote, block->norm.limb, sizeof block->norm.limb);
     if (status == SHERD_OK)
-        status =
-            ops->copy(stream, tag, &block->vote[SHERD__VOTE_LR], engine->mirror->says, sizeof block->says);
+        status = ops->copy(stream, tag, &block->vote[SHERD__VOTE_LR], engine->mirror->says, sizeof block->says);
     if (status == SHERD_OK)
         status = ops->copy(stream, tag, &block->vote[SHERD__VOTE_BAD], &block->norm.bad_block, sizeof(uint64_t));
     if (status == SHERD_OK)
@@ -265,6 +264,14 @@ static void step_shard(sherd_engine *engine, uint32_t bucket)
         move_shard(engine, bucket, SHERD__CLEAN);
 }
 
+/* At stage 0 no gather follows: a bucket's new values go to the client's own memory right after `status`'s work. */
+static sherd_status lend_whole(sherd_engine *engine, uint32_t bucket, sherd__stream *stream, sherd_status status)
+{
+    if (status != SHERD_OK || !engine->plan->whole_state)
+        return status;
+    return sherd__engine_lend_bucket(engine, bucket, sherd__engine_tag(engine, "lend", (int32_t)bucket), stream);
+}
+
 static sherd_status execute_update(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
 {
     const sherd_plan *plan = engine->plan;
@@ -290,7 +297,9 @@ static sherd_status execute_update(sherd_engine *engine, const sherd__action *ac
     update.spans = entry->spans;
     update.n_spans = entry->n_spans;
     step_shard(engine, action->bucket);
-    return engine->device->ops->update(stream, sherd__engine_tag(engine, "update", (int32_t)action->bucket), &update);
+    return lend_whole(
+        engine, action->bucket, stream,
+        engine->device->ops->update(stream, sherd__engine_tag(engine, "update", (int32_t)action->bucket), &update));
 }
 
 static sherd_status execute_lower(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
@@ -298,8 +307,8 @@ static sherd_status execute_lower(sherd_engine *engine, const sherd__action *act
     const sherd_plan *plan = engine->plan;
     const sherd__bucket *bucket = plan_bucket(engine, action);
     int64_t begin = plan->full_mode ? sherd__engine_part_begin(engine, bucket) : 0;
-    const void *sum = sherd__at(sums_of(engine, bucket),
-                                (uint64_t)begin * sherd_dtype_bytes(sherd__plan_sum_dtype(plan, bucket)));
+    const void *sum =
+        sherd__at(sums_of(engine, bucket), (uint64_t)begin * sherd_dtype_bytes(sherd__plan_sum_dtype(plan, bucket)));
 
     return sherd__offload_lower(engine->offload, stream, sherd__engine_tag(engine, "lower", (int32_t)action->bucket),
                                 action->bucket, sum);
@@ -329,9 +338,10 @@ static sherd_status execute_raise(sherd_engine *engine, const sherd__action *act
     int32_t parity = entry->parity;
 
     entry->parity = bucket->speculated ? !parity : 0;
-    return sherd__offload_raise(engine->offload, stream, sherd__engine_tag(engine, "raise", (int32_t)action->bucket),
-                                action->bucket, parity,
-                                sherd__at(engine->params.local, bucket->param_offset + begin));
+    return lend_whole(engine, action->bucket, stream,
+                      sherd__offload_raise(engine->offload, stream,
+                                           sherd__engine_tag(engine, "raise", (int32_t)action->bucket), action->bucket,
+                                           parity, sherd__at(engine->params.local, bucket->param_offset + begin)));
 }
 
 static sherd_status execute_fetch(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
@@ -350,11 +360,16 @@ static sherd_status execute_gather(sherd_engine *engine, const sherd__action *ac
 {
     const sherd__bucket *bucket = plan_bucket(engine, action);
     uint64_t bytes = (uint64_t)bucket->slice_elems * sherd_dtype_bytes(bucket->dtype);
+    sherd_status status;
 
     move_shard(engine, action->bucket, SHERD__CLEAN);
-    return engine->comm->ops->all_gather(engine->comm, stream,
-                                         sherd__engine_tag(engine, "gather", (int32_t)action->bucket), &engine->params,
-                                         bucket->param_offset, bytes, &engine->last_ticket);
+    status = engine->comm->ops->all_gather(engine->comm, stream,
+                                           sherd__engine_tag(engine, "gather", (int32_t)action->bucket),
+                                           &engine->params, bucket->param_offset, bytes, &engine->last_ticket);
+    return status == SHERD_OK
+               ? sherd__engine_lend_bucket(engine, action->bucket,
+                                           sherd__engine_tag(engine, "lend", (int32_t)action->bucket), stream)
+               : status;
 }
 
 static const execute_fn executors[SHERD__ACTIONS] = {

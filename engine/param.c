@@ -13,6 +13,37 @@ static sherd_status touch_param(sherd_engine *engine, const sherd__plan_param *p
                                       access);
 }
 
+/* What the client reads. */
+static const void *readable(const sherd_engine *engine, const sherd__plan_param *param)
+{
+    return param->storage ? param->storage : sherd__at(engine->params.local, param->param_offset);
+}
+
+sherd_status sherd__engine_lend(sherd_engine *engine, uint32_t id, int64_t first, int64_t n, sherd__tag tag,
+                                sherd__stream *stream)
+{
+    const sherd__plan_param *param = &engine->plan->params[id];
+    uint64_t size = sherd_dtype_bytes(param->dtype), begin = (uint64_t)first * size;
+
+    if (!param->storage || n == 0)
+        return SHERD_OK;
+    return engine->device->ops->copy(stream, tag, sherd__at(param->storage, begin),
+                                     sherd__at(engine->params.local, param->param_offset + begin), (uint64_t)n * size);
+}
+
+sherd_status sherd__engine_lend_bucket(sherd_engine *engine, uint32_t index, sherd__tag tag, sherd__stream *stream)
+{
+    const sherd_plan *plan = engine->plan;
+    const sherd__bucket *bucket = &plan->buckets[index];
+    sherd_status status = SHERD_OK;
+
+    for (uint32_t i = 0; status == SHERD_OK && engine->borrows && i < bucket->count; i++) {
+        uint32_t id = plan->order[bucket->first + i];
+        status = sherd__engine_lend(engine, id, 0, plan->params[id].elems, tag, stream);
+    }
+    return status;
+}
+
 static sherd_status unknown(sherd_engine *engine, const char *call, uint32_t id)
 {
     return sherd__engine_refuse(engine, NULL, SHERD_EINVAL,
@@ -31,7 +62,7 @@ sherd_status sherd_param_acquire(sherd_engine *engine, uint32_t id, const void *
     if (id >= engine->plan->n_params)
         return unknown(engine, "sherd_param_acquire", id);
     param = &engine->plan->params[id];
-    data = sherd__at(engine->params.local, param->param_offset);
+    data = readable(engine, param);
     if (param->elems == 0) {
         *out = engine->block; /* a valid address of which nothing is used */
         return SHERD_OK;
@@ -58,6 +89,5 @@ sherd_status sherd_param_release(sherd_engine *engine, uint32_t id)
     param = &engine->plan->params[id];
     if (param->elems == 0)
         return SHERD_OK;
-    return sherd__engine_check(engine, touch_param(engine, param, sherd__at(engine->params.local, param->param_offset)),
-                               NULL);
+    return sherd__engine_check(engine, touch_param(engine, param, readable(engine, param)), NULL);
 }

@@ -109,6 +109,8 @@ static sherd_status write_chunk(sherd_engine *engine, const range *range, const 
 
     if (range->which == 0)
         status = ops->convert(stream, tag, working_copy(engine, param, first), param->dtype, staged, SHERD_FP32, n, 0);
+    if (status == SHERD_OK && range->which == 0)
+        status = sherd__engine_lend(engine, range->id, first, n, tag, stream);
     while (status == SHERD_OK && in_parts(engine, param, range->which) && done < n) {
         int64_t part = n - done, skip = 0;
         float *state = state_part(engine, range, first + done, &part, &skip);

@@ -86,6 +86,7 @@ static sherd_status copy_param(sherd__plan_param *to, const sherd_param *from, s
     to->group = from->group;
     to->uses = from->uses ? from->uses : 1;
     to->flags = from->flags;
+    to->storage = from->storage;
     to->bucket = -1;
     return SHERD_OK;
 }

@@ -33,6 +33,7 @@ typedef struct sherd__plan_param {
     uint32_t ndim;
     sherd_dtype dtype, grad_dtype;
     uint32_t group, uses, flags;
+    void *storage; /* NULL, or the client's copy of the working copy; the only thing here that differs between ranks */
     int64_t elems;
     int32_t bucket;         /* -1: frozen or empty */
     int64_t offset;         /* elements: within the bucket (multiple of 256) */

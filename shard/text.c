@@ -47,6 +47,20 @@ static void put_buckets(sherd__text *to, const sherd_plan *plan)
     sherd__text_put(to, "ring: %" PRIu64 " bytes\n", plan->ring_bytes);
 }
 
+/* What the client's own copies of working copies take beside them. */
+static void put_borrowed(sherd__text *to, const sherd_plan *plan)
+{
+    uint64_t bytes = 0;
+    uint32_t n = 0;
+    for (uint32_t p = 0; p < plan->n_params; p++)
+        if (plan->params[p].storage) {
+            bytes += (uint64_t)plan->params[p].elems * sherd_dtype_bytes(plan->params[p].dtype);
+            n++;
+        }
+    if (n)
+        sherd__text_put(to, "  beside these, the client's: %" PRIu32 " borrowed parameters, %" PRIu64 " bytes\n", n, bytes);
+}
+
 static void put_memory(sherd__text *to, const sherd_plan *plan)
 {
     sherd_memory memory;
@@ -64,6 +78,7 @@ static void put_memory(sherd__text *to, const sherd_plan *plan)
                                 sherd_category_name((sherd_category)category), memory.bytes[tier][category]);
     sherd__text_put(to, "  %-7s %-18s %16" PRIu64 "\n", sherd_tier_name(SHERD_TIER_DEVICE), "total",
                     sherd_memory_total(&memory, SHERD_TIER_DEVICE));
+    put_borrowed(to, plan);
 }
 
 static void put_event(sherd__text *to, sherd__event_ref event)

@@ -323,6 +323,12 @@ typedef struct sherd_param {
     uint32_t group;    /* index into config.groups; 0 without groups */
     uint32_t uses;     /* gradient contributions per micro-step; 0 counts as 1 */
     uint32_t flags;    /* SHERD_PARAM_… */
+    /* NULL, or where the client has the working copy: elems values of dtype in memory of the device, aligned to the type, valid as
+     * long as the engine. sherd_param_acquire gives this address. The engine alone writes there, from the first
+     * sherd_param_write, load or step on: after each all-gather (stage 0: each update) it copies its own working copy, which
+     * peers read, so this costs the client's bytes beside the planned ones (sherd_plan_text says how many) and a copy per
+     * step. Not part of the plan's hash; ranks that are threads of one process need plans of their own then. */
+    void *storage;
 } sherd_param;
 
 /* ---------------------------------------------------------------------------------------------------------------- plan */

@@ -102,6 +102,20 @@ int case_offload_at(uint32_t index, int32_t world, int64_t steps, engine_case *o
     return out->tenths <= 10;
 }
 
+sherd_dtype case_dtype(const engine_case *c, uint32_t p)
+{
+    static const sherd_dtype mixed[CASE_PARAMS] = {
+        [MATRIX] = SHERD_BF16, [BIAS] = SHERD_FP32,  [SCALAR] = SHERD_FP32, [EMPTY] = SHERD_BF16, [ODD] = SHERD_FP16,
+        [FROZEN] = SHERD_FP16, [TIED] = SHERD_BF16, [UNUSED] = SHERD_FP32, [LARGE] = SHERD_FP16, [LAST] = SHERD_FP32,
+    };
+    return c->mixed ? mixed[p] : c->dtype;
+}
+
+sherd_dtype case_grad_dtype(const engine_case *c, uint32_t p)
+{
+    return c->mixed && p == TIED ? SHERD_FP32 : case_dtype(c, p);
+}
+
 const sherd_param *case_params(const engine_case *c, sherd_param out[16], uint32_t *n)
 {
     memset(out, 0, 16 * sizeof *out);
@@ -109,7 +123,8 @@ const sherd_param *case_params(const engine_case *c, sherd_param out[16], uint32
         out[p].name = model[p].name;
         out[p].ndim = model[p].ndim;
         memcpy(out[p].shape, model[p].shape, sizeof model[p].shape);
-        out[p].dtype = out[p].grad_dtype = c->dtype;
+        out[p].dtype = case_dtype(c, (uint32_t)p);
+        out[p].grad_dtype = case_grad_dtype(c, (uint32_t)p);
         out[p].group = model[p].group;
         out[p].uses = model[p].uses;
         out[p].flags = model[p].flags;

@@ -48,6 +48,8 @@ typedef struct engine_case {
     int32_t rates;         /* groups' rates and decays are set while the case runs */
     int32_t early;         /* steps end after fewer micro-steps than configured, each after another number */
     int32_t discard;       /* micro-steps are discarded, after some of their gradients came */
+    int32_t mixed;         /* parameters of all types in one engine */
+    int32_t borrow;        /* some working copies lie in the client's memory */
     int32_t evaluate;      /* parameters are read between micro-steps and between steps too */
     int32_t ranges;        /* at the end all state is read and written by ranges */
     int32_t reproducible;  /* one tree over micro-batches */

@@ -73,10 +73,41 @@ int case_discards(const engine_case *c, int64_t step, int64_t attempt, int32_t r
     return c->discard && attempt < 5 && drawn % 2 == 0;
 }
 
+size_t case_borrow(sherd_param *params, uint32_t n, unsigned char *block)
+{
+    size_t used = 0;
+    for (uint32_t p = 0; p < n; p++) {
+        if (p % 2 == 1 && params[p].flags == 0)
+            continue; /* but frozen ones are lent too */
+        if (block)
+            params[p].storage = block + used;
+        used += (size_t)case_elems(&params[p]) * sherd_dtype_bytes(params[p].dtype) + 4;
+        used -= used % 4;
+    }
+    return used;
+}
+
 static sherd_status wrong(case_result *out, const char *name, uint32_t which, const char *what)
 {
     snprintf(out->error.text, sizeof out->error.text, "'%s', state %u: %s", name, which, what);
     return out->error.status = SHERD_EMISMATCH;
+}
+
+sherd_status case_check_borrowed(sherd_engine *engine, const sherd_param *params, uint32_t n, case_result *out)
+{
+    sherd_status status = SHERD_OK;
+    uint32_t lent = 0;
+
+    for (uint32_t p = 0; status == SHERD_OK && p < n; p++) {
+        const void *data;
+        status = sherd_param_acquire(engine, p, &data);
+        if (status == SHERD_OK && params[p].storage && case_elems(&params[p]) > 0 && data != params[p].storage)
+            status = wrong(out, params[p].name, 0, "the client's memory is not what it reads");
+        lent += params[p].storage && data == params[p].storage;
+        if (status == SHERD_OK)
+            status = sherd_param_release(engine, p);
+    }
+    return status == SHERD_OK && lent < 3 ? wrong(out, "all", lent, "too few are lent") : status;
 }
 
 static sherd_status read_pieces(sherd_engine *engine, uint32_t p, uint32_t which, int64_t elems, float *values,

@@ -12,6 +12,10 @@
 sherd_status case_set_rates(const engine_case *c, sherd_engine *engine, int32_t rank, int64_t step, int64_t k);
 /* The same for the oracle, before its step. */
 void case_set_rates_oracle(const engine_case *c, sherd_oracle *oracle, int64_t step);
+/* Every second parameter's working copy will lie in `block`, whose bytes are counted; the block may be NULL to count. */
+size_t case_borrow(sherd_param *params, uint32_t n, unsigned char *block);
+/* What the client reads of them lies there. */
+sherd_status case_check_borrowed(sherd_engine *engine, const sherd_param *params, uint32_t n, case_result *out);
 /* How many micro-steps a step has. */
 int64_t case_micros(const engine_case *c, int64_t step);
 /* 1: this attempt at a micro-step is discarded, and after how many uses on this rank. The first attempts of all steps together

@@ -19,14 +19,14 @@ int64_t case_elems(const sherd_param *param)
 }
 
 /* As a client's scaled loss does: exact for powers of two, as long as nothing overflows. */
-static void scale_leaf(const engine_case *c, int64_t n, void *out)
+static void scale_leaf(const engine_case *c, sherd_dtype dtype, int64_t n, void *out)
 {
     float scale = (float)c->scale;
 
     for (int64_t i = 0; c->scaling != SHERD_SCALING_NONE && i < n; i++)
-        if (c->dtype == SHERD_BF16)
+        if (dtype == SHERD_BF16)
             ((uint16_t *)out)[i] = sherd__bf16_of_f32(sherd__f32_of_bf16(((uint16_t *)out)[i]) * scale);
-        else if (c->dtype == SHERD_FP16)
+        else if (dtype == SHERD_FP16)
             ((uint16_t *)out)[i] = sherd__f16_of_f32(sherd__f32_of_f16(((uint16_t *)out)[i]) * scale);
         else
             ((float *)out)[i] *= scale;
@@ -35,11 +35,13 @@ static void scale_leaf(const engine_case *c, int64_t n, void *out)
 /* The gradient of one use. The tied parameter has two: what the ring must hold is their sum, narrowed once. */
 void case_use_leaf(const engine_case *c, int64_t step, int64_t micro, uint32_t p, uint32_t use, int64_t n, void *out)
 {
-    sherd_test_leaf(c->seed + 1000 * use, step, micro, p, c->dtype, n, out);
-    scale_leaf(c, n, out);
+    sherd_dtype dtype = case_grad_dtype(c, p);
+
+    sherd_test_leaf(c->seed + 1000 * use, step, micro, p, dtype, n, out);
+    scale_leaf(c, dtype, n, out);
     if ((c->bad_step == step || (c->bad_steps >> step & 1)) && p == ODD && micro == 0) {
-        if (c->dtype != SHERD_FP32)
-            ((uint16_t *)out)[5] = c->dtype == SHERD_BF16 ? 0x7F80 : 0x7C00;
+        if (dtype != SHERD_FP32)
+            ((uint16_t *)out)[5] = dtype == SHERD_BF16 ? 0x7F80 : 0x7C00;
         else
             ((float *)out)[5] = INFINITY;
     }

@@ -7,6 +7,9 @@
 
 enum { MATRIX, BIAS, SCALAR, EMPTY, ODD, FROZEN, TIED, UNUSED, LARGE, LAST, CASE_PARAMS };
 
+/* Of a parameter and of its gradient; mixed: norms fp32, matrices bf16 and fp16. */
+sherd_dtype case_dtype(const engine_case *c, uint32_t p);
+sherd_dtype case_grad_dtype(const engine_case *c, uint32_t p);
 int64_t case_elems(const sherd_param *param);
 /* The gradient of one use, scaled as a client's loss is; some uses have none. */
 void case_use_leaf(const engine_case *c, int64_t step, int64_t micro, uint32_t p, uint32_t use, int64_t n, void *out);

@@ -23,16 +23,16 @@ static sherd_status bring_gradient(const engine_case *c, sherd_engine *engine, i
 
     case_use_leaf(c, step, micro, p, use, n, scratch);
     if (c->copy_grads)
-        return sherd_grad_copy(engine, p, scratch, c->dtype);
+        return sherd_grad_copy(engine, p, scratch, case_grad_dtype(c, p));
     status = sherd_grad_acquire(engine, p, &grad);
     if (status != SHERD_OK)
         return status;
     if (grad.beta != (int32_t)use)
         return SHERD_EINVAL;
     if (grad.beta)
-        case_add_use(c->dtype, n, grad.data, scratch);
+        case_add_use(grad.dtype, n, grad.data, scratch);
     else if (n)
-        memcpy(grad.data, scratch, (size_t)n * sherd_dtype_bytes(c->dtype));
+        memcpy(grad.data, scratch, (size_t)n * sherd_dtype_bytes(grad.dtype));
     return sherd_grad_ready(engine, p);
 }
 
@@ -211,6 +211,8 @@ static sherd_status working_copy_matches(sherd_engine *engine, const sherd_param
 
     if (status != SHERD_OK)
         return status;
+    if (param->dtype == SHERD_FP32)
+        wrong = case_elems(param) && memcmp(data, master, (size_t)case_elems(param) * sizeof *master) != 0;
     for (int64_t i = 0; param->dtype != SHERD_FP32 && i < case_elems(param); i++)
         wrong += ((const uint16_t *)data)[i] !=
                  (param->dtype == SHERD_BF16 ? sherd__bf16_of_f32(master[i]) : sherd__f16_of_f32(master[i]));
@@ -236,7 +238,7 @@ static sherd_status read_back(const engine_case *c, sherd_engine *engine, const 
         sherd_status status = sherd_param_read(engine, p, values, &out->error);
         if (status == SHERD_OK)
             sherd__hash_add(&sum, p, 0, 0, values, elems);
-        if (status == SHERD_OK && c->load_from)
+        if (status == SHERD_OK && (c->load_from || c->borrow))
             status = working_copy_matches(engine, &params[p], p, values, out);
         free(values);
         if (status != SHERD_OK)
@@ -303,6 +305,8 @@ static sherd_status train(const engine_case *c, const sherd_plan *plan, sherd_en
         status = sum_twice(c, engine, rank, out);
     if (status == SHERD_OK && !c->leave_early)
         status = sherd_engine_hash(engine, out->param_hash, out->state_hash, &out->error);
+    if (status == SHERD_OK && c->borrow)
+        status = case_check_borrowed(engine, params, n, out);
     if (status == SHERD_OK && c->ranges)
         status = case_state_ranges(plan, engine, params, n, rank, out);
     return status == SHERD_OK && c->read_back ? read_back(c, engine, params, n, out) : status;
@@ -347,10 +351,14 @@ void case_run_rank(const engine_case *c, sherd_device *device, sherd_comm *comm,
     sherd_engine *engine = NULL;
     uint32_t n;
     void *scratch = malloc(1 << 20);
+    unsigned char *lent;
 
     memset(out, 0, sizeof *out);
     out->bad_param = -1;
     case_params(c, params, &n);
+    lent = c->borrow ? malloc(case_borrow(params, n, NULL)) : NULL;
+    if (lent)
+        case_borrow(params, n, lent);
     out->status = case_config(c, &config, &out->error);
     if (out->status == SHERD_OK && c->disk == 2) {
         out->status = halve_host(params, n, c->world, &config);
@@ -369,6 +377,7 @@ void case_run_rank(const engine_case *c, sherd_device *device, sherd_comm *comm,
     sherd_engine_destroy(engine);
     sherd_plan_destroy(plan);
     free(scratch);
+    free(lent);
 }
 
 void case_run_oracle(const engine_case *c, sherd_oracle_fault fault, case_result *out)

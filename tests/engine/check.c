@@ -65,6 +65,7 @@ static int case_number(uint32_t i, int32_t world, engine_case *out)
         out->discard = 1;
         out->early = i % 2;
         out->evaluate = !out->blind;
+        out->borrow = 1;
     }
     if (offload) {
         out->tenths = i % 4 == 1 ? 5 : 10;

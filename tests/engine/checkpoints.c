@@ -70,9 +70,9 @@ static void ok(sherd_status status, const sherd_error *err)
 void checkpoints_open(checkpoints_tiny *t, const checkpoints_shape *shape)
 {
     const sherd_param params[] = {
-        {"a", {shape->rows ? shape->rows : 3, 2}, 2, shape->dtype, shape->dtype, 0, 1, 0},
-        {shape->second ? shape->second : "b", {5}, 1, shape->dtype, shape->dtype, 0, 1, 0},
-        {"c", {4}, 1, shape->dtype, shape->dtype, 0, 1, SHERD_PARAM_FROZEN},
+        {"a", {shape->rows ? shape->rows : 3, 2}, 2, shape->dtype, shape->dtype, 0, 1, 0, NULL},
+        {shape->second ? shape->second : "b", {5}, 1, shape->dtype, shape->dtype, 0, 1, 0, NULL},
+        {"c", {4}, 1, shape->dtype, shape->dtype, 0, 1, SHERD_PARAM_FROZEN, NULL},
     };
     uint32_t n = shape->n_params ? shape->n_params : 3;
     sherd_device_options options;

@@ -16,7 +16,7 @@
 #include "examples/mlp.h"
 #include "tests/support/oracle.h"
 
-static const char *ring_program, *own_program, *folder;
+static const char *ring_program, *own_program, *borrowed_program, *folder, *mpi_program, *mpiexec;
 
 typedef struct truth {
     sherd_oracle *oracle;
@@ -84,7 +84,10 @@ static void compare(const char *program, const sherd_config *config, int world, 
     FILE *out;
     int lines = 0;
 
-    snprintf(command, sizeof command, "%s %d %d", program, world, STEPS);
+    if (program == mpi_program)
+        snprintf(command, sizeof command, "%s -n %d %s %d", mpiexec, world, program, STEPS);
+    else
+        snprintf(command, sizeof command, "%s %d %d", program, world, STEPS);
     out = popen(command, "r");
     assert_non_null(out);
     open_truth(&truth, config, world);
@@ -114,10 +117,10 @@ static void compare(const char *program, const sherd_config *config, int world, 
     sherd_oracle_destroy(truth.oracle);
 }
 
-static void test_ring(void **state)
+/* ZeRO stage 2, AdamW, clipping, one micro-step. */
+static void ring_like(const char *program, int worlds)
 {
-    (void)state;
-    for (int world = 1; world <= 4; world++) {
+    for (int world = 1; world <= worlds; world++) {
         sherd_config config;
         sherd_config_init(&config, sizeof config);
         config.train_micro_batch_size_per_gpu = MLP_BATCH;
@@ -125,13 +128,27 @@ static void test_ring(void **state)
         config.optimizer.lr = 0.01;
         config.gradient_clipping = 1.0;
         assert_int_equal(sherd_config_resolve(&config, world, NULL), SHERD_OK);
-        compare(ring_program, &config, world, 1);
+        compare(program, &config, world, 1);
     }
 }
 
-static void test_own(void **state)
+static void test_ring(void **state)
 {
     (void)state;
+    ring_like(ring_program, 4);
+}
+
+static void test_mpi(void **state)
+{
+    (void)state;
+    if (strcmp(mpi_program, "-") == 0)
+        skip();
+    ring_like(mpi_program, 3);
+}
+
+/* ZeRO stage 1, SGD, two micro-steps. */
+static void own_like(const char *program)
+{
     for (int world = 1; world <= 3; world++) {
         sherd_config config;
         sherd_config_init(&config, sizeof config);
@@ -142,13 +159,25 @@ static void test_own(void **state)
         config.optimizer.lr = 0.05;
         config.optimizer.momentum = 0.9;
         assert_int_equal(sherd_config_resolve(&config, world, NULL), SHERD_OK);
-        compare(own_program, &config, world, 2);
+        compare(program, &config, world, 2);
     }
+}
+
+static void test_own(void **state)
+{
+    (void)state;
+    own_like(own_program);
+}
+
+static void test_borrowed(void **state)
+{
+    (void)state;
+    own_like(borrowed_program);
 }
 
 static void test_length(void **state)
 {
-    static const char *const names[] = {"mlp_ring.c", "mlp_own.c"};
+    static const char *const names[] = {"mlp_ring.c", "mlp_own.c", "mlp_borrowed.c", "mlp_mpi.c"};
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[1024], line[512];
@@ -169,12 +198,16 @@ static void test_length(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_ring), cmocka_unit_test(test_own),
+                                       cmocka_unit_test(test_borrowed), cmocka_unit_test(test_mpi),
                                        cmocka_unit_test(test_length)};
 
-    if (argc != 4)
+    if (argc != 7)
         return 2;
     ring_program = argv[1];
     own_program = argv[2];
-    folder = argv[3];
+    borrowed_program = argv[3];
+    folder = argv[4];
+    mpi_program = argv[5];
+    mpiexec = argv[6];
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
