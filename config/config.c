@@ -31,6 +31,8 @@ static void set_defaults(sherd_config *config)
     config->optimizer.beta2 = 0.999;
     config->optimizer.eps = 1e-8;
     config->optimizer.bias_correction = 1;
+    config->lamb.max_coeff = 10;
+    config->lamb.min_coeff = 0.01;
     config->scheduler.warmup_max_lr = 1e-3;
     config->scheduler.warmup_num_steps = 1000;
     config->scheduler.cos_min_ratio = 1e-4;

@@ -36,6 +36,7 @@
 #define SGD SHERD__FOR_SGD
 #define LION SHERD__FOR_LION
 #define ADAGRAD SHERD__FOR_ADAGRAD
+#define LAMB SHERD__FOR_LAMB
 #define OPTIMIZERS SHERD__FOR_OPTIMIZERS
 #define WARMUP (SHERD__FOR_WARMUP | SHERD__FOR_DECAY)
 #define COSINE SHERD__FOR_COSINE
@@ -200,25 +201,29 @@ const sherd__key sherd__keys[] = {
     /* ---- optimizer */
     SECTION("optimizer", HONOURED, 0, "absent: AdamW with the defaults below"),
     CHOICE("optimizer.type", 0, SHERD__KEY_ANY_CASE, optimizer_type,
-           "AdamW|Adam|SGD|Lion|Adagrad|{Lamb}|{Muon}|{OneBitAdam}|{OneBitLamb}|{ZeroOneAdam}", "",
-           "AdamW, Adam (which is AdamW too unless adam_w_mode is false), SGD, Lion and Adagrad are built; use one of "
+           "AdamW|Adam|SGD|Lion|Adagrad|Lamb|{Muon}|{OneBitAdam}|{OneBitLamb}|{ZeroOneAdam}", "",
+           "AdamW, Adam (which is AdamW too unless adam_w_mode is false), SGD, Lion, Adagrad and Lamb are built; use one of "
            "these"),
     SECTION("optimizer.params", HONOURED, 0, "the optimizer's own parameters"),
     PARAMETER("optimizer.params.lr", OPTIMIZERS, NUMBER, ZERO_UP, F64, config.optimizer.lr, "1e-3",
               "learning rate; a scheduler replaces it or multiplies it; Adagrad's default is 1e-2"),
-    PARAMETER("optimizer.params.betas", ADAM | LION, BETAS, BELOW_ONE, BETAS, config.optimizer.beta1, "[0.9, 0.999]",
+    PARAMETER("optimizer.params.betas", ADAM | LION | LAMB, BETAS, BELOW_ONE, BETAS, config.optimizer.beta1, "[0.9, 0.999]",
               "decay of the first and the second moment; for Lion, of the moment as it enters the step and as it is "
               "kept"),
-    PARAMETER("optimizer.params.eps", ADAM | ADAGRAD, NUMBER, ZERO_UP, F64, config.optimizer.eps, "1e-8",
+    PARAMETER("optimizer.params.eps", ADAM | ADAGRAD | LAMB, NUMBER, ZERO_UP, F64, config.optimizer.eps, "1e-8",
               "added to the root of the second moment; Adagrad's default is 1e-10"),
     PARAMETER("optimizer.params.weight_decay", OPTIMIZERS, NUMBER, ZERO_UP, F64, config.optimizer.weight_decay, "0",
-              "decoupled for AdamW and Lion, added to the gradient for Adam, SGD and Adagrad"),
-    PARAMETER("optimizer.params.bias_correction", ADAM, BOOLEAN, ANY, I32, config.optimizer.bias_correction, "true",
+              "decoupled for AdamW and Lion, added to the gradient for Adam, SGD and Adagrad, to the direction for Lamb"),
+    PARAMETER("optimizer.params.bias_correction", ADAM | LAMB, BOOLEAN, ANY, I32, config.optimizer.bias_correction, "true",
               "corrects the moments' start from zero"),
     PARAMETER("optimizer.params.adam_w_mode", ADAM, BOOLEAN, ANY, I32, adam_w_mode, "true",
               "false makes \"Adam\" add weight decay to the gradient; \"AdamW\" is not changed by it"),
     PARAMETER("optimizer.params.momentum", SGD, NUMBER, BELOW_ONE, F64, config.optimizer.momentum, "0",
               "decay of SGD's running gradient"),
+    PARAMETER("optimizer.params.max_coeff", LAMB, NUMBER, ZERO_UP, F64, config.lamb.max_coeff, "10",
+              "the most by which Lamb multiplies a parameter's rate: its norm over that of its direction"),
+    PARAMETER("optimizer.params.min_coeff", LAMB, NUMBER, ZERO_UP, F64, config.lamb.min_coeff, "0.01",
+              "the least of it"),
     {"optimizer.params.torch_adam", SHERD__BOOLEAN, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_NO_EFFECT, 0,
      ADAM, NULL, "false", "Sherd always updates with its own optimizers"},
     {"optimizer.params.max_grad_norm", SHERD__ANY, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_REFUSED,
@@ -388,11 +393,12 @@ int32_t sherd__key_choose(const sherd__key *key, const char *text)
 
 uint32_t sherd__key_members(const sherd__key *type_key, int32_t index)
 {
-    static const uint32_t optimizers[] = {ADAM, ADAM, SGD, LION, ADAGRAD};
+    static const uint32_t optimizers[] = {ADAM, ADAM, SGD, LION, ADAGRAD, LAMB};
     static const uint32_t schedulers[] = {SHERD__FOR_WARMUP, SHERD__FOR_DECAY, COSINE, CYCLE, RANGE};
     int optimizer = type_key->offset == AT(optimizer_type);
 
-    if (index < 0 || index > 4) {
+    if (index < 0 || index >= (optimizer ? (int32_t)(sizeof optimizers / sizeof *optimizers)
+                                         : (int32_t)(sizeof schedulers / sizeof *schedulers))) {
         return 0;
     }
     return optimizer ? optimizers[index] : schedulers[index];

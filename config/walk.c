@@ -207,7 +207,7 @@ static sherd_status finish_optimizer(walk *w, json_t *root)
     if (status != SHERD_OK) {
         return status;
     }
-    if (draft->optimizer_type >= 0 && draft->optimizer_type <= SHERD_ADAGRAD) {
+    if (draft->optimizer_type >= 0 && draft->optimizer_type <= SHERD_LAMB) {
         draft->config.optimizer.kind = (sherd_optimizer)draft->optimizer_type;
     }
     if (draft->config.optimizer.kind == SHERD_ADAM && draft->optimizer_type == SHERD_ADAM && draft->adam_w_mode) {

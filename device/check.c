@@ -342,6 +342,7 @@ static const sherd__device_ops check_ops = {
     .reduce_u64 = sherd__op_reduce_u64,
     .prepare = sherd__op_prepare,
     .update = sherd__op_update,
+    .trust = sherd__op_trust,
     .signal = sherd__op_signal,
     .await = sherd__op_await,
     .host_call = sherd__op_host_call,

@@ -35,14 +35,43 @@ static void access_update_span(const sherd__update *update, int64_t begin, int64
         fn(ctx, update->emit + at, n * sizeof *update->emit, 1);
 }
 
+/* What belongs to the parameters of all spans, which rise. */
+static void access_tensors(const sherd__update *update, const void *array, uint64_t bytes, int32_t write, sherd__access_fn fn,
+                           void *ctx)
+{
+    uint32_t first, last;
+    if (!array || update->n_spans == 0)
+        return;
+    first = update->spans[0].tensor;
+    last = update->spans[update->n_spans - 1].tensor;
+    fn(ctx, (const char *)array + first * bytes, (last - first + 1) * bytes, write);
+}
+
 static void access_update(const sherd__update *update, sherd__access_fn fn, void *ctx)
 {
     fn(ctx, update->scalars, sizeof *update->scalars, 0);
+    access_tensors(update, update->ratios, sizeof *update->ratios, 0, fn, ctx);
     for (uint32_t i = 0; i < update->n_spans;) {
         int64_t begin = update->spans[i].begin, end = update->spans[i].end;
         for (i++; i < update->n_spans && update->spans[i].begin == end; i++)
             end = update->spans[i].end;
         access_update_span(update, begin, end, fn, ctx);
+    }
+}
+
+static void access_trust(const sherd__update *update, sherd__access_fn fn, void *ctx)
+{
+    uint64_t sum_width = sherd_dtype_bytes(update->sum_dtype);
+    fn(ctx, update->scalars, sizeof *update->scalars, 0);
+    access_tensors(update, update->trust, sizeof *update->trust, 1, fn, ctx);
+    for (uint32_t i = 0; i < update->n_spans; i++) {
+        uint64_t n = (uint64_t)(update->spans[i].end - update->spans[i].begin);
+        uint64_t at = (uint64_t)(update->spans[i].begin - update->origin);
+        fn(ctx, (const char *)update->sum + at * sum_width, n * sum_width, 0);
+        fn(ctx, update->master + at, n * sizeof *update->master, 0);
+        for (int m = 0; m < SHERD__MAX_MOMENTS; m++)
+            if (update->moment[m])
+                fn(ctx, update->moment[m] + at, n * sizeof *update->moment[m], 0);
     }
 }
 
@@ -85,6 +114,9 @@ void sherd__op_accesses(const sherd__op *op, sherd__access_fn fn, void *ctx)
         break;
     case SHERD__OP_UPDATE:
         access_update(&op->u.update, fn, ctx);
+        break;
+    case SHERD__OP_TRUST:
+        access_trust(&op->u.update, fn, ctx);
         break;
     case SHERD__OP_HOST_CALL:
     case SHERD__OP_TOUCH:

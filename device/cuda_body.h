@@ -277,10 +277,10 @@ CUDA__FN void cuda__keep_values(float *to, cuda__eight value)
 #endif
 }
 
-/* Lane `lane` of block `block` of the tile in shared memory. */
-CUDA__FN double cuda__lane_squares(const cuda__sum_shared *s, int block, int lane)
+/* Lane `lane` of block `block` of the tile's values in shared memory. */
+CUDA__FN double cuda__lane_squares(const float *values, int block, int lane)
 {
-    const float *value = s->value + block * CUDA__BLOCK_STRIDE + lane;
+    const float *value = values + block * CUDA__BLOCK_STRIDE + lane;
     double sum = 0.0;
     CUDA__UNROLL
     for (int i = 0; i < SHERD__NORM_BLOCK; i += CUDA__LANES) {
@@ -290,12 +290,13 @@ CUDA__FN double cuda__lane_squares(const cuda__sum_shared *s, int block, int lan
     return sum;
 }
 
-CUDA__FN void cuda__block_into_limbs(cuda__sum_shared *s, int block, uint64_t number)
+/* Lanes l and l ^ 8, ^4, ^2, ^1. */
+CUDA__FN double cuda__lanes_total(const double *lanes)
 {
     double lane[CUDA__LANES];
     CUDA__UNROLL
     for (int i = 0; i < CUDA__LANES; ++i) {
-        lane[i] = s->lane[block * CUDA__LANES + i];
+        lane[i] = lanes[i];
     }
     CUDA__UNROLL
     for (int level = 0; level < 4; ++level) {
@@ -306,8 +307,14 @@ CUDA__FN void cuda__block_into_limbs(cuda__sum_shared *s, int block, uint64_t nu
             }
         }
     }
-    if (lane[0] - lane[0] == 0.0) { /* finite */
-        cuda__limbs_add(s->limb, lane[0]);
+    return lane[0];
+}
+
+CUDA__FN void cuda__block_into_limbs(cuda__sum_shared *s, int block, uint64_t number)
+{
+    double total = cuda__lanes_total(s->lane + block * CUDA__LANES);
+    if (total - total == 0.0) { /* finite */
+        cuda__limbs_add(s->limb, total);
     } else {
         cuda__min_u64(&s->bad_block, number);
     }
@@ -344,7 +351,7 @@ CUDA__FN void cuda__sum_tile(const sherd__cuda_sum *a, cuda__sum_shared *s, uint
     {
         int block = t / CUDA__LANES, lane = t % CUDA__LANES;
         if (begin + block * SHERD__NORM_BLOCK < a->elems) {
-            s->lane[t] = cuda__lane_squares(s, block, lane);
+            s->lane[t] = cuda__lane_squares(s->value, block, lane);
         }
     }
     CUDA__BARRIER(); /* the next tile's values may be written from here on; its lanes only after its first barrier */
@@ -499,6 +506,15 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
         CUDA__FIND(a->span, a->n_spans, tile, at);                                                                     \
         const sherd__cuda_span *span = &a->span[at];                                                                   \
         const float *s = scalars->group[span->group];                                                                  \
+        float own[SHERD__GROUP_SCALARS];                                                                               \
+        if (SHERD__OPTIM_TRUSTS(SHERD_##KIND)) {                                                                       \
+            CUDA__UNROLL                                                                                               \
+            for (int k = 0; k < SHERD__GROUP_SCALARS; ++k) {                                                           \
+                own[k] = s[k];                                                                                         \
+            }                                                                                                          \
+            own[SHERD__TENSOR_SCALAR] = a->ratios ? a->ratios[span->tensor] : own[SHERD__TENSOR_SCALAR];               \
+            s = own;                                                                                                   \
+        }                                                                                                              \
         int64_t begin = span->begin + (int64_t)(tile - span->first_tile) * SHERD__CUDA_UPDATE_TILE;                    \
         CUDA__EACH(t)                                                                                                  \
         {                                                                                                              \

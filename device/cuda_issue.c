@@ -279,18 +279,23 @@ static void fill_spans(sherd__cuda_update *args, const sherd__update *update, ui
         args->span[args->n_spans++] = (sherd__cuda_span){.begin = span->begin - update->origin,
                                                          .end = span->end - update->origin,
                                                          .group = span->group,
+                                                         .tensor = span->tensor,
                                                          .first_tile = args->n_tiles};
         args->vectors = args->vectors && (span->begin - update->origin) % SHERD__CUDA_VECTOR == 0;
         args->n_tiles += (uint32_t)tiles;
     }
 }
 
-static sherd_status issue_update(sherd__cuda_stream *stream, const sherd__op *op)
+/* An update, or the pass before it, in as many launches as its spans take. */
+static sherd_status issue_spans(sherd__cuda_stream *stream, const sherd__op *op,
+                                int (*launch)(const sherd__cuda_update *args, void *stream), const char *what)
 {
     const sherd__update *update = &op->u.update;
     const sherd__optim *optim = sherd__optim_get(update->kind);
     sherd__cuda_update args = {.scalars = update->scalars, .sum = update->sum, .master = update->master};
     sherd_status status = SHERD_OK;
+    args.ratios = update->ratios;
+    args.trust = update->trust;
     args.emit = update->emit;
     args.kind = (uint8_t)update->kind;
     args.sum_type = (uint8_t)update->sum_dtype;
@@ -305,9 +310,19 @@ static sherd_status issue_update(sherd__cuda_stream *stream, const sherd__op *op
         fill_spans(&args, update, &at);
         status = sherd__cuda_pace(stream);
         if (status == SHERD_OK && args.n_tiles > 0)
-            status = check(stream, &op->tag, sherd__cuda_launch_update(&args, stream->handle), "update kernel");
+            status = check(stream, &op->tag, launch(&args, stream->handle), what);
     }
     return status;
+}
+
+static sherd_status issue_update(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    return issue_spans(stream, op, sherd__cuda_launch_update, "update kernel");
+}
+
+static sherd_status issue_trust(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    return issue_spans(stream, op, sherd__cuda_launch_trust, "trust kernel");
 }
 
 static sherd_status issue_zero(sherd__cuda_stream *stream, const sherd__op *op)
@@ -438,6 +453,7 @@ static const struct {
     [SHERD__OP_REDUCE_U64] = {sherd__cuda_issue_reduce, 1},
     [SHERD__OP_PREPARE] = {issue_prepare, 1},
     [SHERD__OP_UPDATE] = {issue_update, 1},
+    [SHERD__OP_TRUST] = {issue_trust, 1},
     [SHERD__OP_HOST_CALL] = {issue_host_call, 0},
     [SHERD__OP_MEET] = {issue_meet, 0},
     [SHERD__OP_TOUCH] = {NULL, 0},

@@ -6,6 +6,7 @@
  * Compiled with -fmad=false -ftz=false -prec-div=true -prec-sqrt=true: fma only where written.
  */
 #include "device/cuda_body_small.h"
+#include "device/cuda_body_trust.h"
 
 #define KERNEL extern "C" __global__ void __launch_bounds__(SHERD__CUDA_THREADS)
 
@@ -24,6 +25,14 @@ CUDA__SUM_MAP(SUM_KERNEL)
     }
 SHERD__OPTIM_MAP(UPDATE_KERNEL)
 
+#define TRUST_KERNEL(KIND, name, moments)                                                                              \
+    KERNEL sherd__cuda_kernel_trust_##name(const __grid_constant__ sherd__cuda_update args)                            \
+    {                                                                                                                  \
+        __shared__ cuda__trust_shared shared;                                                                          \
+        cuda__trust_##name(&args, &shared, blockIdx.x);                                                                \
+    }
+SHERD__OPTIM_TRUST_MAP(TRUST_KERNEL)
+
 KERNEL sherd__cuda_kernel_zero(const __grid_constant__ sherd__cuda_zero args) { cuda__zero_tile(&args, blockIdx.x); }
 
 KERNEL sherd__cuda_kernel_convert(const __grid_constant__ sherd__cuda_convert args)
@@ -36,6 +45,8 @@ KERNEL sherd__cuda_kernel_reduce(const __grid_constant__ sherd__cuda_reduce args
 KERNEL sherd__cuda_kernel_sources(const __grid_constant__ sherd__cuda_sources args) { cuda__sources_block(&args); }
 
 /* ---------------------------------------------------------------------------------------------------------- launchers */
+
+static_assert(sizeof(sherd__cuda_update) <= 4096, "kernels have at most 4096 bytes of arguments");
 
 static const struct {
     uint32_t sources;
@@ -91,6 +102,19 @@ int sherd__cuda_launch_update(const sherd__cuda_update *args, void *stream)
     return cudaErrorInvalidValue;
 }
 
+int sherd__cuda_launch_trust(const sherd__cuda_update *args, void *stream)
+{
+    switch ((sherd_optimizer)args->kind) {
+#define X(KIND, name, moments)                                                                                         \
+    case SHERD_##KIND:                                                                                                 \
+        return launch(sherd__cuda_kernel_trust_##name, args, args->n_tiles, stream);
+        SHERD__OPTIM_TRUST_MAP(X)
+#undef X
+    default:
+        return cudaErrorInvalidValue;
+    }
+}
+
 int sherd__cuda_launch_zero(const sherd__cuda_zero *args, void *stream)
 {
     return launch(sherd__cuda_kernel_zero, args, args->n_tiles, stream);
@@ -138,6 +162,11 @@ int sherd__cuda_load_kernels(void)
     if (code == cudaSuccess)                                                                                           \
         code = load(sherd__cuda_kernel_update_##name);
     SHERD__OPTIM_MAP(X)
+#undef X
+#define X(KIND, name, moments)                                                                                         \
+    if (code == cudaSuccess)                                                                                           \
+        code = load(sherd__cuda_kernel_trust_##name);
+    SHERD__OPTIM_TRUST_MAP(X)
 #undef X
     return code;
 }

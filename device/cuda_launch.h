@@ -11,6 +11,7 @@
 
 #include "base/interval.h"
 #include "optim/optim.h"
+#include "optim/trust.h"
 
 #if defined(__cplusplus)
 extern "C" {
@@ -20,7 +21,7 @@ extern "C" {
 #define SHERD__CUDA_VECTOR 8          /* elements a thread takes at a time */
 #define SHERD__CUDA_SOURCES 256       /* by value: 8 bytes each of at most 4096 bytes of parameters */
 #define SHERD__CUDA_TABLE 4096        /* sources of one sum, by a table */
-#define SHERD__CUDA_SPANS 128         /* of one update launch */
+#define SHERD__CUDA_SPANS 120         /* of one update launch: its arguments are at most 4096 bytes */
 #define SHERD__CUDA_RANGES 128        /* of one zero launch */
 #define SHERD__CUDA_SUM_TILE 4096     /* elements a thread block sums at a time: 16 norm blocks */
 #define SHERD__CUDA_UPDATE_TILE 2048  /* elements a thread block updates */
@@ -39,7 +40,7 @@ typedef struct sherd__cuda_sum {
 
 typedef struct sherd__cuda_span {
     int64_t begin, end; /* relative to the pointers */
-    uint32_t group;
+    uint32_t group, tensor;
     uint32_t first_tile;
 } sherd__cuda_span;
 
@@ -51,6 +52,8 @@ typedef struct sherd__cuda_update {
     float *master_out; /* where the new values go: `master` and `moment` themselves, or second buffers */
     float *moment_out[SHERD__MAX_MOMENTS];
     uint16_t *emit;
+    const float *ratios;      /* as sherd__update's, both */
+    sherd__trust_sums *trust;
     uint32_t n_spans, n_tiles;
     uint8_t kind, sum_type, emit_type, vectors; /* vectors: every pointer and every span begins at 16 bytes */
     sherd__cuda_span span[SHERD__CUDA_SPANS];
@@ -95,6 +98,8 @@ typedef struct sherd__cuda_sources {
  * one. */
 int sherd__cuda_launch_sum(const sherd__cuda_sum *args, uint32_t width, void *stream);
 int sherd__cuda_launch_update(const sherd__cuda_update *args, void *stream);
+/* EINVAL for an optimizer without a direction. */
+int sherd__cuda_launch_trust(const sherd__cuda_update *args, void *stream);
 int sherd__cuda_launch_zero(const sherd__cuda_zero *args, void *stream);
 int sherd__cuda_launch_convert(const sherd__cuda_convert *args, uint32_t width, void *stream);
 int sherd__cuda_launch_reduce(const sherd__cuda_reduce *args, void *stream);

@@ -25,6 +25,7 @@
 #include "base/interval.h"
 #include "base/ledger.h"
 #include "optim/optim.h"
+#include "optim/trust.h"
 
 typedef struct sherd__stream sherd__stream;
 typedef struct sherd__event sherd__event;
@@ -79,6 +80,8 @@ typedef struct sherd__update {
     int64_t origin;
     const sherd__span *spans; /* bucket elements; stays valid */
     uint32_t n_spans;
+    const float *ratios;      /* [tensor] what stands in SHERD__TENSOR_SCALAR; NULL: the group's own */
+    sherd__trust_sums *trust; /* [tensor] of `trust` below, which adds to them */
 } sherd__update;
 
 /* Waiting for words that other ranks write. Satisfied when every flag f has (int32_t)(*f − value) ≥ 0. */
@@ -174,6 +177,9 @@ typedef struct sherd__device_ops {
     sherd_status (*prepare)(sherd__stream *stream, sherd__tag tag, const sherd__step_rules *rules, const uint64_t *vote,
                             sherd__step_state *state, sherd__step_scalars *out);
     sherd_status (*update)(sherd__stream *stream, sherd__tag tag, const sherd__update *update);
+    /* The norms of an update's master and of its directions are added to update->trust; nothing else is written. Not where
+     * scalars say skip. Only for optimizers with a direction. */
+    sherd_status (*trust)(sherd__stream *stream, sherd__tag tag, const sherd__update *update);
     /* Words in memory that other ranks watch: release semantics / acquire semantics. */
     sherd_status (*signal)(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value);
     sherd_status (*await)(sherd__stream *stream, sherd__tag tag, const sherd__await *await);

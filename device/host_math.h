@@ -17,6 +17,7 @@ typedef struct sherd__host_math {
     void (*convert)(sherd__team *team, void *dst, sherd_dtype dst_dtype, const void *src, sherd_dtype src_dtype,
                     int64_t elems, int32_t add);
     void (*copy)(sherd__team *team, void *dst, const void *src, uint64_t bytes);
+    void (*trust)(sherd__team *team, const sherd__update *update); /* as sherd__device_ops.trust */
 } sherd__host_math;
 
 /* The best this processor runs. */

@@ -73,15 +73,19 @@ static void reference_tree_sum(sherd__team *team, const sherd__tree_sum *sum)
     }
 }
 
-static void update_element(const sherd__update *update, const sherd__optim *optim, uint32_t group, int64_t i)
+static void update_element(const sherd__update *update, const sherd__optim *optim, const sherd__span *span, int64_t i)
 {
     const sherd__step_scalars *scalars = update->scalars;
     float sum = value_at(update->sum, update->sum_dtype, i);
-    float master = update->master[i], moment[SHERD__MAX_MOMENTS] = {0};
+    float master = update->master[i], moment[SHERD__MAX_MOMENTS] = {0}, own[SHERD__GROUP_SCALARS];
     for (uint32_t k = 0; k < optim->n_moments; ++k) {
         moment[k] = update->moment[k][i];
     }
-    optim->element(scalars->group[group], scalars->first, sum * scalars->factor, &master, moment);
+    memcpy(own, scalars->group[span->group], sizeof own);
+    if (update->ratios) {
+        own[SHERD__TENSOR_SCALAR] = update->ratios[span->tensor];
+    }
+    optim->element(own, scalars->first, sum * scalars->factor, &master, moment);
     for (uint32_t k = 0; k < optim->n_moments; ++k) {
         *(update->moment_out[k] ? &update->moment_out[k][i] : &update->moment[k][i]) = sherd__one_nan(moment[k]);
     }
@@ -101,7 +105,35 @@ static void reference_update(sherd__team *team, const sherd__update *update)
     for (uint32_t s = 0; s < update->n_spans; ++s) {
         const sherd__span *span = &update->spans[s];
         for (int64_t i = span->begin - update->origin; i < span->end - update->origin; ++i) {
-            update_element(update, optim, span->group, i);
+            update_element(update, optim, span, i);
+        }
+    }
+}
+
+static float direction_at(const sherd__update *update, const sherd__optim *optim, uint32_t group, int64_t i)
+{
+    const sherd__step_scalars *scalars = update->scalars;
+    float sum = value_at(update->sum, update->sum_dtype, i), moment[SHERD__MAX_MOMENTS] = {0};
+    for (uint32_t k = 0; k < optim->n_moments; ++k) {
+        moment[k] = update->moment[k][i];
+    }
+    return optim->direction(scalars->group[group], sum * scalars->factor, update->master[i], moment);
+}
+
+static void reference_trust(sherd__team *team, const sherd__update *update)
+{
+    const sherd__optim *optim = sherd__optim_get(update->kind);
+    float direction[SHERD__NORM_BLOCK];
+    (void)team;
+    for (uint32_t s = 0; s < update->n_spans && !update->scalars->skip; ++s) {
+        const sherd__span *span = &update->spans[s];
+        int64_t end = span->end - update->origin;
+        for (int64_t at = span->begin - update->origin; at < end; at += SHERD__NORM_BLOCK) {
+            int32_t n = end - at < SHERD__NORM_BLOCK ? (int32_t)(end - at) : SHERD__NORM_BLOCK;
+            for (int32_t i = 0; i < n; ++i) {
+                direction[i] = direction_at(update, optim, span->group, at + i);
+            }
+            sherd__trust_add_block(&update->trust[span->tensor], update->master + at, direction, n);
         }
     }
 }
@@ -130,5 +162,5 @@ static void reference_copy(sherd__team *team, void *dst, const void *src, uint64
 }
 
 const sherd__host_math sherd__host_math_reference = {
-    "reference", reference_tree_sum, reference_update, reference_convert, reference_copy,
+    "reference", reference_tree_sum, reference_update, reference_convert, reference_copy, reference_trust,
 };

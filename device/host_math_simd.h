@@ -177,6 +177,8 @@ static void simd_tree_sum(sherd__team *team, const sherd__tree_sum *sum)
 
 #include "device/host_math_update.h"
 
+#include "device/host_math_trust.h"
+
 /* ----------------------------------------------------------------------------------------------------- convert and
  * copy */
 
@@ -260,5 +262,5 @@ static void simd_convert(sherd__team *team, void *dst, sherd_dtype dst_dtype, co
 }
 
 const sherd__host_math SHERD__SIMD_TABLE = {
-    SHERD__SIMD_NAME, simd_tree_sum, simd_update, simd_convert, simd_copy,
+    SHERD__SIMD_NAME, simd_tree_sum, simd_update, simd_convert, simd_copy, simd_trust,
 };

@@ -25,7 +25,7 @@
 #endif
 
 typedef struct update_job update_job;
-typedef void (*update_run_fn)(const update_job *job, uint32_t group, int64_t begin, int64_t end);
+typedef void (*update_run_fn)(const update_job *job, const sherd__span *span, int64_t begin, int64_t end);
 
 struct update_job {
     const sherd__update *update;
@@ -118,12 +118,15 @@ static inline void store_block(const update_job *job, const update_block *block,
         }                                                                                                              \
         store_block(job, block, new_master, at, n);                                                                    \
     }                                                                                                                  \
-    static void update_run_##name(const update_job *job, uint32_t group, int64_t begin, int64_t end)                   \
+    static void update_run_##name(const update_job *job, const sherd__span *span, int64_t begin, int64_t end)          \
     {                                                                                                                  \
         float scalars[SHERD__GROUP_SCALARS];                                                                           \
         update_block block;                                                                                            \
         int64_t at = begin;                                                                                            \
-        memcpy(scalars, job->update->scalars->group[group], sizeof scalars);                                           \
+        memcpy(scalars, job->update->scalars->group[span->group], sizeof scalars);                                     \
+        if (SHERD__OPTIM_TRUSTS(SHERD_##KIND) && job->update->ratios) {                                                \
+            scalars[SHERD__TENSOR_SCALAR] = job->update->ratios[span->tensor];                                         \
+        }                                                                                                              \
         for (; at + UPDATE_BLOCK <= end; at += UPDATE_BLOCK) {                                                         \
             fetch_block(job->update, at + UPDATE_AHEAD);                                                               \
             update_block_##name(job, scalars, &block, at, UPDATE_BLOCK);                                               \
@@ -167,7 +170,7 @@ static void update_chunk(void *arg, int64_t chunk, int32_t worker)
         if (begin >= to) {
             break;
         }
-        job->run(job, update->spans[s].group, begin > from ? begin : from, least(end, to));
+        job->run(job, &update->spans[s], begin > from ? begin : from, least(end, to));
     }
     store_fence(job->past);
 }

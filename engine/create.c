@@ -73,14 +73,14 @@ static sherd_status compare_plans(sherd_engine *engine, sherd_error *err)
     return status;
 }
 
-static sherd_status window(sherd_engine *engine, uint64_t bytes, sherd_category category, sherd__window *out,
-                           sherd_error *err)
+sherd_status sherd__engine_window(sherd_engine *engine, uint64_t bytes, sherd_category category, sherd__window *out,
+                                  sherd_error *err)
 {
     return bytes ? engine->comm->ops->window_create(engine->comm, bytes, category, out, err) : SHERD_OK;
 }
 
-/* Private memory of the device tier, zeroed on the comm stream: creation ends by waiting for that. */
-static sherd_status arena(sherd_engine *engine, uint64_t bytes, sherd_category category, void *out, sherd_error *err)
+sherd_status sherd__engine_arena(sherd_engine *engine, uint64_t bytes, sherd_category category, void *out,
+                                 sherd_error *err)
 {
     sherd__byte_range *all = &engine->clear[engine->n_clear];
     void *block = NULL;
@@ -106,8 +106,8 @@ static sherd_status create_sums(sherd_engine *engine, sherd_error *err)
     sherd_status status;
 
     if (!plan->full_mode && !plan->whole_state)
-        return arena(engine, plan->sum_bytes, SHERD_CAT_GRAD_SUMS, &engine->sums, err);
-    status = window(engine, plan->sum_bytes, SHERD_CAT_GRAD_SUMS, &engine->sums_window, err);
+        return sherd__engine_arena(engine, plan->sum_bytes, SHERD_CAT_GRAD_SUMS, &engine->sums, err);
+    status = sherd__engine_window(engine, plan->sum_bytes, SHERD_CAT_GRAD_SUMS, &engine->sums_window, err);
     engine->sums = engine->sums_window.local;
     return status;
 }
@@ -115,25 +115,25 @@ static sherd_status create_sums(sherd_engine *engine, sherd_error *err)
 static sherd_status create_memory(sherd_engine *engine, sherd_error *err)
 {
     const sherd_plan *plan = engine->plan;
-    sherd_status status = window(engine, plan->param_bytes, SHERD_CAT_PARAMETERS, &engine->params, err);
+    sherd_status status = sherd__engine_window(engine, plan->param_bytes, SHERD_CAT_PARAMETERS, &engine->params, err);
 
     if (status == SHERD_OK)
-        status = window(engine, plan->ring_bytes, SHERD_CAT_GRADIENTS, &engine->ring, err);
+        status = sherd__engine_window(engine, plan->ring_bytes, SHERD_CAT_GRADIENTS, &engine->ring, err);
     engine->ring_source = engine->ring.local;
     if (status == SHERD_OK)
         status = create_sums(engine, err);
     if (status == SHERD_OK)
-        status = arena(engine, plan->sum_bytes * plan->carries, SHERD_CAT_GRAD_SUMS, &engine->carries, err);
+        status = sherd__engine_arena(engine, plan->sum_bytes * plan->carries, SHERD_CAT_GRAD_SUMS, &engine->carries, err);
     engine->carry_source = engine->carries;
     if (status == SHERD_OK)
-        status = arena(engine, plan->placement.sum_slots * plan->placement.sum_slot_bytes, SHERD_CAT_STAGING,
+        status = sherd__engine_arena(engine, plan->placement.sum_slots * plan->placement.sum_slot_bytes, SHERD_CAT_STAGING,
                        &engine->sum_slots, err);
     if (status == SHERD_OK)
-        status = arena(engine, plan->shared_bytes, SHERD_CAT_GRADIENTS_SHARED, &engine->shared, err);
+        status = sherd__engine_arena(engine, plan->shared_bytes, SHERD_CAT_GRADIENTS_SHARED, &engine->shared, err);
     if (status == SHERD_OK)
-        status = arena(engine, plan->master_elems * sizeof(float), SHERD_CAT_MASTER, &engine->master, err);
+        status = sherd__engine_arena(engine, plan->master_elems * sizeof(float), SHERD_CAT_MASTER, &engine->master, err);
     for (uint32_t m = 0; status == SHERD_OK && m < plan->n_moments; m++)
-        status = arena(engine, plan->moment_elems * sizeof(float), SHERD_CAT_MOMENTS, &engine->moment[m], err);
+        status = sherd__engine_arena(engine, plan->moment_elems * sizeof(float), SHERD_CAT_MOMENTS, &engine->moment[m], err);
     return status;
 }
 
@@ -174,12 +174,14 @@ static sherd_status create_all(sherd_engine *engine, sherd_error *err)
     if (status == SHERD_OK)
         status = create_block(engine, err);
     if (status == SHERD_OK)
-        status = window(engine, (uint64_t)engine->world * SHERD__SCRATCH_BYTES_PER_RANK, SHERD_CAT_COMMUNICATION,
+        status = sherd__engine_window(engine, (uint64_t)engine->world * SHERD__SCRATCH_BYTES_PER_RANK, SHERD_CAT_COMMUNICATION,
                         &engine->scratch, err);
     if (status == SHERD_OK)
         status = compare_plans(engine, err);
     if (status == SHERD_OK)
         status = create_memory(engine, err);
+    if (status == SHERD_OK)
+        status = sherd__engine_trust_create(engine, err);
     if (status == SHERD_OK && engine->plan->placement.n_off > 0)
         status = sherd__engine_offload_create(engine, err);
     if (status == SHERD_OK) {
@@ -208,6 +210,7 @@ static void release_memory(sherd_engine *engine)
     ops->window_destroy(engine->comm, &engine->sums_window);
     ops->window_destroy(engine->comm, &engine->ring);
     ops->window_destroy(engine->comm, &engine->params);
+    sherd__engine_trust_destroy(engine);
     ops->window_destroy(engine->comm, &engine->scratch);
     sherd_device_free(engine->device, engine->block);
     sherd_device_free(engine->device, engine->mirror);
@@ -217,7 +220,8 @@ static void release_memory(sherd_engine *engine)
 static void touch_all(sherd_engine *engine)
 {
     const sherd_plan *plan = engine->plan;
-    const sherd__window *windows[] = {&engine->params, &engine->ring, &engine->sums_window, &engine->scratch};
+    const sherd__window *windows[] = {&engine->params, &engine->ring, &engine->sums_window, &engine->scratch,
+                                      &engine->trust.slices};
 
     for (size_t w = 0; w < sizeof windows / sizeof *windows; w++)
         (void)sherd__engine_touch(engine, "destruction", windows[w]->local, windows[w]->bytes, 1, NULL);

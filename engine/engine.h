@@ -18,7 +18,7 @@
 #include "shard/plan.h"
 #include "shard/ring.h"
 
-#define SHERD__ARENAS (5 + SHERD__MAX_MOMENTS) /* sums, their carries and slots, shared gradients, master, moments */
+#define SHERD__ARENAS (8 + SHERD__MAX_MOMENTS) /* sums, their carries and slots, shared gradients, master, moments; trust */
 
 /* What one step needs on the device beside the tensors; fits SHERD__STEP_BYTES. */
 typedef struct sherd__step_block {
@@ -31,6 +31,18 @@ typedef struct sherd__step_block {
     sherd__step_state state; /* this and the scalars go to the mirror together: they stay last */
     sherd__step_scalars scalars;
 } sherd__step_block;
+
+/* Ratios of whole parameters, where the optimizer wants them; by place in the plan's order. */
+typedef struct sherd__engine_trust {
+    sherd__window slices;        /* every rank's sums, where their parts differ */
+    sherd__trust_sums *own;      /* this rank's: in the window, or private memory */
+    sherd__trust_sums *total;    /* over ranks; `own` where there is one slice only */
+    float *ratios;               /* on the device */
+    sherd__trust_sums *host;     /* on the host: of offloaded parameters, then all, as summed */
+    float *host_ratios;
+    const void **src;            /* [trust_slices] into the window */
+    sherd__byte_range clear;     /* all of `own` */
+} sherd__engine_trust;
 
 /* Tables of one bucket, made at creation. */
 typedef struct sherd__engine_bucket {
@@ -83,9 +95,10 @@ struct sherd_engine {
     sherd__step_block *mirror; /* on the host: what the host writes for the device and reads from it */
     float *stage;              /* on the host, SHERD__STAGE_BYTES: device values pass through it to be read */
     sherd__step_rules rules;
+    sherd__engine_trust trust;
 
     sherd__stream *stream[SHERD__STREAMS];
-    sherd__event *closed, *voted, *sync[SHERD__STREAMS];
+    sherd__event *closed, *voted, *rated, *sync[SHERD__STREAMS];
     int32_t borrows; /* 1: some parameter's working copy lies in the client's memory too */
     sherd__engine_bucket *buckets;
     sherd__engine_param *param;
@@ -139,6 +152,24 @@ void sherd__engine_tables_destroy(sherd_engine *engine);
 /* Metadata memory, booked in the ledger. */
 sherd_status sherd__engine_table(sherd_engine *engine, size_t count, size_t bytes, void *out, sherd_error *err);
 void sherd__engine_table_free(sherd_engine *engine, void *block, size_t count, size_t bytes);
+
+/* execute.c: where one bucket's update on the device finds everything. */
+sherd__update sherd__engine_update_of(const sherd_engine *engine, uint32_t bucket);
+
+/* trust.c: the pass before the updates, where the optimizer wants ratios of whole parameters. */
+sherd_status sherd__engine_trust_create(sherd_engine *engine, sherd_error *err);
+void sherd__engine_trust_destroy(sherd_engine *engine);
+sherd_status sherd__engine_trust_clear(sherd_engine *engine, sherd__stream *stream); /* before the step's first TRUST */
+sherd_status sherd__engine_execute_trust(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
+sherd_status sherd__engine_execute_host_trust(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
+sherd_status sherd__engine_execute_ratios(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
+
+/* create.c: memory of the engine's categories; nothing for 0 bytes. The arena is zeroed on the comm stream: creation ends by
+ * waiting for that. */
+sherd_status sherd__engine_window(sherd_engine *engine, uint64_t bytes, sherd_category category, sherd__window *out,
+                                  sherd_error *err);
+sherd_status sherd__engine_arena(sherd_engine *engine, uint64_t bytes, sherd_category category, void *out,
+                                 sherd_error *err);
 
 /* offload.c: what the engine adds to offload/: which ranks share this host, guessed scalars, state between steps. */
 sherd_status sherd__engine_offload_create(sherd_engine *engine, sherd_error *err);

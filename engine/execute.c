@@ -248,6 +248,8 @@ static sherd_status execute_scalars(sherd_engine *engine, const sherd__action *a
     sherd_status status = ops->prepare(stream, tag, &engine->rules, block->vote, &block->state, &block->scalars);
 
     (void)action;
+    if (status == SHERD_OK && engine->plan->trust)
+        status = sherd__engine_trust_clear(engine, stream);
     if (status == SHERD_OK) /* and the scalars, which lie behind the state */
         status = ops->copy(stream, tag, &engine->mirror->state, &block->state,
                            sizeof *block - offsetof(sherd__step_block, state));
@@ -272,11 +274,11 @@ static sherd_status lend_whole(sherd_engine *engine, uint32_t bucket, sherd__str
     return sherd__engine_lend_bucket(engine, bucket, sherd__engine_tag(engine, "lend", (int32_t)bucket), stream);
 }
 
-static sherd_status execute_update(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+sherd__update sherd__engine_update_of(const sherd_engine *engine, uint32_t index)
 {
     const sherd_plan *plan = engine->plan;
-    const sherd__bucket *bucket = plan_bucket(engine, action);
-    const sherd__engine_bucket *entry = &engine->buckets[action->bucket];
+    const sherd__bucket *bucket = &plan->buckets[index];
+    const sherd__engine_bucket *entry = &engine->buckets[index];
     int64_t begin = sherd__engine_part_begin(engine, bucket);
     /* FULL mode keeps whole-size sums at stage 1 too; the part begins inside them there. */
     uint64_t sum_begin = plan->full_mode ? (uint64_t)begin : 0;
@@ -296,6 +298,15 @@ static sherd_status execute_update(sherd_engine *engine, const sherd__action *ac
     update.origin = begin;
     update.spans = entry->spans;
     update.n_spans = entry->n_spans;
+    update.ratios = engine->trust.ratios;
+    update.trust = engine->trust.own;
+    return update;
+}
+
+static sherd_status execute_update(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    sherd__update update = sherd__engine_update_of(engine, action->bucket);
+
     step_shard(engine, action->bucket);
     return lend_whole(
         engine, action->bucket, stream,
@@ -390,6 +401,9 @@ static const execute_fn executors[SHERD__ACTIONS] = {
     [SHERD__ACT_FETCH] = execute_fetch,
     [SHERD__ACT_STORE] = execute_store,
     [SHERD__ACT_CARRY] = execute_carry,
+    [SHERD__ACT_TRUST] = sherd__engine_execute_trust,
+    [SHERD__ACT_HOST_TRUST] = sherd__engine_execute_host_trust,
+    [SHERD__ACT_RATIOS] = sherd__engine_execute_ratios,
 };
 
 sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)
@@ -399,6 +413,8 @@ sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)
         return engine->closed;
     case SHERD__EV_VOTED:
         return engine->voted;
+    case SHERD__EV_RATED:
+        return engine->rated;
     case SHERD__EV_READY:
     case SHERD__EV_REDUCED:
     case SHERD__EV_UPDATED:
@@ -408,6 +424,7 @@ sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)
     case SHERD__EV_STEPPED:
     case SHERD__EV_FETCHED:
     case SHERD__EV_STORED:
+    case SHERD__EV_WEIGHED:
         return engine->buckets[ref.bucket].event[ref.kind];
     case SHERD__EV_NONE:
         break;
@@ -423,7 +440,8 @@ sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)
         [SHERD__EV_SUMMED] = action " waits for summed", [SHERD__EV_LOWERED] = action " waits for lowered",            \
         [SHERD__EV_STEPPED] = action " waits for stepped", [SHERD__EV_FETCHED] = action " waits for fetched",          \
         [SHERD__EV_STORED] = action " waits for stored", [SHERD__EV_CLOSED] = action " waits for closed",              \
-        [SHERD__EV_VOTED] = action " waits for voted",                                                                 \
+        [SHERD__EV_VOTED] = action " waits for voted", [SHERD__EV_WEIGHED] = action " waits for weighed",              \
+        [SHERD__EV_RATED] = action " waits for rated",                                                                 \
     }
 static const char *const sites[SHERD__ACTIONS][SHERD__EVENTS] = {
 #define X(name, text) [SHERD__ACT_##name] = SITES_OF(text),

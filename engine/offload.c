@@ -152,6 +152,8 @@ sherd_status sherd__engine_offload_create(sherd_engine *engine, sherd_error *err
     options.guess[0] = &engine->guess[0];
     options.guess[1] = &engine->guess[1];
     options.state = &engine->mirror->state;
+    options.trust = engine->trust.host;
+    options.ratios = engine->trust.host_ratios;
     options.guess_next = guess_next;
     options.guess_ctx = engine;
     guess_next(engine, &engine->guess[0]);

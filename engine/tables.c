@@ -105,6 +105,10 @@ static sherd_status create_events(sherd_engine *engine, sherd_error *err)
 
     if (status == SHERD_OK)
         status = ops->event_create(engine->device, &engine->voted, err);
+    if (status == SHERD_OK && engine->plan->trust)
+        status = ops->event_create(engine->device, &engine->rated, err);
+    for (uint32_t b = 0; status == SHERD_OK && engine->plan->trust && b < engine->plan->n_buckets; b++)
+        status = ops->event_create(engine->device, &engine->buckets[b].event[SHERD__EV_WEIGHED], err);
     for (int s = 0; status == SHERD_OK && s < SHERD__STREAMS; s++)
         status = ops->event_create(engine->device, &engine->sync[s], err);
     for (uint32_t b = 0; status == SHERD_OK && b < engine->plan->n_buckets; b++)
@@ -127,6 +131,8 @@ static void destroy_events(sherd_engine *engine)
     for (int s = 0; s < SHERD__STREAMS; s++)
         if (engine->sync[s])
             ops->event_destroy(engine->sync[s]);
+    if (engine->rated)
+        ops->event_destroy(engine->rated);
     if (engine->voted)
         ops->event_destroy(engine->voted);
     if (engine->closed)

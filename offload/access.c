@@ -6,14 +6,39 @@
 #include "base/alloc.h"
 #include "offload/internal.h"
 
-/* At most, per place: sum, two sets of state, emit; and per work the two scalars. */
+/* At most, per place: sum, two sets of state, emit; and per work the two scalars, or what whole parameters have. */
 #define PER_PLACE (2 * SHERD__STATES + 2)
-#define PER_WORK 4
+#define PER_WORK 5
 
 static void add(sherd__work *work, const void *address, uint64_t bytes, int32_t write)
 {
     if (address && bytes)
         work->access[work->n_access++] = (sherd__access){address, bytes, write};
+}
+
+/* The bucket's parameters, of an array by place in the plan's order. */
+static void declare_tensors(sherd__work *work, const void *array, uint64_t bytes, int32_t write)
+{
+    const sherd__bucket *bucket = &work->offload->plan->buckets[work->bucket];
+    if (array)
+        add(work, (const char *)array + bucket->first * bytes, bucket->count * bytes, write);
+}
+
+static void declare_trust(sherd__work *work)
+{
+    const sherd__offload *offload = work->offload;
+    const sherd__bucket *bucket = &offload->plan->buckets[work->bucket];
+    uint64_t sum_width = sherd_dtype_bytes(sherd__plan_sum_dtype(offload->plan, bucket));
+
+    add(work, offload->scalars, sizeof *offload->scalars, 0);
+    declare_tensors(work, offload->trust, sizeof *offload->trust, 1);
+    for (int32_t node = 0; node < offload->n_nodes; node++) {
+        const sherd__place *place = sherd__places(offload, work->bucket) + node;
+        uint64_t n = (uint64_t)(place->end - place->begin);
+        add(work, place->sum, n * sum_width, 0);
+        for (uint32_t s = 0; s <= offload->plan->n_moments; s++)
+            add(work, sherd__place_now(place, 0, s), n * sizeof(float), 0);
+    }
 }
 
 static void declare_update(sherd__work *work, sherd__work_kind kind)
@@ -24,6 +49,7 @@ static void declare_update(sherd__work *work, sherd__work_kind kind)
 
     if (kind == SHERD__WORK_STEP)
         add(work, offload->scalars, sizeof *offload->scalars, 0);
+    declare_tensors(work, offload->ratios, sizeof *offload->ratios, 0);
     if (kind == SHERD__WORK_STEP && sherd__work_guesses(offload, work->bucket)) {
         add(work, offload->state, sizeof *offload->state, 0);
         for (int next = 0; next < 2; next++) /* which of them: the work knows */
@@ -52,7 +78,7 @@ static void declare_disk(sherd__work *work, sherd__work_kind kind)
     }
 }
 
-static int occurs(const sherd__bucket *bucket, sherd__work_kind kind, int32_t parity)
+static int occurs(const sherd__bucket *bucket, sherd__work_kind kind, int32_t parity, int32_t trust)
 {
     if (parity && !bucket->speculated)
         return 0;
@@ -62,6 +88,8 @@ static int occurs(const sherd__bucket *bucket, sherd__work_kind kind, int32_t pa
     case SHERD__WORK_FETCH:
     case SHERD__WORK_STORE:
         return bucket->tier == SHERD_TIER_DISK;
+    case SHERD__WORK_TRUST:
+        return trust;
     default:
         return 1;
     }
@@ -85,10 +113,12 @@ sherd_status sherd__works_create(sherd__offload *offload, sherd_error *err)
             for (int32_t parity = 0; parity < 2; parity++, next += room) {
                 sherd__work *work = sherd__work_of(offload, b, (sherd__work_kind)kind, parity);
                 *work = (sherd__work){offload, b, parity, next, 0};
-                if (!occurs(&offload->plan->buckets[b], (sherd__work_kind)kind, parity))
+                if (!occurs(&offload->plan->buckets[b], (sherd__work_kind)kind, parity, offload->plan->trust))
                     continue;
                 if (kind == SHERD__WORK_FETCH || kind == SHERD__WORK_STORE)
                     declare_disk(work, (sherd__work_kind)kind);
+                else if (kind == SHERD__WORK_TRUST)
+                    declare_trust(work);
                 else
                     declare_update(work, (sherd__work_kind)kind);
             }

@@ -223,6 +223,8 @@ sherd_status sherd__offload_create(const sherd__offload_options *options, sherd_
     offload->guess[0] = options->guess[0];
     offload->guess[1] = options->guess[1];
     offload->state = options->state;
+    offload->trust = options->trust;
+    offload->ratios = options->ratios;
     offload->guess_next = options->guess_next;
     offload->guess_ctx = options->guess_ctx;
     status = make_all(offload, options, err);

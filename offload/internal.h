@@ -29,6 +29,7 @@ typedef enum sherd__work_kind {
     SHERD__WORK_SPECULATE,
     SHERD__WORK_FETCH,
     SHERD__WORK_STORE,
+    SHERD__WORK_TRUST,
     SHERD__WORKS
 } sherd__work_kind;
 
@@ -51,6 +52,8 @@ struct sherd__offload {
     const sherd__step_scalars *scalars;
     sherd__step_scalars *guess[2];
     const sherd__step_state *state;
+    sherd__trust_sums *trust;
+    const float *ratios;
     void (*guess_next)(void *ctx, sherd__step_scalars *out);
     void *guess_ctx;
     int32_t seated;         /* the host stream's thread has taken its seat */

@@ -32,6 +32,8 @@ typedef struct sherd__offload_options {
     const sherd__step_scalars *scalars; /* on the host, as voted */
     sherd__step_scalars *guess[2];      /* on the host, by parity; [0] is filled by the caller */
     const sherd__step_state *state;     /* on the host, as voted */
+    sherd__trust_sums *trust;           /* on the host, by place in the plan's order; NULL where nobody wants ratios */
+    const float *ratios;                /* likewise */
     /* Makes the next step's guess; called by the host's work of the step, after the vote. */
     void (*guess_next)(void *ctx, sherd__step_scalars *out);
     void *guess_ctx;
@@ -52,6 +54,8 @@ sherd_status sherd__offload_speculate(sherd__offload *offload, sherd__stream *st
 /* Parity is what it was at SPECULATE; afterwards the truth is in the other set. */
 sherd_status sherd__offload_step(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket,
                                  int32_t parity);
+/* Adds the norms of the bucket's parameters and directions to options.trust; writes nothing else. */
+sherd_status sherd__offload_trust(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket);
 sherd_status sherd__offload_raise(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket,
                                   int32_t parity, void *working);
 sherd_status sherd__offload_fetch(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket);

@@ -23,6 +23,7 @@ typedef struct pass {
     const sherd__step_scalars *scalars;
     int64_t part_begin;
     int32_t parity;
+    int32_t trust; /* 1: only the norms, nothing is updated */
 } pass;
 
 static int64_t chunks_of(const sherd__place *place)
@@ -53,7 +54,9 @@ static sherd__update update_of(const pass *p, const sherd__place *place)
                             .sum_dtype = sherd__plan_sum_dtype(plan, p->bucket),
                             .emit = place->emit,
                             .emit_dtype = p->bucket->dtype,
-                            .origin = p->part_begin + place->begin};
+                            .origin = p->part_begin + place->begin,
+                            .ratios = p->offload->ratios,
+                            .trust = p->offload->trust};
 
     update.master = sherd__place_now(place, p->parity, 0);
     for (uint32_t m = 0; m < plan->n_moments; m++)
@@ -82,7 +85,10 @@ static void update_range(const pass *p, const sherd__place *place, int64_t begin
             span.end = span.end < end ? span.end : end;
             spans[update.n_spans++] = span;
         }
-        p->offload->math->update(NULL, &update);
+        if (p->trust)
+            p->offload->math->trust(NULL, &update);
+        else
+            p->offload->math->update(NULL, &update);
     }
 }
 
@@ -111,7 +117,7 @@ static void run_chunk(void *arg, int64_t chunk, int32_t worker)
     from = chunk * CHUNK_ELEMS;
     n = place->end - place->begin - from;
     n = n < CHUNK_ELEMS ? n : CHUNK_ELEMS;
-    if (p->scalars->skip)
+    if (p->scalars->skip && !p->trust)
         keep_range(p, place, from, n);
     else
         update_range(p, place, p->part_begin + place->begin + from, p->part_begin + place->begin + from + n);
@@ -127,7 +133,7 @@ static void take_seat(sherd__offload *offload)
     (void)sherd__team_pin_caller(offload->team, NULL);
 }
 
-static void run_pass(const sherd__work *work, const sherd__step_scalars *scalars)
+static void run_pass(const sherd__work *work, const sherd__step_scalars *scalars, int32_t trust)
 {
     sherd__offload *offload = work->offload;
     const sherd__bucket *bucket = &offload->plan->buckets[work->bucket];
@@ -138,7 +144,8 @@ static void run_pass(const sherd__work *work, const sherd__step_scalars *scalars
               .n_spans = offload->n_spans[work->bucket],
               .scalars = scalars,
               .part_begin = sherd__plan_part_begin(offload->plan, bucket, offload->rank),
-              .parity = work->parity};
+              .parity = work->parity,
+              .trust = trust};
     uint64_t former = sherd__float_mode_enter();
     int64_t end = 0;
 
@@ -164,7 +171,7 @@ static sherd_status do_step(void *arg, sherd_error *err)
     }
     if (!offload->plan->buckets[work->bucket].speculated || offload->left_out[work->bucket] ||
         !sherd__step_scalars_same(offload->guess[work->parity], offload->scalars))
-        run_pass(work, offload->scalars);
+        run_pass(work, offload->scalars, 0);
     return SHERD_OK;
 }
 
@@ -176,7 +183,16 @@ static sherd_status do_speculate(void *arg, sherd_error *err)
     (void)err;
     offload->left_out[work->bucket] = atomic_load(&offload->votes) > offload->steps;
     if (!offload->left_out[work->bucket])
-        run_pass(work, offload->guess[work->parity]);
+        run_pass(work, offload->guess[work->parity], 0);
+    return SHERD_OK;
+}
+
+static sherd_status do_trust(void *arg, sherd_error *err)
+{
+    const sherd__work *work = arg;
+
+    (void)err;
+    run_pass(work, work->offload->scalars, 1);
     return SHERD_OK;
 }
 
@@ -196,6 +212,11 @@ sherd_status sherd__offload_step(sherd__offload *offload, sherd__stream *stream,
                                  int32_t parity)
 {
     return enqueue(offload, stream, tag, sherd__work_of(offload, bucket, SHERD__WORK_STEP, parity), do_step);
+}
+
+sherd_status sherd__offload_trust(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket)
+{
+    return enqueue(offload, stream, tag, sherd__work_of(offload, bucket, SHERD__WORK_TRUST, 0), do_trust);
 }
 
 sherd_status sherd__offload_speculate(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket,

@@ -12,6 +12,7 @@
 
 #include "optim/adagrad.h"
 #include "optim/adamw.h"
+#include "optim/lamb.h"
 #include "optim/lion.h"
 #include "optim/sgd.h"
 
@@ -20,6 +21,12 @@
     X(ADAM, adam, 2)                                                                                                   \
     X(SGD, sgd, 1)                                                                                                     \
     X(LION, lion, 1)                                                                                                   \
-    X(ADAGRAD, adagrad, 1)
+    X(ADAGRAD, adagrad, 1)                                                                                             \
+    X(LAMB, lamb, 2)
+
+/* Of these, the ones that want a ratio for each whole parameter (optim/trust.h), which sherd__<name>_direction is for; and
+ * whether a constant is one of them, to be decided when a kernel is compiled. */
+#define SHERD__OPTIM_TRUST_MAP(X) X(LAMB, lamb, 2)
+#define SHERD__OPTIM_TRUSTS(kind) ((kind) == SHERD_LAMB)
 
 #endif

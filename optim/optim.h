@@ -12,6 +12,7 @@
 
 #define SHERD__MAX_MOMENTS 2
 #define SHERD__GROUP_SCALARS 8
+#define SHERD__TENSOR_SCALAR (SHERD__GROUP_SCALARS - 1) /* the parameter's own, where the optimizer has a direction */
 
 /* What an update carries from step to step; lives in device memory; saved in checkpoints. */
 typedef struct sherd__step_state {
@@ -56,6 +57,7 @@ typedef struct sherd__step_rules {
     int32_t consecutive_hysteresis;
     int32_t cycle_betas;    /* 1: beta1, beta2 of each update come from `cycle` */
     sherd_one_cycle cycle;
+    double min_coeff, max_coeff; /* of the ratio of whole parameters */
     uint32_t n_groups;      /* ≥ 1 */
     sherd_group groups[SHERD_MAX_GROUPS];
     uint32_t own_rate; /* bit g: groups[g].lr is that group's rate, whatever the vote says */
@@ -83,6 +85,9 @@ typedef struct sherd__optim {
     /* Reference twin: one element. `moment` has n_moments values. gradient is already sum × factor. */
     void (*element)(const float scalars[SHERD__GROUP_SCALARS], uint32_t first, float gradient, float *master,
                     float *moment);
+    /* NULL, or: the step wants the ratio of whole parameters in SHERD__TENSOR_SCALAR, and this is what it is taken of. Reference
+     * twin; changes `moment` as the element's update does. */
+    float (*direction)(const float scalars[SHERD__GROUP_SCALARS], float gradient, float master, float *moment);
 } sherd__optim;
 
 /* NULL for what is not a value of sherd_optimizer. */

@@ -40,6 +40,8 @@ void sherd__step_rules_init(sherd__step_rules *rules, const sherd_config *config
     rules->cycle = config->one_cycle;
     rules->cycle_betas = config->scheduler.kind == SHERD_SCHED_ONE_CYCLE && config->one_cycle.cycle_momentum &&
                          config->optimizer.kind != SHERD_SGD && config->optimizer.kind != SHERD_ADAGRAD;
+    rules->min_coeff = config->lamb.min_coeff;
+    rules->max_coeff = config->lamb.max_coeff;
     rules->n_groups = config->n_groups ? config->n_groups : 1;
     rules->groups[0] = (sherd_group){config->optimizer.lr, config->optimizer.weight_decay};
     if (config->n_groups) {

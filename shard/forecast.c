@@ -39,6 +39,10 @@ static double duration(const simulation *sim, const sherd__action *action)
     const sherd_profile *cost = sim->cost;
     if (action->kind == SHERD__ACT_VOTE)
         return cost->collective_ns;
+    if (action->kind == SHERD__ACT_RATIOS) /* at stage 0 nothing is exchanged */
+        return plan->whole_state ? 0
+                                 : cost->collective_ns + (double)(plan->trust_slices * plan->trust_slice_bytes) *
+                                                             cost->gather_ns_per_byte;
     if (action->kind == SHERD__ACT_SCALARS)
         return 0;
     const sherd__bucket *bucket = &plan->buckets[action->bucket];
@@ -50,6 +54,8 @@ static double duration(const simulation *sim, const sherd__action *action)
         return cost->collective_ns +
                elems * (double)sherd__plan_sum_elem_bytes(plan, bucket) * cost->gather_ns_per_byte;
     case SHERD__ACT_UPDATE: return state * cost->update_ns_per_elem;
+    case SHERD__ACT_TRUST: return state * cost->update_ns_per_elem / 2; /* reads what the update reads, writes nothing */
+    case SHERD__ACT_HOST_TRUST: return state * cost->host_update_ns_per_elem / 2;
     case SHERD__ACT_GATHER:
         return cost->collective_ns + elems * (double)sherd_dtype_bytes(bucket->dtype) * cost->gather_ns_per_byte;
     case SHERD__ACT_LOWER: return state * (double)sherd__plan_sum_elem_bytes(plan, bucket) * cost->bus_ns_per_byte;

@@ -109,6 +109,10 @@ static void put_rules(writer *to, const sherd_config *config)
     put(to, (uint64_t)config->scheduler.total_num_steps);
     put(to, (uint64_t)config->scheduler.warmup_linear);
     put_schedules_and_scale(to, config);
+    if (config->optimizer.kind == SHERD_LAMB) {
+        put_double(to, config->lamb.max_coeff);
+        put_double(to, config->lamb.min_coeff);
+    }
     put(to, config->n_groups);
     for (uint32_t g = 0; g < config->n_groups; g++) {
         put_double(to, config->groups[g].lr);

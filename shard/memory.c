@@ -6,11 +6,29 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "optim/trust.h"
 #include "shard/build.h"
 
 uint64_t sherd__plan_comm_bytes(int32_t world)
 {
     return SHERD__CONTROL_BYTES + SHERD__STEP_BYTES + (uint64_t)SHERD__SCRATCH_BYTES_PER_RANK * (uint64_t)world;
+}
+
+/* Slices begin at lines of the cache, so that nobody's words share one with another rank's. */
+void sherd__plan_place_trust(sherd_plan *plan)
+{
+    const uint64_t line = 64;
+    if (!plan->trust)
+        return;
+    for (uint32_t b = 0; b < plan->n_buckets; b++)
+        plan->n_tensors += plan->buckets[b].count;
+    plan->trust = plan->n_tensors > 0;
+    if (!plan->trust)
+        return;
+    plan->trust_slices = plan->whole_state ? 1 : (uint32_t)plan->world;
+    plan->trust_slice_bytes = (plan->n_tensors * sizeof(sherd__trust_sums) + line - 1) / line * line;
+    plan->ratio_bytes = (plan->n_tensors * sizeof(float) + line - 1) / line * line;
+    plan->comm_bytes += sherd__plan_trust_device_bytes(plan);
 }
 
 sherd_status sherd_plan_memory(const sherd_plan *plan, int32_t rank, sherd_memory *out)
@@ -29,7 +47,7 @@ sherd_status sherd_plan_memory(const sherd_plan *plan, int32_t rank, sherd_memor
     const sherd__placement *placement = &plan->placement;
     bytes[SHERD_CAT_STAGING] = placement->sum_slots * placement->sum_slot_bytes;
     bytes = out->bytes[SHERD_TIER_HOST];
-    bytes[SHERD_CAT_COMMUNICATION] = SHERD__HOST_COMM_BYTES;
+    bytes[SHERD_CAT_COMMUNICATION] = SHERD__HOST_COMM_BYTES + plan->trust_slice_bytes + plan->ratio_bytes;
     bytes[SHERD_CAT_GRAD_SUMS] = placement->host_sum_bytes;
     bytes[SHERD_CAT_MASTER] = placement->host_master_elems * sizeof(float);
     bytes[SHERD_CAT_MOMENTS] = placement->host_moment_elems * sizeof(float) * plan->n_moments;

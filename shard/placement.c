@@ -48,6 +48,10 @@ static sherd_status check_offload(const sherd_plan *plan, sherd_error *err)
     if (config->offload.buffer_count < 1 || config->offload.buffer_count > (int32_t)SHERD__MAX_SLOTS)
         return sherd__fail(err, SHERD_EINVAL, "offload_optimizer.buffer_count is %" PRId32 "; give 1 to %u",
                            config->offload.buffer_count, SHERD__MAX_SLOTS);
+    if (plan->trust && config->offload.speculate)
+        return sherd__fail(err, SHERD_EINVAL,
+                           "sherd.speculate is on, but optimizer Lamb steps by the norms of whole parameters, which are known only "
+                           "after the vote; set it to false");
     return SHERD_OK;
 }
 

@@ -47,6 +47,9 @@ static sherd_status check_config(const sherd_config *config, sherd_error *err)
     if (!sherd__optim_get(config->optimizer.kind))
         return sherd__fail(err, SHERD_EINVAL, "optimizer kind %d is unknown; use a value of sherd_optimizer",
                            (int)config->optimizer.kind);
+    if (config->optimizer.kind == SHERD_LAMB && !(config->lamb.min_coeff >= 0 && config->lamb.max_coeff >= config->lamb.min_coeff))
+        return sherd__fail(err, SHERD_EINVAL, "optimizer Lamb: min_coeff %g and max_coeff %g; give 0 or more, the least first",
+                           config->lamb.min_coeff, config->lamb.max_coeff);
     return check_scaling(config, err);
 }
 
@@ -72,6 +75,7 @@ static sherd_status take_config(sherd_plan *plan, const sherd_config *config, in
     plan->full_mode = plan->config.zero.stage < 2 && plan->config.gradient_accumulation_steps > 1;
     plan->whole_state = plan->config.zero.stage == 0;
     plan->n_moments = sherd__optim_get(plan->config.optimizer.kind)->n_moments;
+    plan->trust = sherd__optim_get(plan->config.optimizer.kind)->direction != NULL;
     plan->comm_bytes = sherd__plan_comm_bytes(world);
     if (plan->config.reproducible)
         plan->carries = sherd__plan_carries(plan->config.gradient_accumulation_steps);
@@ -89,6 +93,7 @@ static sherd_status build(sherd_plan *plan, const sherd_config *config, const sh
     if ((status = sherd__plan_place_ring(plan, err)))
         return status;
     sherd__plan_place_receive(plan);
+    sherd__plan_place_trust(plan);
     if ((status = sherd__plan_place_state(plan, err)) || (status = sherd__schedule_build(plan, err)))
         return status;
     return sherd__plan_seal(plan, err);

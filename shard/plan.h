@@ -115,6 +115,13 @@ struct sherd_plan {
     sherd__placement placement;
     int64_t total_elems;                                       /* without padding, frozen included */
     sherd__schedule schedule;
+    /* Ratios of whole parameters (optim/trust.h), where the optimizer wants them. Parameters stand in the plan's order. Part of
+     * COMMUNICATION: on the device one slice of sums for every rank whose part differs, their total where that is more than one,
+     * and the ratios; on the host the total and the ratios once more, which offloaded buckets work with. */
+    int32_t trust;
+    uint32_t trust_slices;      /* the world; 1 where every rank has whole buckets */
+    uint32_t n_tensors;         /* in `order` */
+    uint64_t trust_slice_bytes, ratio_bytes;
     uint64_t receive_bytes; /* of comm_bytes: what others' slices arrive in, where they cannot be read in place */
     uint8_t hash[16];
 };
@@ -144,6 +151,11 @@ uint64_t sherd__plan_comm_bytes(int32_t world);
  * the host must see them (digests). */
 #define SHERD__STAGE_BYTES 65536u
 #define SHERD__HOST_COMM_BYTES (SHERD__STEP_BYTES + SHERD__STAGE_BYTES)
+
+static inline uint64_t sherd__plan_trust_device_bytes(const sherd_plan *plan)
+{
+    return (plan->trust_slices + (plan->trust_slices > 1)) * plan->trust_slice_bytes + plan->ratio_bytes;
+}
 
 /* 1: the bucket's master and moments are not on the device. */
 static inline int sherd__bucket_offloaded(const sherd__bucket *bucket) { return bucket->tier != SHERD_TIER_DEVICE; }

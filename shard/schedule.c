@@ -21,6 +21,11 @@
  * - RAISE waits for the host's update, and the first of them for CLOSED; it records UPDATED, as UPDATE does, and from there
  *   on nothing differs;
  * - FETCH waits for its slot (former user stored; raised too, where that raises the slot's own masters), STORE for the update.
+ * Ratios of whole parameters:
+ * - TRUST and HOST_TRUST wait for what the first update waits for without them, but for CLOSED: they write no parameter;
+ * - RATIOS waits for the last of each, the first update of each kind for RATED;
+ * - a slot of the disk tier is fetched into anew when the pass before it has been WEIGHED. Where every disk bucket has a slot
+ *   of its own, one FETCH serves both passes.
  * A buffer that only this bucket uses, each step anew (host sums, second buffers), needs no wait: between two uses lies
  * UPDATED, then the gather, then the next step's reduction.
  *
@@ -98,22 +103,45 @@ static void emit_lower(const sherd_plan *plan, sherd__schedule *schedule, uint32
     wait_for(action, SHERD__EV_LOWERED, bucket);
 }
 
-static void emit_fetch(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket)
+/* `implied`: a fetch before this one waits for a later user of another slot. */
+static void emit_fetch(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket, int implied)
 {
     const sherd__slot *slot = &plan->buckets[bucket].disk_slot;
     sherd__action scratch, *action = emit(schedule, &scratch, SHERD__ACT_FETCH, SHERD__READ, bucket, 0);
 
-    wait_for(action, SHERD__EV_STORED, slot->former);
-    if (plan->buckets[slot->former].dtype == SHERD_FP32)
+    if (!implied)
+        wait_for(action, SHERD__EV_STORED, slot->former);
+    if (!implied && plan->buckets[slot->former].dtype == SHERD_FP32)
         wait_for(action, SHERD__EV_UPDATED, slot->former);
     record(action, SHERD__EV_FETCHED, bucket);
+}
+
+/* Of the first fetches into each slot, in a pass over the disk's buckets that follows another: the first slots were used last,
+ * up to the one of the last bucket, so that the slots after that are free by then. */
+static int implied_first(const sherd_plan *plan, uint32_t slot)
+{
+    return slot > (plan->placement.n_disk - 1) % plan->placement.disk_slots;
 }
 
 /* Read ahead: as many as there are slots, while backward runs. */
 static void emit_first_fetches(const sherd_plan *plan, sherd__schedule *schedule)
 {
     for (uint32_t n = 0; n < plan->placement.disk_slots; n++)
-        emit_fetch(plan, schedule, plan->placement.n_disk - 1 - n);
+        emit_fetch(plan, schedule, plan->placement.n_disk - 1 - n, implied_first(plan, n));
+}
+
+/* What the first work of the host at the boundary waits for: the lowered sums, and with the last of them all before it. */
+static void wait_for_lowered(const sherd_plan *plan, sherd__action *action, uint32_t bucket)
+{
+    wait_for(action, SHERD__EV_VOTED, 0);
+    if (!plan->buckets[bucket].speculated)
+        wait_for(action, SHERD__EV_LOWERED, bucket);
+}
+
+/* 1: the disk tier has fewer slots than buckets, so that each pass over them fetches anew. */
+static int fetches_twice(const sherd_plan *plan)
+{
+    return plan->trust && plan->placement.n_disk > plan->placement.disk_slots;
 }
 
 /* The update of an offloaded bucket, as far as UPDATED. */
@@ -124,11 +152,11 @@ static void emit_host_update(const sherd_plan *plan, sherd__schedule *schedule, 
     int uses_emit = entry->dtype != SHERD_FP32 && !entry->speculated;
     sherd__action scratch, *action = emit(schedule, &scratch, SHERD__ACT_HOST_UPDATE, SHERD__HOST, bucket, 0);
 
-    if (first)
-        wait_for(action, SHERD__EV_VOTED, 0);
-    if (first && !entry->speculated)
-        wait_for(action, SHERD__EV_LOWERED, bucket); /* and with it all before it */
-    if (on_disk)
+    if (first && plan->trust)
+        wait_for(action, SHERD__EV_RATED, 0);
+    else if (first)
+        wait_for_lowered(plan, action, bucket);
+    if (on_disk && (!plan->trust || fetches_twice(plan)))
         wait_for(action, SHERD__EV_FETCHED, bucket);
     if (uses_emit && !entry->emit_slot.former_previous)
         wait_for(action, SHERD__EV_UPDATED, entry->emit_slot.former);
@@ -144,7 +172,55 @@ static void emit_host_update(const sherd_plan *plan, sherd__schedule *schedule, 
     wait_for(action, SHERD__EV_STEPPED, bucket);
     record(action, SHERD__EV_STORED, bucket);
     if (bucket >= plan->placement.disk_slots)
-        emit_fetch(plan, schedule, bucket - plan->placement.disk_slots);
+        emit_fetch(plan, schedule, bucket - plan->placement.disk_slots, 0);
+}
+
+/* FETCH into the slot of a bucket whose norms have been taken. */
+static void emit_fetch_after_weighing(sherd__schedule *schedule, uint32_t bucket, uint32_t former, int implied)
+{
+    sherd__action scratch, *action = emit(schedule, &scratch, SHERD__ACT_FETCH, SHERD__READ, bucket, 0);
+
+    if (!implied)
+        wait_for(action, SHERD__EV_WEIGHED, former);
+    record(action, SHERD__EV_FETCHED, bucket);
+}
+
+static void emit_trust(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket)
+{
+    uint32_t n_off = plan->placement.n_off, n_disk = plan->placement.n_disk, slots = plan->placement.disk_slots;
+    int offloaded = bucket < n_off, again = bucket < n_disk && fetches_twice(plan);
+    sherd__action scratch, *action = emit(schedule, &scratch, offloaded ? SHERD__ACT_HOST_TRUST : SHERD__ACT_TRUST,
+                                          offloaded ? SHERD__HOST : SHERD__UPDATE, bucket, 0);
+
+    if (bucket == n_off - 1)
+        wait_for_lowered(plan, action, bucket);
+    else if (bucket == plan->n_buckets - 1)
+        wait_for(action, SHERD__EV_VOTED, 0);
+    if (bucket < n_disk)
+        wait_for(action, SHERD__EV_FETCHED, bucket);
+    if (bucket == 0 || bucket == n_off || again)
+        record(action, SHERD__EV_WEIGHED, bucket);
+    if (again && bucket >= slots)
+        emit_fetch_after_weighing(schedule, bucket - slots, bucket, 0);
+}
+
+/* The pass over all parameters that the ratios take, and the first fetches of the next pass. */
+static void emit_ratios(const sherd_plan *plan, sherd__schedule *schedule)
+{
+    uint32_t n_off = plan->placement.n_off, n_disk = plan->placement.n_disk, slots = plan->placement.disk_slots;
+    sherd__action scratch, *action;
+
+    for (uint32_t left = plan->n_buckets; left > 0; left--)
+        emit_trust(plan, schedule, left - 1);
+    for (uint32_t n = 0; fetches_twice(plan) && n < slots; n++)
+        emit_fetch_after_weighing(schedule, n_disk - 1 - n, plan->buckets[n_disk - 1 - n].disk_slot.former,
+                                  implied_first(plan, n));
+    action = emit(schedule, &scratch, SHERD__ACT_RATIOS, SHERD__COMM, 0, 0);
+    if (n_off > 0)
+        wait_for(action, SHERD__EV_WEIGHED, 0);
+    if (n_off < plan->n_buckets)
+        wait_for(action, SHERD__EV_WEIGHED, n_off);
+    record(action, SHERD__EV_RATED, 0);
 }
 
 static void emit_device_update(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket)
@@ -152,7 +228,7 @@ static void emit_device_update(const sherd_plan *plan, sherd__schedule *schedule
     sherd__action scratch, *action = emit(schedule, &scratch, SHERD__ACT_UPDATE, SHERD__UPDATE, bucket, 0);
 
     if (bucket == plan->n_buckets - 1) {
-        wait_for(action, SHERD__EV_VOTED, 0);
+        wait_for(action, plan->trust ? SHERD__EV_RATED : SHERD__EV_VOTED, 0);
         wait_for(action, SHERD__EV_CLOSED, 0);
     }
     record(action, SHERD__EV_UPDATED, bucket);
@@ -207,6 +283,8 @@ static sherd__range emit_boundary(const sherd_plan *plan, sherd__schedule *sched
     emit(schedule, &scratch, SHERD__ACT_VOTE, SHERD__COMM, 0, 0);
     action = emit(schedule, &scratch, SHERD__ACT_SCALARS, SHERD__COMM, 0, 0);
     record(action, SHERD__EV_VOTED, 0);
+    if (plan->trust)
+        emit_ratios(plan, schedule);
     for (uint32_t left = plan->n_buckets; left > 0; left--) {
         uint32_t bucket = left - 1;
         if (sherd__bucket_offloaded(&plan->buckets[bucket]))

@@ -14,6 +14,10 @@
  * Offloaded buckets: LOWER as soon as the step's sum is there, SPECULATE where that is on, and at the boundary instead of
  * UPDATE: HOST_UPDATE (which for a speculated bucket only looks whether the guess was right), RAISE, which records
  * UPDATED. Buckets on disk: FETCH before, STORE after.
+ *
+ * Where the optimizer wants ratios of whole parameters, the boundary has two passes: TRUST of every bucket (HOST_TRUST of the
+ * offloaded ones, FETCH before those on disk), which reads what the update will read and changes nothing but sums; RATIOS; then
+ * the updates as ever.
  */
 #ifndef SHERD_SHARD_SCHEDULE_H
 #define SHERD_SHARD_SCHEDULE_H
@@ -40,7 +44,10 @@
     X(RAISE, "raise")             /* the updated values to the working copy */                                       \
     X(FETCH, "fetch")             /* master and moments from disk into a slot */                                     \
     X(STORE, "store")             /* and back */                                                                     \
-    X(CARRY, "carry")             /* reproducible: sums of as many micro-steps each are joined in pairs */
+    X(CARRY, "carry")             /* reproducible: sums of as many micro-steps each are joined in pairs */           \
+    X(TRUST, "trust")             /* norms of the parameters and of their directions */                              \
+    X(HOST_TRUST, "host_trust")   /* the same of an offloaded bucket */                                              \
+    X(RATIOS, "ratios")           /* all ranks' norms → each parameter's ratio */
 
 typedef enum sherd__action_kind {
 #define X(name, text) SHERD__ACT_##name,
@@ -64,8 +71,8 @@ typedef enum sherd__stream_id {
 /* Events. Per bucket: READY (recorded on the compute stream when the last gradient is ready), REDUCED (recorded after
  * REDUCE or ACCUMULATE: the own slot has been read by this rank), UPDATED (the own part of the working copy is new),
  * GATHERED; SUMMED (the step's sum is complete, where REDUCED does not say it), LOWERED, STEPPED (the host has updated), FETCHED,
- * STORED. Per step (bucket 0): CLOSED
- * (compute stream, at the boundary), VOTED. */
+ * STORED; WEIGHED (TRUST and HOST_TRUST are done, so far as somebody waits for that one). Per step (bucket 0): CLOSED
+ * (compute stream, at the boundary), VOTED, RATED (the ratios are known). */
 #define SHERD__EVENT_MAP(X)                                                                                          \
     X(READY, "ready")                                                                                                \
     X(REDUCED, "reduced")                                                                                            \
@@ -77,7 +84,9 @@ typedef enum sherd__stream_id {
     X(FETCHED, "fetched")                                                                                            \
     X(STORED, "stored")                                                                                              \
     X(CLOSED, "closed")                                                                                              \
-    X(VOTED, "voted")
+    X(VOTED, "voted")                                                                                                \
+    X(WEIGHED, "weighed")                                                                                            \
+    X(RATED, "rated")
 typedef enum sherd__event_kind {
 #define X(name, text) SHERD__EV_##name,
     SHERD__EVENT_MAP(X)

@@ -27,7 +27,7 @@ uint32_t sherd__plan_spans(const sherd_plan *plan, uint32_t bucket, int64_t begi
                            uint32_t capacity)
 {
     const sherd__bucket *of = &plan->buckets[bucket];
-    sherd__span last = {0, 0, 0};
+    sherd__span last = {0, 0, 0, 0};
     uint32_t n = 0;
     if (begin >= end)
         return 0;
@@ -39,8 +39,8 @@ uint32_t sherd__plan_spans(const sherd_plan *plan, uint32_t bucket, int64_t begi
             break;
         if (from >= to)
             continue;
-        int joins = n > 0 && last.end == from && last.group == param->group;
-        last = (sherd__span){joins ? last.begin : from, to, param->group};
+        int joins = n > 0 && last.end == from && last.group == param->group && !plan->trust;
+        last = (sherd__span){joins ? last.begin : from, to, param->group, plan->trust ? of->first + place : 0};
         n += !joins;
         if (n <= capacity)
             out[n - 1] = last;

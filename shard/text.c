@@ -83,7 +83,7 @@ static void put_memory(sherd__text *to, const sherd_plan *plan)
 
 static void put_event(sherd__text *to, sherd__event_ref event)
 {
-    if (event.kind == SHERD__EV_CLOSED || event.kind == SHERD__EV_VOTED)
+    if (event.kind == SHERD__EV_CLOSED || event.kind == SHERD__EV_VOTED || event.kind == SHERD__EV_RATED)
         sherd__text_put(to, " %s", sherd__event_name(event.kind));
     else
         sherd__text_put(to, " %s[%" PRIu32 "]", sherd__event_name(event.kind), event.bucket);
@@ -92,7 +92,7 @@ static void put_event(sherd__text *to, sherd__event_ref event)
 static void put_action(sherd__text *to, const sherd__action *action)
 {
     sherd__text_put(to, "    %-7s %-11s", stream_names[action->stream], sherd__action_name(action->kind));
-    if (action->kind != SHERD__ACT_VOTE && action->kind != SHERD__ACT_SCALARS)
+    if (action->kind != SHERD__ACT_VOTE && action->kind != SHERD__ACT_SCALARS && action->kind != SHERD__ACT_RATIOS)
         sherd__text_put(to, " %" PRIu32, action->bucket);
     if (action->flags & SHERD__F_ASSIGN)
         sherd__text_put(to, " assign");

@@ -266,7 +266,7 @@ static sherd_status open_bench(bench *b)
 
         b->leaf[i] = array + (uint64_t)(i % 2) * (uint64_t)b->elems * 2;
     }
-    b->span = (sherd__span){0, b->elems, 0};
+    b->span = (sherd__span){0, b->elems, 0, 0};
     return status;
 }
 

@@ -62,7 +62,7 @@ static void run_kernel(bench *b, const work *w)
     sherd__norm norm;
     sherd__norm_clear(&norm);
     if (w->update) {
-        sherd__span span = {0, b->elems, 0};
+        sherd__span span = {0, b->elems, 0, 0};
         sherd__update update = {.kind = w->kind, .scalars = &b->scalars, .sum = b->src[0], .sum_dtype = w->dtype,
                                 .master = b->dst, .moment = {b->moment[0], w->kind == SHERD_SGD ? NULL : b->moment[1]},
                                 .emit = w->emit ? b->emit : NULL, .spans = &span, .n_spans = 1};

@@ -100,7 +100,7 @@ void step_arrays_free(step_arrays *arrays)
 
 void step_arrays_update(const step_arrays *arrays, const sherd__host_math *math, sherd__team *team)
 {
-    sherd__span span = {0, arrays->shape.params, 0};
+    sherd__span span = {0, arrays->shape.params, 0, 0};
     sherd__update update = {.kind = arrays->shape.kind,
                             .scalars = &arrays->scalars,
                             .sum = arrays->sum,

@@ -141,7 +141,7 @@ static double host_ns_per_elem(void)
 {
     int64_t n = (int64_t)params / 256 * 256; /* all of it: one bucket would stay in the cache */
     float *arrays = malloc((size_t)n * 18);  /* master, two moments, sum; bf16 emit */
-    sherd__span span = {0, n, 0};
+    sherd__span span = {0, n, 0, 0};
     sherd__step_scalars scalars = {.factor = 1};
     sherd__update update = {.kind = SHERD_ADAMW,
                             .scalars = &scalars,

@@ -50,7 +50,7 @@ void host_step_run(void *team, const host_step *s)
     uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] = {0};
     sherd__step_state state;
     sherd__step_scalars scalars;
-    sherd__span span = {0, s->n, 0};
+    sherd__span span = {0, s->n, 0, 0};
     sherd__update update = {.kind = SHERD_ADAMW,
                             .scalars = &scalars,
                             .sum = s->sum,

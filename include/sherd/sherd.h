@@ -151,7 +151,7 @@ SHERD_API uint64_t sherd_memory_total(const sherd_memory *memory, sherd_tier tie
 #define SHERD_BUDGET_AUTO (-2) /* what is free: to be made a number by sherd_config_resolve_budget */
 
 typedef enum sherd_optimizer {
-    SHERD_ADAMW = 0, SHERD_ADAM = 1 /* L2, not decoupled */, SHERD_SGD = 2, SHERD_LION = 3, SHERD_ADAGRAD = 4
+    SHERD_ADAMW = 0, SHERD_ADAM /* L2, not decoupled */, SHERD_SGD, SHERD_LION, SHERD_ADAGRAD, SHERD_LAMB
 } sherd_optimizer;
 
 typedef enum sherd_scheduler {
@@ -275,6 +275,7 @@ typedef struct sherd_config {
     } scaling;
     int32_t reproducible;                   /* sherd.reproducible: sums are one tree over micro-batches, whatever the world */
     sherd_monitor tensorboard, csv_monitor;
+    struct { double max_coeff, min_coeff; } lamb; /* bounds of a parameter's norm over its direction's; 10, 0.01 */
 } sherd_config;
 
 /* Defaults. `size` is sizeof(sherd_config) as the caller was compiled. */

@@ -21,7 +21,7 @@ enum { MAX_CASES = 512, STEPS = 4 };
 
 typedef struct matrix {
     int64_t steps;
-    int wide;
+    int wide; /* 2: LAMB */
     uint32_t first, stride;
     sherd_reduction reduction;
     case_result results[NCCL_RANKS][MAX_CASES];
@@ -31,8 +31,10 @@ static uint32_t combinations, accumulated;
 
 static int matrix_case(const matrix *m, uint32_t i, int32_t world, engine_case *out)
 {
-    if (i >= MAX_CASES || !case_at(i, world, m->steps, m->wide, out))
+    if (i >= MAX_CASES || (m->wide == 2 && i >= CASE_LAMB_PLAIN) ||
+        !(m->wide == 2 ? case_lamb_at(i, world, m->steps, out) : case_at(i, world, m->steps, m->wide, out)))
         return 0;
+    out->read_back = 0;
     out->transport = SHERD_TRANSPORT_NCCL;
     out->reduction = m->reduction;
     return 1;
@@ -121,6 +123,8 @@ static void test_wide(void **state)
     run_world(2, 3, 1, 0, 11);
     run_world(3, 3, 1, 2, 17);
     run_world(4, 3, 1, 4, 23);
+    run_world(2, 3, 2, 0, 7);
+    run_world(3, 3, 2, 1, 11);
     printf("combinations: %u, with several micro-steps: %u\n", combinations, accumulated);
     assert_true(accumulated > 4);
 }

@@ -39,6 +39,7 @@ static void compose(const sherd__key *key, const char *value, char *text, size_t
         if (depth == 1 && strcmp(part, "params") == 0) {
             type = key->members & SHERD__FOR_ADAM     ? "\"type\": \"Adam\", "
                    : key->members & SHERD__FOR_SGD    ? "\"type\": \"SGD\", "
+                   : key->members & SHERD__FOR_LAMB   ? "\"type\": \"Lamb\", "
                    : key->members & SHERD__FOR_WARMUP ? "\"type\": \"WarmupLR\", "
                    : key->members & SHERD__FOR_DECAY  ? "\"type\": \"WarmupDecayLR\", "
                    : key->members & SHERD__FOR_COSINE ? "\"type\": \"WarmupCosineLR\", "
@@ -131,6 +132,9 @@ static const arrival arrivals[] = {
     ARRIVES("optimizer.type", "\"adamw\"", 'i', optimizer.kind, SHERD_ADAMW),
     ARRIVES("optimizer.type", "\"Lion\"", 'i', optimizer.kind, SHERD_LION),
     ARRIVES("optimizer.type", "\"Adagrad\"", 'i', optimizer.kind, SHERD_ADAGRAD),
+    ARRIVES("optimizer.type", "\"lamb\"", 'i', optimizer.kind, SHERD_LAMB),
+    ARRIVES("optimizer.params.max_coeff", "0.3", 'd', lamb.max_coeff, 0.3),
+    ARRIVES("optimizer.params.min_coeff", "0.02", 'd', lamb.min_coeff, 0.02),
     ARRIVES("optimizer.params.lr", "3e-4", 'd', optimizer.lr, 3e-4),
     ARRIVES("optimizer.params.betas", "[0.8, 0.95]", 'd', optimizer.beta1, 0.8),
     ARRIVES("optimizer.params.betas", "[0.8, 0.95]", 'd', optimizer.beta2, 0.95),
@@ -336,7 +340,7 @@ static void keys_without_effect_warn_and_change_nothing(void **state)
 static void refused_keys_are_refused(void **state)
 {
     static const char *const more[][2] = {
-        {"zero_optimization.stage", "3"}, {"optimizer.type", "\"Lamb\""},
+        {"zero_optimization.stage", "3"}, {"optimizer.type", "\"Muon\""},
         {"optimizer.type", "\"onebitadam\""},
         {"zero_optimization.offload_param.device", "\"nvme\""},
         {"communication_data_type", "\"bf16\""}, {"communication_data_type", "\"fp16\""},

@@ -70,10 +70,10 @@ static const fault faults[] = {
      "ds.json: line 1, column 11: fp16.enabled: fp16 and bf16 are both enabled, set one of them to false"},
     {"{\"optimizer\": {\"params\": {\"lr\": 1}}}", NULL, SHERD_EINVAL,
      "ds.json: line 1, column 2: optimizer.type: is missing, give one of \"AdamW\", \"Adam\", \"SGD\", \"Lion\", "
-     "\"Adagrad\""},
+     "\"Adagrad\", \"Lamb\""},
     {"{\"optimizer\": {\"type\": \"AdamWW\"}}", NULL, SHERD_EINVAL,
      "ds.json: line 1, column 16: optimizer.type: found the string \"AdamWW\", give one of \"AdamW\", \"Adam\", "
-     "\"SGD\", \"Lion\", \"Adagrad\""},
+     "\"SGD\", \"Lion\", \"Adagrad\", \"Lamb\""},
     {"{\"optimizer\": {\"type\": \"SGD\", \"params\": {\"betas\": [0, 0]}}}", NULL, SHERD_EINVAL,
      "ds.json: line 1, column 42: optimizer.params.betas: this optimizer has no such parameter, remove it"},
     {"{\"optimizer\": {\"type\": \"Adam\", \"params\": {\"max_grad_norm\": 1}}}", NULL, SHERD_EINVAL,

@@ -355,7 +355,7 @@ static sherd_status update_beside_read(int elsewhere, int array, int second)
     OK(sherd_device_alloc(device, 8 * ELEMS * 4, SHERD_CAT_WORKSPACE, (void **)&state, NULL));
     memset(scalars, 0, sizeof *scalars);
     memset(state, 0, 8 * ELEMS * 4);
-    sherd__span span = {ELEMS, 2 * ELEMS, 0};
+    sherd__span span = {ELEMS, 2 * ELEMS, 0, 0};
     sherd__update update = {.kind = SHERD_ADAMW, .scalars = scalars, .sum = state + 6 * ELEMS, .master = state,
                             .moment = {state + ELEMS, state + 2 * ELEMS}, .origin = ELEMS, .spans = &span, .n_spans = 1};
     update.sum_dtype = SHERD_FP32;

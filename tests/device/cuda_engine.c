@@ -29,7 +29,7 @@ enum { RANKS = 4, MAX_CASES = 512 };
 typedef struct run {
     int32_t world;
     int64_t steps;
-    int wide; /* 2: offloaded */
+    int wide; /* 2: offloaded; 3: reproducible; 4: LAMB */
     uint32_t first, stride;
     case_result results[RANKS][MAX_CASES];
 } run;
@@ -64,7 +64,7 @@ static int next_case(const run *run, uint32_t i, engine_case *out)
     }
     if (run->wide < 2)
         return case_at(i, run->world, run->steps, run->wide, out);
-    int more = case_offload_at(i, run->world, run->steps, out);
+    int more = run->wide == 4 ? case_lamb_at(i, run->world, run->steps, out) : case_offload_at(i, run->world, run->steps, out);
     out->read_back = 0; /* the client here is a CPU and reads main memory only */
     return more;
 }
@@ -242,6 +242,16 @@ static void test_offload(void **state)
     run_world(1, 3, 2, 0, 1);
     run_world(2, 3, 2, 0, 2);
     run_world(3, 3, 2, 1, 3);
+}
+
+/* Norms of whole parameters, whose ratios pass through the host. */
+static void test_lamb(void **state)
+{
+    (void)state;
+    run_world(1, 3, 4, 0, 4);
+    run_world(2, 3, 4, 1, 3);
+    run_world(3, 3, 4, 2, 5);
+    assert_true(cuda_stub_calls("trust") > 0);
     printf("combinations: %u\n", combinations);
 }
 
@@ -249,6 +259,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_processes), cmocka_unit_test(test_matrix),
                                        cmocka_unit_test(test_wide), cmocka_unit_test(test_reproducible),
-                                       cmocka_unit_test(test_offload)};
+                                       cmocka_unit_test(test_offload), cmocka_unit_test(test_lamb)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -186,7 +186,7 @@ static void wide_sums_in_a_row(void **state)
 /* ------------------------------------------------------------------------------------------------------------ update
  */
 
-enum { ELEMS = 90000, ORIGIN = 512, MANY = 300, KINDS = SHERD_ADAGRAD + 1 };
+enum { ELEMS = 90000, ORIGIN = 512, MANY = 300, KINDS = SHERD_LAMB + 1 };
 
 typedef struct arrays {
     float *master, *moment[2];
@@ -261,7 +261,13 @@ static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, 
     sherd__step_scalars want_scalars, *scalars = device_block(device, sizeof *scalars);
     double lr = 0.0123;
     arrays want, got, second;
+    int wants_ratios = sherd__optim_get(kind)->direction != NULL;
+    sherd__trust_sums want_trust[MANY] = {{.bad = 0}}, *trust = device_block(device, sizeof want_trust);
+    float *ratios = device_block(device, MANY * sizeof *ratios);
     memset(vote, 0, words * sizeof *vote);
+    memset(trust, 0, sizeof want_trust);
+    for (uint32_t t = 0; t < MANY; t++)
+        ratios[t] = 0.01f + (float)t;
     vote[9] = 12345; /* some norm */
     memcpy(&vote[SHERD__NORM_LIMBS], &lr, sizeof lr);
     vote[SHERD__VOTE_SUMS] = skip ? 3 : SHERD__NO_BAD_BLOCK;
@@ -276,6 +282,10 @@ static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, 
     update.scalars = &want_scalars;
     update.spans = spans;
     update.n_spans = n_spans;
+    update.ratios = wants_ratios ? ratios : NULL;
+    update.trust = want_trust;
+    if (wants_ratios)
+        reference_variant()->trust(NULL, &update);
     reference_variant()->update(NULL, &update);
     update = update_of(&got, kind, sum_dtype, emit, shift);
     update.scalars = scalars;
@@ -287,10 +297,15 @@ static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, 
         update.moment_out[1] = sherd__optim_get(kind)->n_moments < 2 ? NULL : second.moment[1] + shift;
     }
     OK(device->ops->prepare(stream, tag, &rules, vote, state, scalars));
+    update.ratios = wants_ratios ? ratios : NULL;
+    update.trust = trust;
+    if (wants_ratios)
+        OK(device->ops->trust(stream, tag, &update));
     OK(device->ops->update(stream, tag, &update));
     OK(sync_stream(device, stream));
     assert_memory_equal(scalars, &want_scalars, sizeof want_scalars);
     assert_memory_equal(state, &carried, sizeof carried);
+    assert_memory_equal(trust, want_trust, sizeof want_trust);
     if (elsewhere) { /* the new values; the old ones must still be where they were */
         arrays old;
         memcpy(second.emit, got.emit, ELEMS * 2 + 4096);
@@ -305,6 +320,8 @@ static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, 
     arrays_free(&want);
     arrays_free(&got);
     arrays_free(&second);
+    sherd_device_free(device, trust);
+    sherd_device_free(device, ratios);
     sherd_device_free(device, vote);
     sherd_device_free(device, state);
     sherd_device_free(device, scalars);
@@ -312,17 +329,17 @@ static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, 
 
 static void updates_equal_reference(void **state)
 {
-    static const sherd__span whole[] = {{ORIGIN, ORIGIN + ELEMS - 8, 0}};
+    static const sherd__span whole[] = {{ORIGIN, ORIGIN + ELEMS - 8, 0, 0}};
     static const sherd__span odd[] = {
-        {ORIGIN + 256, ORIGIN + 257, 1},     {ORIGIN + 512, ORIGIN + 512 + 255, 0}, {ORIGIN + 1024, ORIGIN + 1024, 2},
-        {ORIGIN + 1024, ORIGIN + 17001, 2},  {ORIGIN + 17152, ORIGIN + 17157, 1},   {ORIGIN + 33024, ORIGIN + 52001, 0},
-        {ORIGIN + 59904, ORIGIN + 59909, 1},
+        {ORIGIN + 256, ORIGIN + 257, 1, 0},     {ORIGIN + 512, ORIGIN + 512 + 255, 0, 1}, {ORIGIN + 1024, ORIGIN + 1024, 2, 2},
+        {ORIGIN + 1024, ORIGIN + 17001, 2, 3},  {ORIGIN + 17152, ORIGIN + 17157, 1, 4},   {ORIGIN + 33024, ORIGIN + 52001, 0, 5},
+        {ORIGIN + 59904, ORIGIN + 59909, 1, 6},
     };
     sherd__span many[MANY]; /* more than one launch takes */
     uint64_t updates = cuda_stub_calls("update");
     (void)state;
     for (int64_t i = 0; i < MANY; i++)
-        many[i] = (sherd__span){ORIGIN + 256 * i, ORIGIN + 256 * i + 1 + i * 7 % 256, (uint32_t)(i % 3)};
+        many[i] = (sherd__span){ORIGIN + 256 * i, ORIGIN + 256 * i + 1 + i * 7 % 256, (uint32_t)(i % 3), (uint32_t)i};
     for (int k = 0; k < KINDS * 32; k++) {
         int bits = k / KINDS;
         sherd_dtype sum_dtype = bits & 1 ? SHERD_BF16 : SHERD_FP32;

@@ -76,7 +76,7 @@ static void sums_have_the_reference_s_bits(void **state)
 static void updates_have_the_reference_s_bits(void **state)
 {
     (void)state;
-    for (int kind = 0; kind <= SHERD_ADAGRAD; kind++) {
+    for (int kind = 0; kind <= SHERD_LAMB; kind++) {
         static float array[4][ELEMS];
         static uint16_t emit[ELEMS];
         sherd__step_rules rules = {.kind = (sherd_optimizer)kind, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8,
@@ -85,7 +85,7 @@ static void updates_have_the_reference_s_bits(void **state)
         uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] = {0};
         sherd__step_state carried;
         sherd__step_scalars scalars;
-        sherd__span span = {0, ELEMS - TAIL, 0};
+        sherd__span span = {0, ELEMS - TAIL, 0, 0};
         sherd__update update = {.kind = (sherd_optimizer)kind, .sum_dtype = SHERD_FP32, .spans = &span, .n_spans = 1};
         double lr = 0.01;
         int two = sherd__optim_get((sherd_optimizer)kind)->n_moments > 1;
@@ -103,12 +103,20 @@ static void updates_have_the_reference_s_bits(void **state)
         for (uint32_t a = 0; a < 4; a++)
             block[a] = upload(array[a], sizeof array[a]);
         sherd__step_prepare(&rules, vote, &carried, &scalars);
+        int trusted = sherd__optim_get((sherd_optimizer)kind)->direction != NULL;
+        float ratio = 0.75f;
+        sherd__trust_sums trust = {.bad = 0}, none = trust;
+        void *ratios = upload(&ratio, sizeof ratio), *sums = upload(&none, sizeof none);
         update.scalars = &scalars;
+        update.ratios = trusted ? &ratio : NULL;
+        update.trust = &trust;
         update.sum = array[0];
         update.master = array[1];
         update.moment[0] = array[two ? 2 : 3]; /* what may be a sum of squares is not negative */
         update.moment[1] = two ? array[3] : NULL;
         update.emit = emit;
+        if (trusted)
+            sherd__host_math_reference.trust(NULL, &update);
         sherd__host_math_reference.update(NULL, &update);
         update.scalars = out;
         update.sum = block[0];
@@ -117,13 +125,20 @@ static void updates_have_the_reference_s_bits(void **state)
         update.moment[1] = two ? block[3] : NULL;
         update.emit = emitted;
         OK(device->ops->prepare(stream, tag, &rules, words, held, out));
+        update.ratios = trusted ? ratios : NULL;
+        update.trust = sums;
+        if (trusted)
+            OK(device->ops->trust(stream, tag, &update));
         OK(device->ops->update(stream, tag, &update));
+        expect(sums, &trust, sizeof trust);
         expect(out, &scalars, sizeof scalars);
         for (uint32_t a = 0; a < 4; a++)
             expect(block[a], array[a], sizeof array[a]);
         expect(emitted, emit, sizeof emit);
         for (uint32_t a = 0; a < 4; a++)
             sherd_device_free(device, block[a]);
+        sherd_device_free(device, ratios);
+        sherd_device_free(device, sums);
         sherd_device_free(device, emitted);
         sherd_device_free(device, words);
         sherd_device_free(device, held);

@@ -16,13 +16,15 @@
 
 #define ELEMS 60000
 #define ORIGIN 512
-#define KINDS (SHERD_ADAGRAD + 1)
+#define KINDS (SHERD_LAMB + 1)
+#define TENSORS 7
 
 typedef struct arrays {
     float *master, *moment[2];
     float *second[3]; /* other places for master and moments; they begin with the same values */
     uint16_t *emit;
     void *sum;
+    sherd__trust_sums trust[TENSORS]; /* of the first pass, where the optimizer has one */
 } arrays;
 
 typedef struct update_case {
@@ -35,11 +37,11 @@ typedef struct update_case {
     uint32_t n_spans;
 } update_case;
 
-static const sherd__span whole[] = {{ORIGIN, ORIGIN + ELEMS, 0}};
+static const sherd__span whole[] = {{ORIGIN, ORIGIN + ELEMS, 0, 0}};
 static const sherd__span odd[] = {
-    {ORIGIN + 256, ORIGIN + 257, 1},     {ORIGIN + 512, ORIGIN + 512 + 255, 0}, {ORIGIN + 1024, ORIGIN + 1024, 2},
-    {ORIGIN + 1024, ORIGIN + 17000, 2},  {ORIGIN + 17152, ORIGIN + 17157, 1},   {ORIGIN + 33024, ORIGIN + 52001, 0},
-    {ORIGIN + 59904, ORIGIN + 59909, 1},
+    {ORIGIN + 256, ORIGIN + 257, 1, 0},     {ORIGIN + 512, ORIGIN + 512 + 255, 0, 1}, {ORIGIN + 1024, ORIGIN + 1024, 2, 2},
+    {ORIGIN + 1024, ORIGIN + 17000, 2, 3},  {ORIGIN + 17152, ORIGIN + 17157, 1, 4},   {ORIGIN + 33024, ORIGIN + 52001, 0, 5},
+    {ORIGIN + 59904, ORIGIN + 59909, 1, 6},
 };
 
 static uint32_t moments_of(const update_case *c)
@@ -47,8 +49,11 @@ static uint32_t moments_of(const update_case *c)
     return sherd__optim_get(c->kind)->n_moments;
 }
 
+static const float ratios[TENSORS] = {0.5f, 1.0f, 3.0f, 0.01f, 10.0f, 2.0f, 0.25f};
+
 static void arrays_init(arrays *a, const update_case *c)
 {
+    memset(a->trust, 0, sizeof a->trust);
     a->master = array_new(ELEMS * 4);
     a->moment[0] = array_new(ELEMS * 4);
     a->moment[1] = array_new(ELEMS * 4);
@@ -105,6 +110,11 @@ static void run_update(const sherd__host_math *math, sherd__team *team, const up
     sherd__step_prepare(&rules, vote, &state, &scalars);
     assert_int_equal(scalars.skip, c->skip);
     assert_int_equal(scalars.first, c->first && !c->skip);
+    if (sherd__optim_get(c->kind)->direction) {
+        update.trust = a->trust;
+        update.ratios = ratios;
+        math->trust(team, &update);
+    }
     math->update(team, &update);
 }
 
@@ -116,7 +126,8 @@ static int same(const arrays *a, const arrays *b)
             return 0;
         }
     }
-    return memcmp(a->master, b->master, ELEMS * 4 + 4096) == 0 && memcmp(a->emit, b->emit, ELEMS * 2 + 4096) == 0 &&
+    return memcmp(a->trust, b->trust, sizeof a->trust) == 0 &&
+           memcmp(a->master, b->master, ELEMS * 4 + 4096) == 0 && memcmp(a->emit, b->emit, ELEMS * 2 + 4096) == 0 &&
            memcmp(a->moment[0], b->moment[0], ELEMS * 4 + 4096) == 0 &&
            memcmp(a->moment[1], b->moment[1], ELEMS * 4 + 4096) == 0 && memcmp(a->sum, b->sum, ELEMS * 4 + 4096) == 0;
 }

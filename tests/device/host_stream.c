@@ -212,7 +212,7 @@ static void prepare_and_update(void **state)
         sum[i] = 4.0f;
         master[i] = (float)i;
     }
-    sherd__span spans[2] = {{0, 100, 0}, {200, 256, 0}};
+    sherd__span spans[2] = {{0, 100, 0, 0}, {200, 256, 0, 0}};
     sherd__update update = {.kind = SHERD_SGD,
                             .scalars = &scalars,
                             .sum = sum,

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "optim/optim.h"
 #include "tests/engine/case_parts.h"
 
 #include <math.h>
@@ -27,9 +28,7 @@ const char *case_name(const engine_case *c)
              "world %d stage %d bucket %lld %s %s K %lld clip %g grad_sum %s overlap %d arrival %s tenths %d disk %d "
              "speculate %d workers %d%s seed %llu",
              c->world, c->stage, (long long)c->bucket,
-             c->optimizer == SHERD_ADAMW  ? "AdamW"
-             : c->optimizer == SHERD_ADAM ? "Adam"
-                                          : "SGD",
+             sherd__optim_get(c->optimizer)->name,
              sherd_dtype_name(c->dtype), (long long)c->accumulation, c->clipping, c->grad_sum_bf16 ? "bf16" : "fp32",
              c->overlap, arrivals[c->arrival], c->tenths, c->disk, c->speculate, c->workers,
              c->reproducible ? " reproducible" : "",
@@ -114,6 +113,27 @@ sherd_dtype case_dtype(const engine_case *c, uint32_t p)
 sherd_dtype case_grad_dtype(const engine_case *c, uint32_t p)
 {
     return c->mixed && p == TIED ? SHERD_FP32 : case_dtype(c, p);
+}
+
+int case_lamb_at(uint32_t index, int32_t world, int64_t steps, engine_case *out)
+{
+    static const int64_t buckets[] = {1, 3000, (int64_t)1 << 40};
+    uint32_t i = index;
+    int more = 1;
+
+    if (index >= CASE_LAMB_PLAIN) {
+        more = case_offload_at(index - CASE_LAMB_PLAIN, world, steps, out);
+    } else {
+        *out = case_plain(world, i, steps);
+        out->stage = (int32_t)(i % 3);
+        out->bucket = buckets[i / 3 % 3];
+        out->dtype = (sherd_dtype)(i / 9 % 3);
+        out->accumulation = i / 27 ? 3 : 1;
+        out->bad_step = i % 4 == 3 ? 2 : 0;
+    }
+    out->optimizer = SHERD_LAMB;
+    out->speculate = 0;
+    return more;
 }
 
 const sherd_param *case_params(const engine_case *c, sherd_param out[16], uint32_t *n)

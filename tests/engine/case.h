@@ -83,6 +83,9 @@ const char *case_folder(void);
 /* The same for offloading: every tenth on the host, speculated, on disk, and in parts on all three; stages, types, optimizers,
  * accumulation vary along. */
 int case_offload_at(uint32_t index, int32_t world, int64_t steps, engine_case *out);
+/* LAMB: stages, bucket sizes, types and accumulation (CASE_LAMB_PLAIN of them), then every tenth on the host and on disk. */
+#define CASE_LAMB_PLAIN 54
+int case_lamb_at(uint32_t index, int32_t world, int64_t steps, engine_case *out);
 /* Number `i` of those before anything is offloaded. */
 engine_case case_plain(int32_t world, uint32_t i, int64_t steps);
 

@@ -5,9 +5,10 @@
  * absence nobody could notice would be listed in `tolerated` with its reason (and in docs/architecture.md); the test
  * fails if one of those is noticed after all.
  *
- *     test_engine_check [SEEDS] [STEPS] [offload]
+ *     test_engine_check [SEEDS] [STEPS] [offload|lamb]
  *
- * With `offload` the same cases keep state on the host and on disk, speculated or not.
+ * With `offload` the same cases keep state on the host and on disk, speculated or not. With `lamb` they do, or keep it on the
+ * device, and step by the norms of whole parameters.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,7 +26,7 @@
 
 static int64_t seeds = 3, steps = 5;
 static uint32_t combinations;
-static int offload;
+static int offload, lamb;
 
 typedef struct check_run {
     engine_case c;
@@ -80,7 +81,14 @@ static int case_number(uint32_t i, int32_t world, engine_case *out)
         out->accumulation = 4;
         out->stage = world % 2 ? (int32_t)(i % 2) : 2 - (int32_t)(i % 2);
     }
-    return i < 32;
+    if (lamb) {
+        out->optimizer = SHERD_LAMB;
+        out->tenths = i % 4 == 1 ? 0 : i % 4 == 2 ? 5 : 10;
+        out->disk = i % 4 == 3 ? 1 : 0;
+        out->bad_step = i % 6 == 4 ? 2 : 0;
+        out->workers = 1;
+    }
+    return i < (lamb ? 24 : 32);
 }
 
 static sherd_status run_once(check_run *run, uint64_t seed, const char *drop, const char **sites, uint32_t *n_sites,
@@ -220,6 +228,7 @@ int main(int argc, char **argv)
     if (argc > 2)
         steps = atoll(argv[2]);
     offload = argc > 3 && strcmp(argv[3], "offload") == 0;
+    lamb = argc > 3 && strcmp(argv[3], "lamb") == 0;
     if (seeds < 1 || steps < 2 || steps > CASE_MAX_STEPS)
         return 2;
     failed = cmocka_run_group_tests(tests, NULL, NULL);

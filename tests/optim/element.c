@@ -12,9 +12,11 @@
 
 #include "optim/adagrad.h"
 #include "optim/adamw.h"
+#include "optim/lamb.h"
 #include "optim/lion.h"
 #include "optim/optim.h"
 #include "optim/sgd.h"
+#include "optim/trust.h"
 #include "tests/support/leaves.h"
 
 #define STEPS 60
@@ -100,6 +102,45 @@ static double adagrad_in_double(double decay)
     return p;
 }
 
+/* Of a parameter of one element: its ratio is its own size over its direction's. */
+static double lamb_in_double(double decay, double least, double most)
+{
+    double p = 0.37f, m = 0, v = 0;
+    for (int t = 1; t <= STEPS; ++t) {
+        double g = gradient_at(t), u, ratio;
+        m = 0.9 * m + 0.1 * g;
+        v = 0.999 * v + 0.001 * g * g;
+        u = m / (sqrt(v) + 1e-8) + decay * p;
+        ratio = fmin(fmax(fabs(p) / fabs(u), least), most);
+        p -= 1e-2 * sqrt(1 - pow(0.999, t)) / (1 - pow(0.9, t)) * ratio * u;
+    }
+    return p;
+}
+
+/* The same in the library's two passes. */
+static float lamb_trajectory(double decay, double least, double most)
+{
+    run r = run_make(SHERD_LAMB, decay, 0.0);
+    for (int t = 1; t <= STEPS; ++t) {
+        uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] = {0};
+        double lr = 1e-2;
+        float moment[2], u, g;
+        sherd__trust_sums sums = {.bad = 0};
+        sherd__step_scalars s;
+        memcpy(&vote[SHERD__NORM_LIMBS], &lr, sizeof lr);
+        vote[SHERD__VOTE_SUMS] = SHERD__NO_BAD_BLOCK;
+        sherd__step_prepare(&r.rules, vote, &r.state, &s);
+        g = gradient_at(t) * s.factor;
+        memcpy(moment, r.moment, sizeof moment);
+        u = sherd__optim_get(SHERD_LAMB)->direction(s.group[0], g, r.p, moment);
+        sherd__trust_add_block(&sums, &r.p, &u, 1);
+        s.group[0][SHERD__TENSOR_SCALAR] = sherd__trust_ratio(&sums, least, most);
+        sherd__optim_get(SHERD_LAMB)->element(s.group[0], s.first, g, &r.p, r.moment);
+        assert_memory_equal(moment, r.moment, sizeof moment); /* both passes advance them alike */
+    }
+    return r.p;
+}
+
 static float trajectory(sherd_optimizer kind, double decay, double momentum)
 {
     run r = run_make(kind, decay, momentum);
@@ -123,6 +164,9 @@ static void test_trajectories_mean_what_they_should(void **state)
         assert_true(fabs(trajectory(SHERD_SGD, decay, 0.0) - sgd_in_double(0.0, decay)) < bound);
         assert_true(fabs(trajectory(SHERD_LION, decay, 0.0) - lion_in_double(decay)) < bound);
         assert_true(fabs(trajectory(SHERD_ADAGRAD, decay, 0.0) - adagrad_in_double(decay)) < bound);
+        assert_true(fabs(lamb_trajectory(decay, 0.01, 10) - lamb_in_double(decay, 0.01, 10)) < bound);
+        assert_true(fabs(lamb_trajectory(decay, 0.5, 0.6) - lamb_in_double(decay, 0.5, 0.6)) < bound);
+        assert_true(fabs(lamb_trajectory(decay, 0.01, 10) - lamb_in_double(decay, 0.5, 0.6)) > 10 * bound);
     }
     /* The bound can tell the optimizers apart. */
     assert_true(fabs(trajectory(SHERD_ADAMW, 0.3, 0) - adam_in_double(0, 0.3)) > 10 * bound);
@@ -221,6 +265,22 @@ static void test_lion_at_zero(void **state)
     }
 }
 
+/* A norm of 5 over one of 2; the bounds; what has no length; what is not finite. */
+static void test_trust_ratios(void **state)
+{
+    static const float weight[] = {3.0f, -4.0f}, direction[] = {0.0f, 2.0f}, zeros[2] = {0}, bad[] = {0.0f, INFINITY};
+    sherd__trust_sums sums = {.bad = 0};
+    (void)state;
+    assert_true(sherd__trust_ratio(&sums, 2, 3) == 1.0f);
+    sherd__trust_add_block(&sums, weight, zeros, 2);
+    assert_true(sherd__trust_ratio(&sums, 2, 3) == 1.0f);
+    sherd__trust_add_block(&sums, zeros, direction, 2);
+    assert_true(sherd__trust_ratio(&sums, 0.01, 10) == 2.5f);
+    assert_true(sherd__trust_ratio(&sums, 0.01, 2) == 2.0f && sherd__trust_ratio(&sums, 3, 10) == 3.0f);
+    sherd__trust_add_block(&sums, weight, bad, 2);
+    assert_true(sums.bad == 1 && isnan(sherd__trust_ratio(&sums, 0.01, 10)));
+}
+
 /* Without decay a gradient of -0 and a weight of -0 keep their signs; buf = g must not be 0 + g. */
 static void test_signs_of_zero(void **state)
 {
@@ -241,6 +301,7 @@ int main(void)
         cmocka_unit_test(test_trajectories_mean_what_they_should), cmocka_unit_test(test_adamw_sequence),
         cmocka_unit_test(test_sgd_sequence), cmocka_unit_test(test_signs_of_zero),
         cmocka_unit_test(test_lion_and_adagrad_sequences), cmocka_unit_test(test_lion_at_zero),
+        cmocka_unit_test(test_trust_ratios),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

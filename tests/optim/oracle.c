@@ -61,6 +61,8 @@ static sherd_config config_make(sherd_optimizer kind, int stage, int64_t accumul
     c.optimizer.eps = 1e-8;
     c.optimizer.momentum = 0.9;
     c.optimizer.bias_correction = 1;
+    c.lamb.max_coeff = 10;
+    c.lamb.min_coeff = 0.01;
     c.sherd.grad_sum_bf16 = dtype == SHERD_BF16 && stage == 1;
     return c;
 }
@@ -121,12 +123,20 @@ static void pieces_step(pieces *x, uint64_t seed, int64_t step, double lr)
     vote[SHERD__VOTE_SUMS] = norm.bad_block;
     sherd__step_prepare(&x->rules, vote, &x->state, &x->scalars);
     for (uint32_t p = 0; p < PARAMS; ++p) {
-        sherd__span span = {0, sizes[p], x->params[p].group};
+        sherd__span span = {0, sizes[p], x->params[p].group, 0};
         sherd__update update = {.kind = x->rules.kind, .scalars = &x->scalars, .sum = x->sum[p],
                                 .sum_dtype = SHERD_FP32,
                                 .master = x->master[p], .moment = {x->moment[p][0], x->moment[p][1]}, .spans = &span,
                                 .n_spans = 1};
+        sherd__trust_sums trust = {.bad = 0};
+        float ratio;
         if (!(x->params[p].flags & SHERD_PARAM_FROZEN)) {
+            if (x->rules.kind == SHERD_LAMB) {
+                update.trust = &trust;
+                x->math->trust(NULL, &update);
+                ratio = sherd__trust_ratio(&trust, x->rules.min_coeff, x->rules.max_coeff);
+                update.ratios = &ratio;
+            }
             x->math->update(NULL, &update);
         }
     }
@@ -210,7 +220,7 @@ static void test_two_implementations_agree(void **state)
 {
     int combinations = 0;
     (void)state;
-    for (int kind = 0; kind <= SHERD_ADAGRAD; ++kind) {
+    for (int kind = 0; kind <= SHERD_LAMB; ++kind) {
         for (int stage = 0; stage < 3; ++stage) {
             for (int32_t world = 1; world <= 8; ++world) {
                 for (int64_t accumulation = 1; accumulation <= 3; accumulation += 2) {
@@ -222,7 +232,7 @@ static void test_two_implementations_agree(void **state)
             }
         }
     }
-    assert_int_equal(combinations, 240);
+    assert_int_equal(combinations, 288);
     printf("combinations: %d\n", combinations);
 }
 
@@ -231,7 +241,7 @@ static void test_two_implementations_agree(void **state)
 static void test_wrong_orders_are_noticed(void **state)
 {
     (void)state;
-    for (int kind = 0; kind <= SHERD_ADAGRAD; ++kind) {
+    for (int kind = 0; kind <= SHERD_LAMB; ++kind) {
         int hidden = kind == SHERD_LION;
         for (int32_t world = 3; world <= 8; ++world) {
             sherd_config config = config_make((sherd_optimizer)kind, 2, 1, SHERD_FP32);
@@ -258,7 +268,7 @@ static int bad_leaf(void *ctx, int64_t step, int64_t micro, uint32_t param, sher
 static void test_bad_gradients_agree(void **state)
 {
     (void)state;
-    for (int kind = 0; kind <= SHERD_ADAGRAD; ++kind) {
+    for (int kind = 0; kind <= SHERD_LAMB; ++kind) {
         for (int mode = 0; mode < 4; ++mode) {
             sherd_config config = config_make((sherd_optimizer)kind, 2, 1, SHERD_FP32);
             config.check_grad_overflow = mode & 1;

@@ -268,7 +268,7 @@ static void test_table(void **state)
 {
     static const struct { sherd_optimizer kind; const char *name; uint32_t moments; } known[] = {
         {SHERD_ADAMW, "AdamW", 2}, {SHERD_ADAM, "Adam", 2}, {SHERD_SGD, "SGD", 1},
-        {SHERD_LION, "Lion", 1}, {SHERD_ADAGRAD, "Adagrad", 1},
+        {SHERD_LION, "Lion", 1}, {SHERD_ADAGRAD, "Adagrad", 1}, {SHERD_LAMB, "Lamb", 2},
     };
     (void)state;
     for (size_t i = 0; i < sizeof known / sizeof *known; ++i) {

@@ -21,7 +21,8 @@
 enum { RANKS = 3, STEPS = 3, MAX_NODES = 4096, WORDS = MAX_NODES / 64, MAX_ACCESSES = 16384, MAX_BUCKETS = 8 };
 enum {
     MEM_PARAM, MEM_RING, MEM_SUM, MEM_STATE, MEM_NORM, MEM_SCALARS,
-    MEM_SUM_SLOT, MEM_HOST_SUM, MEM_EMIT_SLOT, MEM_EMIT, MEM_DISK_SLOT, MEM_FILE, MEM_GUESS
+    MEM_SUM_SLOT, MEM_HOST_SUM, MEM_EMIT_SLOT, MEM_EMIT, MEM_DISK_SLOT, MEM_FILE, MEM_GUESS,
+    MEM_TRUST, MEM_RATIOS /* bucket 0: the device's, 1: the host's; element b: of bucket b's parameters */
 };
 enum { HEADS = 1024 }; /* chains of accesses that can meet */
 enum { OTHER_SET = 1 << 20 }; /* elements of a speculated bucket's second set of state lie here */
@@ -106,7 +107,7 @@ static void wait_slot(graph *g, uint32_t node, int32_t rank, uint32_t bucket)
 static int is_collective(sherd__action_kind kind)
 {
     return kind == SHERD__ACT_REDUCE || kind == SHERD__ACT_REDUCE_OWN || kind == SHERD__ACT_GATHER_SUMS ||
-           kind == SHERD__ACT_VOTE || kind == SHERD__ACT_GATHER;
+           kind == SHERD__ACT_VOTE || kind == SHERD__ACT_GATHER || kind == SHERD__ACT_RATIOS;
 }
 
 /* In turn: everybody's slice of `memory`, read where it lies; the peers' slices here, written. */
@@ -154,6 +155,34 @@ static void touch_update(graph *g, uint32_t node, int32_t rank, uint32_t bucket)
     touch(g, node, rank, MEM_SUM, (int32_t)bucket, begin, end, 0);
     touch(g, node, rank, MEM_STATE, (int32_t)bucket, begin, end, 1);
     touch(g, node, rank, MEM_PARAM, (int32_t)bucket, begin, end, 1);
+    if (g->plan->trust)
+        touch(g, node, rank, MEM_RATIOS, 0, bucket, bucket + 1, 0);
+}
+
+/* Reads what the update will read; parameters whose working copy is the master as well. */
+static void touch_trust(graph *g, uint32_t node, int32_t rank, uint32_t bucket)
+{
+    const sherd__bucket *of = &g->plan->buckets[bucket];
+    int64_t begin = g->plan->whole_state ? 0 : rank * of->slice_elems;
+    int64_t end = g->plan->whole_state ? of->elems : begin + of->slice_elems;
+    touch(g, node, rank, MEM_SCALARS, 0, 0, 1, 0);
+    touch(g, node, rank, MEM_SUM, (int32_t)bucket, begin, end, 0);
+    touch(g, node, rank, MEM_STATE, (int32_t)bucket, begin, end, 0);
+    if (of->dtype == SHERD_FP32)
+        touch(g, node, rank, MEM_PARAM, (int32_t)bucket, begin, end, 0);
+    touch(g, node, rank, MEM_TRUST, 0, bucket, bucket + 1, 1);
+}
+
+/* Where parts differ, everybody's sums are read where they lie, as a gather does. */
+static void touch_ratios(graph *g, uint32_t node, int32_t rank)
+{
+    int64_t n = g->plan->n_buckets;
+    touch(g, node, rank, MEM_TRUST, 1, 0, n, 1); /* overwritten with all ranks', cleared */
+    for (int32_t q = 0; q < RANKS; q++)
+        if (!g->plan->whole_state || q == rank)
+            touch(g, node, q, MEM_TRUST, 0, 0, n, 0);
+    touch(g, node, rank, MEM_RATIOS, 0, 0, n, 1);
+    touch(g, node, rank, MEM_RATIOS, 1, 0, n, 1);
 }
 
 static int64_t part_elems(const graph *g, uint32_t bucket)
@@ -201,6 +230,16 @@ static void touch_host_update(graph *g, uint32_t node, int32_t rank, const sherd
     touch_state(g, node, rank, bucket, 0);
     touch_state(g, node, rank, bucket, 1);
     touch_emit(g, node, rank, bucket, 1);
+    if (g->plan->trust)
+        touch(g, node, rank, MEM_RATIOS, 1, bucket, bucket + 1, 0);
+}
+
+static void touch_host_trust(graph *g, uint32_t node, int32_t rank, uint32_t bucket)
+{
+    touch(g, node, rank, MEM_SCALARS, 1, 0, 1, 0);
+    touch(g, node, rank, MEM_HOST_SUM, (int32_t)bucket, 0, part_elems(g, bucket), 0);
+    touch_state(g, node, rank, bucket, 0);
+    touch(g, node, rank, MEM_TRUST, 1, bucket, bucket + 1, 1);
 }
 
 static void touch_raise(graph *g, uint32_t node, int32_t rank, uint32_t bucket)
@@ -260,7 +299,12 @@ static void touch_action(graph *g, uint32_t node, int32_t rank, const sherd__act
         touch(g, node, rank, MEM_NORM, 0, 0, 1, 0);
         touch(g, node, rank, MEM_SCALARS, 0, 0, 1, 1);
         touch(g, node, rank, MEM_SCALARS, 1, 0, 1, 1); /* the host's */
+        if (g->plan->trust)
+            touch(g, node, rank, MEM_TRUST, 0, 0, g->plan->n_buckets, 1);
         break;
+    case SHERD__ACT_TRUST: touch_trust(g, node, rank, action->bucket); break;
+    case SHERD__ACT_HOST_TRUST: touch_host_trust(g, node, rank, action->bucket); break;
+    case SHERD__ACT_RATIOS: touch_ratios(g, node, rank); break;
     case SHERD__ACT_UPDATE: touch_update(g, node, rank, action->bucket); break;
     case SHERD__ACT_GATHER: touch_gather(g, node, rank, MEM_PARAM, action->bucket); break;
     case SHERD__ACT_LOWER: touch_lower(g, node, rank, action->bucket); break;
@@ -293,6 +337,10 @@ static void run_action(graph *g, uint32_t index)
     uint32_t node[RANKS], arrived[RANKS];
     for (int32_t r = 0; r < RANKS; r++)
         node[r] = arrived[r] = arrive(g, r, index);
+    for (int32_t r = 0; r < RANKS && action->kind == SHERD__ACT_RATIOS; r++) { /* before it arrives */
+        touch(g, arrived[r], r, MEM_TRUST, 1, 0, g->plan->placement.n_off, 0);
+        touch(g, arrived[r], r, MEM_TRUST, 0, 0, g->plan->placement.n_off, 1);
+    }
     for (int32_t r = 0; r < RANKS && is_collective(action->kind); r++) {
         node[r] = add_node(g, r, action->stream);
         for (int32_t q = 0; q < RANKS; q++)
@@ -394,6 +442,8 @@ typedef struct where {
     double ratio;
     int speculate;
     sherd_dtype dtype;
+    sherd_optimizer optimizer;
+    int32_t slots; /* of the disk tier; 0: 2 */
 } where;
 
 static void place(sherd_config *config, const where *where)
@@ -401,7 +451,8 @@ static void place(sherd_config *config, const where *where)
     config->offload.tier = where->tier;
     config->offload.ratio = where->ratio;
     config->offload.speculate = where->speculate;
-    config->offload.buffer_count = 2;
+    config->offload.buffer_count = where->slots ? where->slots : 2;
+    config->optimizer.kind = where->optimizer;
     strcpy(config->offload.nvme_path, "/nowhere");
 }
 
@@ -448,11 +499,16 @@ static void check_plan(graph *g, const sherd_plan *plan, uint32_t *waits)
 }
 
 static const where places[] = {
-    {SHERD_TIER_DEVICE, 0, 0, SHERD_FP32}, {SHERD_TIER_HOST, 1, 0, SHERD_FP32},
-    {SHERD_TIER_HOST, 1, 0, SHERD_BF16},   {SHERD_TIER_HOST, 0.5, 0, SHERD_BF16},
-    {SHERD_TIER_HOST, 1, 1, SHERD_BF16},   {SHERD_TIER_HOST, 0.5, 1, SHERD_FP32},
-    {SHERD_TIER_DISK, 1, 0, SHERD_BF16},   {SHERD_TIER_DISK, 1, 0, SHERD_FP32},
-    {SHERD_TIER_DISK, 0.5, 0, SHERD_FP32},
+    {SHERD_TIER_DEVICE, 0, 0, SHERD_FP32, SHERD_ADAMW, 0}, {SHERD_TIER_HOST, 1, 0, SHERD_FP32, SHERD_ADAMW, 0},
+    {SHERD_TIER_HOST, 1, 0, SHERD_BF16, SHERD_ADAMW, 0},   {SHERD_TIER_HOST, 0.5, 0, SHERD_BF16, SHERD_ADAMW, 0},
+    {SHERD_TIER_HOST, 1, 1, SHERD_BF16, SHERD_ADAMW, 0},   {SHERD_TIER_HOST, 0.5, 1, SHERD_FP32, SHERD_ADAMW, 0},
+    {SHERD_TIER_DISK, 1, 0, SHERD_BF16, SHERD_ADAMW, 0},   {SHERD_TIER_DISK, 1, 0, SHERD_FP32, SHERD_ADAMW, 0},
+    {SHERD_TIER_DISK, 0.5, 0, SHERD_FP32, SHERD_ADAMW, 0},
+    {SHERD_TIER_DEVICE, 0, 0, SHERD_FP32, SHERD_LAMB, 0}, {SHERD_TIER_DEVICE, 0, 0, SHERD_BF16, SHERD_LAMB, 0},
+    {SHERD_TIER_HOST, 1, 0, SHERD_BF16, SHERD_LAMB, 0},   {SHERD_TIER_HOST, 0.5, 0, SHERD_FP32, SHERD_LAMB, 0},
+    {SHERD_TIER_DISK, 1, 0, SHERD_BF16, SHERD_LAMB, 0},   {SHERD_TIER_DISK, 1, 0, SHERD_FP32, SHERD_LAMB, 0},
+    {SHERD_TIER_DISK, 0.5, 0, SHERD_BF16, SHERD_LAMB, 0}, {SHERD_TIER_DISK, 0.75, 0, SHERD_BF16, SHERD_LAMB, 0},
+    {SHERD_TIER_DISK, 1, 0, SHERD_BF16, SHERD_LAMB, 3},   {SHERD_TIER_DISK, 1, 0, SHERD_BF16, SHERD_LAMB, 1},
 };
 
 static void test_waits(void **state)

@@ -38,6 +38,8 @@ float oracle_one_nan(float value); /* every NaN is one */
 void oracle_sum_tensor(sherd_oracle *oracle, uint32_t param, sherd_oracle_leaf leaf, void *ctx);
 /* Of the sums, over the divisor; NaN and the parameter where one is not finite, else -1. */
 double oracle_norm(const sherd_oracle *oracle, double divisor, int64_t *bad_param);
+/* Exact L2 norm of n values; NaN where one is not finite. */
+double oracle_length(const float *values, int64_t n);
 int oracle_second_moment(sherd_optimizer kind);
 /* The update's number and betas, then each tensor's values. */
 void oracle_next_betas(sherd_oracle *oracle);

@@ -235,6 +235,19 @@ static double block_squares(const float *values, int64_t n)
     return lane[0];
 }
 
+double oracle_length(const float *values, int64_t n)
+{
+    expansion total = {.n = 0};
+    for (int64_t at = 0; at < n; at += ORACLE_BLOCK) {
+        double squares = block_squares(values + at, n - at < ORACLE_BLOCK ? n - at : ORACLE_BLOCK);
+        if (!isfinite(squares)) {
+            return (double)NAN;
+        }
+        expansion_add(&total, squares);
+    }
+    return sqrt(expansion_round(&total));
+}
+
 double oracle_norm(const sherd_oracle *oracle, double divisor, int64_t *bad_param)
 {
     expansion total = {.n = 0};

@@ -33,6 +33,9 @@ static scalars group_scalars(const sherd_oracle *oracle, uint32_t group, double 
     s.eps = (float)c->optimizer.eps;
     s.decay = decoupled ? (float)(-rate * decay) : (float)decay;
     s.rate = corrected ? (float)(-rate / correction1) : (float)-rate;
+    if (c->optimizer.kind == SHERD_LAMB && c->optimizer.bias_correction) {
+        s.rate = (float)-(rate * sqrt(correction2) / correction1);
+    }
     return s;
 }
 
@@ -88,13 +91,52 @@ static void adagrad_element(const scalars *s, float g, float *p, float *sum)
 
 int oracle_second_moment(sherd_optimizer kind)
 {
-    return kind == SHERD_ADAMW || kind == SHERD_ADAM;
+    return kind == SHERD_ADAMW || kind == SHERD_ADAM || kind == SHERD_LAMB;
+}
+
+/* |weights| / |direction|, bounded; a parameter that is zero, or stands still, goes by the rate as it is. */
+static float lamb_ratio(const sherd_oracle *oracle, const oracle_tensor *t, const float *direction)
+{
+    int64_t n = oracle->fault == SHERD_ORACLE_OTHER_RATIO ? t->elems - t->elems / 8 : t->elems;
+    double weight = oracle_length(t->master, n), length = oracle_length(direction, n);
+    if (isnan(weight) || isnan(length)) {
+        return NAN;
+    }
+    if (weight == 0.0 || length == 0.0) {
+        return 1.0f;
+    }
+    return (float)fmin(fmax(weight / length, oracle->config.lamb.min_coeff), oracle->config.lamb.max_coeff);
+}
+
+/* The whole parameter in two passes; the directions take the place of the sums. */
+static void lamb_tensor(const sherd_oracle *oracle, const scalars *s, oracle_tensor *t)
+{
+    float rate;
+    for (int64_t i = 0; i < t->elems; ++i) {
+        float g = t->sum[i] * s->factor, *m = &t->moment[0][i], *v = &t->moment[1][i], u;
+        *m = s->b1 * *m;
+        *m = fmaf(g, s->c1, *m);
+        *v = s->b2 * *v;
+        *v = fmaf(g * g, s->c2, *v);
+        u = *m / (sqrtf(*v) + s->eps);
+        t->sum[i] = s->decay != 0.0f ? fmaf(t->master[i], s->decay, u) : u;
+        *m = oracle_one_nan(*m);
+        *v = oracle_one_nan(*v);
+    }
+    rate = s->rate * lamb_ratio(oracle, t, t->sum);
+    for (int64_t i = 0; i < t->elems; ++i) {
+        t->master[i] = oracle_one_nan(fmaf(t->sum[i], rate, t->master[i]));
+    }
 }
 
 void oracle_update_tensor(sherd_oracle *oracle, oracle_tensor *t, double lr, float factor)
 {
     scalars s = group_scalars(oracle, t->group, lr, factor);
     sherd_optimizer kind = oracle->config.optimizer.kind;
+    if (kind == SHERD_LAMB) {
+        lamb_tensor(oracle, &s, t);
+        return;
+    }
     for (int64_t i = 0; i < t->elems; ++i) {
         float g = t->sum[i] * s.factor;
         if (kind == SHERD_SGD) {

@@ -4,6 +4,7 @@
  * order. What a GPU does at once runs in rising order here; nothing may depend on that.
  */
 #include "device/cuda_body_small.h"
+#include "device/cuda_body_trust.h"
 #include "tests/support/cuda_stub/stub.h"
 
 typedef struct sum_launch {
@@ -50,6 +51,24 @@ static void run_update(const void *arg)
     }
 }
 
+static void run_trust(const void *arg)
+{
+    const sherd__cuda_update *args = arg;
+    cuda__trust_shared shared;
+    for (uint32_t tile = 0; tile < args->n_tiles; tile++) {
+        switch ((sherd_optimizer)args->kind) {
+#define X(KIND, name, moments)                                                                                         \
+    case SHERD_##KIND:                                                                                                 \
+        cuda__trust_##name(args, &shared, tile);                                                                       \
+        break;
+            SHERD__OPTIM_TRUST_MAP(X)
+#undef X
+        default:
+            break;
+        }
+    }
+}
+
 static void run_zero(const void *arg)
 {
     const sherd__cuda_zero *args = arg;
@@ -78,6 +97,11 @@ int sherd__cuda_launch_sum(const sherd__cuda_sum *args, uint32_t width, void *st
 int sherd__cuda_launch_update(const sherd__cuda_update *args, void *stream)
 {
     return (int)cuda_stub_launch(stream, "update", run_update, args, sizeof *args);
+}
+
+int sherd__cuda_launch_trust(const sherd__cuda_update *args, void *stream)
+{
+    return (int)cuda_stub_launch(stream, "trust", run_trust, args, sizeof *args);
 }
 
 int sherd__cuda_launch_zero(const sherd__cuda_zero *args, void *stream)

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * LAMB, whose step looks at whole parameters although nobody holds one: stages, bucket sizes, types, accumulation,
+ * worlds and tiers, each a whole training run with the bits of the unsharded oracle. Buckets of one parameter, of
+ * several and of all, so that parameters are cut by ranks anywhere.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/engine/case.h"
+#include "tests/engine/worlds.h"
+
+enum { STEPS = 4, MAX_CASES = 128 };
+
+typedef struct run {
+    engine_case cases[MAX_CASES];
+    uint32_t n;
+    case_result (*results)[MAX_CASES]; /* [rank][case] */
+} run;
+
+static run all;
+static uint32_t combinations;
+
+static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
+{
+    (void)ctx;
+    for (uint32_t i = 0; i < all.n; i++) {
+        case_run_rank(&all.cases[i], device, comm, &all.results[rank][i]);
+        if (all.results[rank][i].status != SHERD_OK)
+            return;
+    }
+}
+
+static void compare(const engine_case *c, const case_result *want, const case_result *got, int32_t rank)
+{
+    if (got->status != SHERD_OK)
+        fail_msg("%s: rank %d: %s", case_name(c), rank, got->error.text);
+    if (!case_equal(want, got, c->steps))
+        fail_msg("%s: rank %d differs from the oracle", case_name(c), rank);
+    if (!got->memory_matches)
+        fail_msg("%s: rank %d: the ledger is not the plan", case_name(c), rank);
+}
+
+static void run_cases(int32_t world, int processes)
+{
+    world_options options = {.world = world, .threads = 1 + world % 2};
+
+    all.results = world_shared(sizeof *all.results * (size_t)world);
+    assert_non_null(all.results);
+    if (processes)
+        assert_int_equal(world_run_processes(&options, 300, run_rank, NULL), 0);
+    else
+        assert_int_equal(world_run_threads(&options, run_rank, NULL), 0);
+    for (uint32_t i = 0; i < all.n; i++) {
+        case_result want;
+        case_run_oracle(&all.cases[i], SHERD_ORACLE_RIGHT, &want);
+        for (int32_t r = 0; r < world; r++)
+            compare(&all.cases[i], &want, &all.results[r][i], r);
+    }
+    combinations += all.n;
+}
+
+static engine_case lamb_case(int32_t world, uint32_t i)
+{
+    engine_case c;
+    assert_int_equal(case_lamb_at(i, world, STEPS, &c), 1);
+    return c;
+}
+
+static void test_everywhere(void **state)
+{
+    static const int32_t worlds[] = {1, 2, 3, 4};
+    (void)state;
+    for (size_t w = 0; w < sizeof worlds / sizeof *worlds; w++) {
+        for (all.n = 0; all.n < (worlds[w] == 4 ? 9 : CASE_LAMB_PLAIN); all.n++)
+            all.cases[all.n] = lamb_case(worlds[w], all.n);
+        run_cases(worlds[w], worlds[w] == 3);
+    }
+}
+
+/* Every tenth on the host, on disk, and in parts on all three; the first passes twice over the disk. */
+static void test_offloaded(void **state)
+{
+    (void)state;
+    for (int32_t world = 1; world <= 3; world++) {
+        int on_all = 0, disk = 0;
+        for (all.n = 0; case_lamb_at(CASE_LAMB_PLAIN + all.n, world, STEPS, &all.cases[all.n]);)
+            all.n++;
+        run_cases(world, world == 2);
+        for (uint32_t i = 0; i < all.n; i++) {
+            const case_result *r = &all.results[0][i];
+            on_all += r->buckets[SHERD_TIER_DEVICE] && r->buckets[SHERD_TIER_HOST] && r->buckets[SHERD_TIER_DISK];
+            disk += r->buckets[SHERD_TIER_DISK] > 2; /* more than there are slots */
+        }
+        if (on_all == 0 || disk == 0)
+            fail_msg("world %d: on all tiers %d, several on disk %d", (int)world, on_all, disk);
+    }
+}
+
+static void test_speculation_is_refused(void **state)
+{
+    engine_case c = lamb_case(1, 0);
+    sherd_param params[16];
+    sherd_config config;
+    sherd_plan *plan = NULL;
+    sherd_error err;
+    uint32_t n;
+
+    (void)state;
+    c.tenths = 10;
+    c.speculate = 1;
+    assert_int_equal(case_config(&c, &config, &err), SHERD_OK);
+    case_params(&c, params, &n);
+    assert_int_equal(sherd_plan_create(&config, params, n, 1, &plan, &err), SHERD_EINVAL);
+    assert_non_null(strstr(err.text, "set it to false"));
+    config.offload.speculate = 0;
+    config.lamb.max_coeff = 0.001;
+    assert_int_equal(sherd_plan_create(&config, params, n, 1, &plan, &err), SHERD_EINVAL);
+    assert_non_null(strstr(err.text, "max_coeff 0.001"));
+}
+
+/* A comparison that could not fail would prove nothing. */
+static void test_wrong_ratio_differs(void **state)
+{
+    engine_case c = lamb_case(2, 0);
+    case_result right, wrong;
+
+    (void)state;
+    case_run_oracle(&c, SHERD_ORACLE_RIGHT, &right);
+    case_run_oracle(&c, SHERD_ORACLE_OTHER_RATIO, &wrong);
+    assert_false(case_equal(&right, &wrong, STEPS));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_wrong_ratio_differs),
+        cmocka_unit_test(test_speculation_is_refused),
+        cmocka_unit_test(test_everywhere),
+        cmocka_unit_test(test_offloaded),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    printf("%u combinations with LAMB equal the oracle\n", combinations);
+    return failed;
+}
