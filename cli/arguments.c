@@ -32,7 +32,7 @@ enum {
     OPT_MODEL = 256, OPT_DATA, OPT_CONFIG, OPT_SET, OPT_STEPS, OPT_SEQ, OPT_SEED, OPT_RANKS, OPT_THREADS, OPT_DEVICE,
     OPT_LOG, OPT_SAMPLE, OPT_PROMPT, OPT_TEMPERATURE, OPT_TRACE, OPT_CHECKPOINT, OPT_BATCH, OPT_JSON, OPT_PARAMS,
     OPT_GPU, OPT_KEYS, OPT_COMM, OPT_SAVE, OPT_SAVE_EVERY, OPT_KEEP, OPT_RESUME, OPT_OUT, OPT_INIT,
-    OPT_VAL, OPT_EVAL_EVERY, OPT_EVAL_BATCHES
+    OPT_VAL, OPT_EVAL_EVERY, OPT_EVAL_BATCHES, OPT_RANKS_PER_NODE
 };
 
 static const struct {
@@ -54,6 +54,8 @@ static const struct {
              "sizes (4)", 0}},
     {TRAIN | BENCH, {"seed", OPT_SEED, "N", 0, "of weights and order (1)", 0}},
     {TRAIN | BENCH | MEMORY | PLAN, {"ranks", OPT_RANKS, "N", 0, "ranks, started here (1); not under mpirun", 0}},
+    {TRAIN | BENCH | PLAN, {"ranks-per-node", OPT_RANKS_PER_NODE, "N", 0, "under mpirun: every N ranks count as one node, "
+                            "with messages between nodes even on one host (nodes are the hosts); plan says their bytes", 0}},
     {TRAIN | BENCH, {"threads", OPT_THREADS, "N", 0, "threads of each rank (the cores its ranks may use, shared)", 0}},
     {TRAIN | BENCH, {"device", OPT_DEVICE, "host|cuda|check", 0, "where ranks compute (host); check: ranks are threads "
                      "of one process, and every access is checked", 0}},
@@ -199,6 +201,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_RANKS: o->ranks = (int32_t)integer(state, "ranks", arg, 1, 1 << 20); break;
     case OPT_THREADS: o->threads = (int32_t)integer(state, "threads", arg, 1, 4096); break;
     case OPT_DEVICE: parse_device(state, o, arg); break;
+    case OPT_RANKS_PER_NODE: o->ranks_per_node = (int32_t)integer(state, "ranks-per-node", arg, 1, 1 << 20); break;
     case OPT_COMM: parse_comm(state, o, arg); break;
     case OPT_LOG: o->log = arg; break;
     case OPT_SAMPLE: o->sample = integer(state, "sample", arg, 1, 1 << 20); break;

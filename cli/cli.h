@@ -29,6 +29,7 @@ typedef struct cli_options {
     uint64_t seed, gpu_memory;
     double temperature;
     int32_t ranks, threads; /* 0: not given */
+    int32_t ranks_per_node; /* of one machine that stands for several; 0: nodes are hosts */
     cli_device device;
     cli_transport transport;
     int32_t json, keys, checkpointing;

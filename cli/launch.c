@@ -210,6 +210,10 @@ static int check_ways(const cli_options *options)
         return cli_usage("%s under mpirun: leave it out, mpirun starts the ranks",
                          options->ranks > 0 ? "--ranks" : "--device check");
     }
+    if (options->ranks_per_node > 0 && (!cli_under_mpi() || options->transport == CLI_NCCL)) {
+        return cli_usage("--ranks-per-node is for MPI's messages between nodes: start the ranks with mpirun%s",
+                         options->transport == CLI_NCCL ? ", without NCCL" : "");
+    }
     if (options->transport == CLI_NCCL && options->device != CLI_CUDA) {
         return cli_usage("NCCL is for GPUs; add --device cuda, or leave out --comm nccl");
     }

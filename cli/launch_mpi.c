@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * One rank of mpirun. MPI starts us and nothing more: the data moves through shared memory, so a rank that dies is
- * noticed without MPI. After a failure MPI_Finalize could wait for the dead, so the process ends without it.
+ * One rank of mpirun. On one host MPI starts us and nothing more: the data moves through shared memory, so a rank that dies
+ * is noticed without MPI. Between hosts, or where --ranks-per-node says so, it carries messages. After a failure MPI_Finalize
+ * could wait for the dead, so the process ends without it.
  */
 #include <sched.h>
 #include <stdio.h>
@@ -35,30 +36,73 @@ static int finish(MPI_Request *request, double limit_s)
     return done;
 }
 
-/* Cores that the ranks may use together: they may all share one set, or each be bound to its own. */
-static int32_t cores_together(double limit_s)
+/* What each rank tells the others of where it is. */
+typedef struct card {
+    cpu_set_t cores;
+    char host[64];
+    uint64_t available;
+} card;
+
+static int swap_cards(const card *mine, card *all, double limit_s)
 {
-    cpu_set_t mine, all;
     MPI_Request request;
 
-    memset(&all, 0, sizeof all);
-    if (sched_getaffinity(0, sizeof mine, &mine) != 0) {
-        memset(&mine, 0xFF, sizeof mine);
-    }
-    if (MPI_Iallreduce(&mine, &all, (int)sizeof mine, MPI_BYTE, MPI_BOR, MPI_COMM_WORLD, &request) != MPI_SUCCESS ||
-        !finish(&request, limit_s)) {
-        return 0;
-    }
-    return CPU_COUNT(&all);
+    return MPI_Iallgather(mine, (int)sizeof *mine, MPI_BYTE, all, (int)sizeof *mine, MPI_BYTE, MPI_COMM_WORLD, &request) ==
+               MPI_SUCCESS &&
+           finish(&request, limit_s);
 }
 
-/* Rank 0's reading, on every rank. */
-static int share_available(double limit_s, uint64_t *out)
+static int32_t ranks_of_host(const card *all, int32_t world, const char *host)
 {
-    MPI_Request request;
+    int32_t n = 0;
 
-    return MPI_Ibcast(out, (int)sizeof *out, MPI_BYTE, 0, MPI_COMM_WORLD, &request) == MPI_SUCCESS &&
-           finish(&request, limit_s);
+    for (int32_t r = 0; r < world; r++) {
+        n += strncmp(all[r].host, host, sizeof all[r].host) == 0;
+    }
+    return n;
+}
+
+/* Cores that the ranks of this host may use together (they may all share one set, or each be bound to its own), and what all
+ * ranks must decide alike: the least memory of any, shared by as many as are on the fullest host. */
+static void read_cards(const card *all, cli_rank *rank, int32_t *cores, int32_t *here)
+{
+    const card *mine = &all[rank->rank];
+    cpu_set_t together = mine->cores;
+    int32_t fullest = 0;
+
+    for (int32_t r = 0; r < rank->world; r++) {
+        int32_t n = ranks_of_host(all, rank->world, all[r].host);
+
+        fullest = n > fullest ? n : fullest;
+        rank->available = all[r].available < rank->available ? all[r].available : rank->available;
+        if (strncmp(all[r].host, mine->host, sizeof mine->host) == 0) {
+            CPU_OR(&together, &together, &all[r].cores);
+        }
+    }
+    *cores = CPU_COUNT(&together);
+    *here = ranks_of_host(all, rank->world, mine->host);
+    if (rank->options->device != CLI_CUDA) {
+        rank->sharing = fullest;
+    }
+}
+
+static int meet(cli_rank *rank, double limit_s, int32_t *cores, int32_t *here)
+{
+    card mine, *all = calloc((size_t)rank->world, sizeof *all);
+    int met;
+
+    memset(&mine, 0, sizeof mine);
+    mine.available = rank->available;
+    gethostname(mine.host, sizeof mine.host - 1);
+    if (sched_getaffinity(0, sizeof mine.cores, &mine.cores) != 0) {
+        memset(&mine.cores, 0xFF, sizeof mine.cores);
+    }
+    met = all != NULL && swap_cards(&mine, all, limit_s);
+    if (met) {
+        read_cards(all, rank, cores, here);
+        free(all);
+    } /* else MPI may still write there: the process is about to end */
+    return met;
 }
 
 static int allgather(void *ctx, const void *mine, void *all, size_t bytes)
@@ -91,9 +135,9 @@ int cli_launch_mpi(const cli_options *options, const sherd_comm_options *comm_op
     sherd_comm_options own = *comm_options;
     sherd_error err;
     int provided, number = 0, size = 1, code;
-    int32_t cores;
+    int32_t cores, here;
 
-    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS) {
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) {
         cli_message(-1, "MPI could not be started");
         return CLI_FAILED;
     }
@@ -103,9 +147,9 @@ int cli_launch_mpi(const cli_options *options, const sherd_comm_options *comm_op
     rank.rank = number;
     rank.world = size;
     own.log = cli_log(&rank.rank);
-    cores = cores_together(own.fail_after_s);
+    own.ranks_per_node = options->ranks_per_node;
     cli_rank_memory(&rank, size, gpus);
-    if (cores == 0 || !share_available(own.fail_after_s, &rank.available)) {
+    if (!meet(&rank, own.fail_after_s, &cores, &here)) {
         cli_message(number, "the ranks did not meet within %g s", own.fail_after_s);
         return end_in_failure(CLI_FAILED);
     }
@@ -113,7 +157,7 @@ int cli_launch_mpi(const cli_options *options, const sherd_comm_options *comm_op
         cli_failure(number, &err);
         return end_in_failure(CLI_FAILED);
     }
-    rank.threads = cli_threads(options, cores, size); /* create_mpi has made sure that all are on this host */
+    rank.threads = cli_threads(options, cores, here);
     code = body(&rank, ctx);
     sherd_comm_destroy(rank.comm);
     if (code != CLI_OK) {

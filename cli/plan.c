@@ -55,6 +55,40 @@ static sherd_status make_plan(const cli_options *options, sherd_plan **out, sher
     return status;
 }
 
+static int32_t *nodes_of(int32_t world, int32_t ranks_per_node)
+{
+    int32_t *nodes = malloc((size_t)world * sizeof *nodes);
+
+    for (int32_t r = 0; nodes != NULL && r < world; r++) {
+        nodes[r] = r / ranks_per_node;
+    }
+    return nodes;
+}
+
+/* What each node sends in a step, if its ranks are consecutive. */
+static int print_wire(const sherd_plan *plan, int32_t ranks_per_node)
+{
+    int32_t world = sherd_plan_world(plan), *nodes = nodes_of(world, ranks_per_node);
+    sherd_status status = nodes == NULL ? SHERD_ENOMEM : SHERD_OK;
+
+    for (int32_t first = 0; status == SHERD_OK && first < world; first += ranks_per_node) {
+        uint64_t sent = 0, received = 0, out = 0, in = 0;
+
+        for (int32_t r = first; r < world && r < first + ranks_per_node && status == SHERD_OK; r++) {
+            status = sherd_plan_wire_bytes(plan, nodes, r, &out, &in);
+            sent += out;
+            received += in;
+        }
+        if (status == SHERD_OK) {
+            printf("node %d sends %llu bytes and receives %llu in a step\n", (int)(first / ranks_per_node),
+                   (unsigned long long)sent, (unsigned long long)received);
+        }
+    }
+    free(nodes);
+    return status == SHERD_OK ? CLI_OK
+                              : cli_usage("--ranks-per-node is for plans with --set sherd.transport=mpi");
+}
+
 int cli_plan(const cli_options *options)
 {
     sherd_plan *plan;
@@ -76,6 +110,9 @@ int cli_plan(const cli_options *options)
     }
     code = print_text(text, "plan's text");
     free(text);
+    if (code == CLI_OK && options->ranks_per_node > 0) {
+        code = print_wire(plan, options->ranks_per_node);
+    }
     sherd_plan_destroy(plan);
     return code;
 }

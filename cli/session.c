@@ -141,6 +141,9 @@ sherd_status cli_session_open(cli_session *session, const cli_rank *rank, const 
     session->shape = *shape;
     session->config = *config;
     cli_groups(&session->config);
+    if (config->transport.kind == SHERD_TRANSPORT_AUTO || config->transport.kind == SHERD_TRANSPORT_MPI) {
+        session->config.transport.kind = sherd_comm_transport(rank->comm); /* MPI: where there are several nodes */
+    }
     status = sherd_config_resolve(&session->config, rank->world, err);
     if (status == SHERD_OK) {
         status = cli_model_table(shape, config, &session->params, &session->names, &session->n_params, err);

@@ -48,6 +48,30 @@ int32_t sherd_comm_world(const sherd_comm *comm)
     return comm->world;
 }
 
+sherd_transport sherd_comm_transport(const sherd_comm *comm)
+{
+    return comm->transport;
+}
+
+int32_t sherd_comm_node(const sherd_comm *comm, int32_t rank)
+{
+    if (rank < 0 || rank >= comm->world) {
+        return -1;
+    }
+    return comm->node_of != NULL ? comm->node_of[rank] : 0;
+}
+
+void sherd_comm_traffic(const sherd_comm *comm, sherd_traffic *out)
+{
+    sherd_traffic full = {.size = sizeof full,
+                          .bytes_sent = atomic_load(&comm->sent_bytes),
+                          .bytes_received = atomic_load(&comm->received_bytes),
+                          .messages_sent = atomic_load(&comm->sent_messages)};
+    size_t size = out->size > 0 && out->size < sizeof full ? out->size : sizeof full;
+    full.size = size;
+    memcpy(out, &full, size);
+}
+
 const char *sherd_comm_describe(const sherd_comm *comm)
 {
     return comm->description;

@@ -75,6 +75,9 @@ struct sherd_comm {
     uint64_t receive_bytes;
     int32_t native;
     char description[128];
+    const int32_t *node_of; /* [world], or NULL: all ranks are of one node, as far as this transport knows */
+    /* Between nodes, collectives only: what this rank has sent and received, in how many messages. */
+    _Atomic uint64_t sent_bytes, received_bytes, sent_messages;
 };
 
 #endif

@@ -47,7 +47,7 @@ static sherd_status refuse(sherd_comm *comm, const sherd_error *error)
 
 /* --------------------------------------------------------------------------------------------------------- mismatch */
 
-static uint32_t digest(uint64_t a, uint64_t b, uint64_t c)
+uint32_t sherd__direct_digest(uint64_t a, uint64_t b, uint64_t c)
 {
     uint64_t h = a * 0x9E3779B97F4A7C15u;
     h = (h ^ (h >> 29) ^ b) * 0xBF58476D1CE4E5B9u;
@@ -55,7 +55,7 @@ static uint32_t digest(uint64_t a, uint64_t b, uint64_t c)
     return (uint32_t)(h >> 32);
 }
 
-static void describe_call(uint32_t word, char *text, size_t bytes)
+void sherd__direct_describe_call(uint32_t word, char *text, size_t bytes)
 {
     const char *kind = sherd__kind_text((sherd__kind)(word >> 28));
     uint32_t bucket = word & 0x0FFFFFFFu;
@@ -84,15 +84,15 @@ static void compare_calls(void *arg, const uint32_t says[2])
         }
         char here[64], there[64];
         sherd_error error;
-        describe_call(call, here, sizeof here);
-        describe_call(peer_call, there, sizeof there);
+        sherd__direct_describe_call(call, here, sizeof here);
+        sherd__direct_describe_call(peer_call, there, sizeof there);
         if (peer_call != call) {
-            sherd__fail(&error, SHERD_EMISMATCH, "rank %" PRId32 " called %s where rank %" PRId32 " called %s", peer,
-                        there, comm->rank, here);
+            sherd__fail(&error, SHERD_EMISMATCH, "rank %" PRId32 " called %s where rank %" PRId32 " called %s",
+                        direct->number[peer], there, direct->number[comm->rank], here);
         } else {
             sherd__fail(&error, SHERD_EMISMATCH,
-                        "rank %" PRId32 " called %s with another size, place or root than rank %" PRId32, peer, there,
-                        comm->rank);
+                        "rank %" PRId32 " called %s with another size, place or root than rank %" PRId32,
+                        direct->number[peer], there, direct->number[comm->rank]);
         }
         refuse(comm, &error);
         return;
@@ -101,12 +101,17 @@ static void compare_calls(void *arg, const uint32_t says[2])
 
 /* ------------------------------------------------------------------------------------------------------ both ends */
 
-static sherd_status enter(sherd__direct *direct, sherd__stream *stream, sherd__tag tag, sherd__kind kind,
-                          uint32_t sizes)
+uint32_t sherd__direct_call_word(sherd__kind kind, sherd__tag tag)
+{
+    return (uint32_t)kind << 28 | ((uint32_t)(tag.bucket + 1) & 0x0FFFFFFFu);
+}
+
+sherd_status sherd__direct_enter(sherd__direct *direct, sherd__stream *stream, sherd__tag tag, sherd__kind kind,
+                                 uint32_t sizes)
 {
     sherd_comm *comm = &direct->base;
     sherd__control *own = direct->control[comm->rank];
-    uint32_t call = (uint32_t)kind << 28 | ((uint32_t)(tag.bucket + 1) & 0x0FFFFFFFu);
+    uint32_t call = sherd__direct_call_word(kind, tag);
     sherd__meet meet = {.word = {&own->what[direct->slot][0], &own->what[direct->slot][1]},
                         .says = {call, sizes},
                         .flag = &own->arrive,
@@ -124,7 +129,7 @@ static sherd_status enter(sherd__direct *direct, sherd__stream *stream, sherd__t
     return comm->device->ops->meet(stream, tag, &meet);
 }
 
-static sherd_status leave(sherd__direct *direct, sherd__stream *stream, sherd__tag tag, sherd__ticket *ticket)
+sherd_status sherd__direct_leave(sherd__direct *direct, sherd__stream *stream, sherd__tag tag, sherd__ticket *ticket)
 {
     sherd_comm *comm = &direct->base;
     sherd_status status = comm->device->ops->announce(stream, tag, &direct->control[comm->rank]->depart,
@@ -135,7 +140,7 @@ static sherd_status leave(sherd__direct *direct, sherd__stream *stream, sherd__t
     return status;
 }
 
-static void take_number(sherd__direct *direct)
+void sherd__direct_take_number(sherd__direct *direct)
 {
     direct->sequence += direct->sequence == UINT32_MAX ? 2 : 1;
     direct->slot ^= 1;
@@ -154,7 +159,7 @@ static sherd_status begin(sherd_comm *comm, const sherd__window *window, uint64_
                     sherd__kind_text(kind), offset, offset + bytes, window->bytes);
         return refuse(comm, &error);
     }
-    take_number((sherd__direct *)comm);
+    sherd__direct_take_number((sherd__direct *)comm);
     return SHERD_OK;
 }
 
@@ -167,7 +172,8 @@ static sherd_status reduce_scatter(sherd_comm *comm, sherd__stream *stream, sher
     uint64_t slice_bytes = (uint64_t)sum->elems * sherd_dtype_bytes(sum->src_dtype);
     sherd_status status = begin(comm, window, offset, slice_bytes * (uint64_t)comm->world, SHERD__KIND_REDUCE_SCATTER);
     if (status == SHERD_OK) {
-        status = enter(direct, stream, tag, SHERD__KIND_REDUCE_SCATTER, digest(offset, slice_bytes, sum->src_dtype));
+        status = sherd__direct_enter(direct, stream, tag, SHERD__KIND_REDUCE_SCATTER,
+                                     sherd__direct_digest(offset, slice_bytes, sum->src_dtype));
     }
     if (status == SHERD_OK && sum->elems > 0) {
         sherd__tree_sum whole = *sum;
@@ -176,7 +182,7 @@ static sherd_status reduce_scatter(sherd_comm *comm, sherd__stream *stream, sher
         whole.src_offset = offset + (uint64_t)comm->rank * slice_bytes;
         status = comm->device->ops->tree_sum(stream, tag, &whole);
     }
-    return status == SHERD_OK ? leave(direct, stream, tag, ticket) : status;
+    return status == SHERD_OK ? sherd__direct_leave(direct, stream, tag, ticket) : status;
 }
 
 /* One's own slice is in place already. Each rank begins with its right neighbour, so that not all read the same one at
@@ -187,7 +193,8 @@ static sherd_status all_gather(sherd_comm *comm, sherd__stream *stream, sherd__t
     sherd__direct *direct = (sherd__direct *)comm;
     sherd_status status = begin(comm, window, offset, slice_bytes * (uint64_t)comm->world, SHERD__KIND_ALL_GATHER);
     if (status == SHERD_OK) {
-        status = enter(direct, stream, tag, SHERD__KIND_ALL_GATHER, digest(offset, slice_bytes, 0));
+        status = sherd__direct_enter(direct, stream, tag, SHERD__KIND_ALL_GATHER,
+                                     sherd__direct_digest(offset, slice_bytes, 0));
     }
     for (int32_t step = 1; step < comm->world && status == SHERD_OK && slice_bytes > 0; step++) {
         int32_t peer = (comm->rank + step) % comm->world;
@@ -196,7 +203,7 @@ static sherd_status all_gather(sherd_comm *comm, sherd__stream *stream, sherd__t
         status = comm->device->ops->copy(stream, tag, (char *)window->local + at, (const char *)view->base[peer] + at,
                                          slice_bytes);
     }
-    return status == SHERD_OK ? leave(direct, stream, tag, ticket) : status;
+    return status == SHERD_OK ? sherd__direct_leave(direct, stream, tag, ticket) : status;
 }
 
 /* Through the control block's two slots, so that it needs neither a window nor a release. */
@@ -219,7 +226,8 @@ static sherd_status all_reduce(sherd_comm *comm, sherd__stream *stream, sherd__t
     uint64_t at = (uint64_t)((char *)own - (char *)direct->control[comm->rank]);
     status = device->copy(stream, tag, own, values, ((uint64_t)n_sum + n_min) * 8);
     if (status == SHERD_OK) {
-        status = enter(direct, stream, tag, SHERD__KIND_ALL_REDUCE, digest(n_sum, n_min, 0));
+        status =
+            sherd__direct_enter(direct, stream, tag, SHERD__KIND_ALL_REDUCE, sherd__direct_digest(n_sum, n_min, 0));
     }
     return status == SHERD_OK
                ? device->reduce_u64(stream, tag, values, direct->votes, (uint32_t)comm->world, at, n_sum, n_min)
@@ -237,20 +245,22 @@ static sherd_status broadcast(sherd_comm *comm, sherd__stream *stream, sherd__ta
     }
     sherd_status status = begin(comm, window, offset, bytes, SHERD__KIND_BROADCAST);
     if (status == SHERD_OK) {
-        status = enter(direct, stream, tag, SHERD__KIND_BROADCAST, digest(offset, bytes, (uint64_t)root + 1));
+        status = sherd__direct_enter(direct, stream, tag, SHERD__KIND_BROADCAST,
+                                     sherd__direct_digest(offset, bytes, (uint64_t)root + 1));
     }
     if (status == SHERD_OK && root != comm->rank && bytes > 0) {
         const sherd__view *view = window->handle;
         status = comm->device->ops->copy(stream, tag, (char *)window->local + offset,
                                          (const char *)view->base[root] + offset, bytes);
     }
-    return status == SHERD_OK ? leave(direct, stream, tag, ticket) : status;
+    return status == SHERD_OK ? sherd__direct_leave(direct, stream, tag, ticket) : status;
 }
 
 static sherd_status barrier(sherd_comm *comm, sherd__stream *stream, sherd__tag tag)
 {
     sherd_status status = begin(comm, NULL, 0, 0, SHERD__KIND_BARRIER);
-    return status == SHERD_OK ? enter((sherd__direct *)comm, stream, tag, SHERD__KIND_BARRIER, 0) : status;
+    return status == SHERD_OK ? sherd__direct_enter((sherd__direct *)comm, stream, tag, SHERD__KIND_BARRIER, 0)
+                              : status;
 }
 
 static sherd_status released(sherd_comm *comm, sherd__stream *stream, sherd__tag tag, sherd__ticket ticket,
@@ -393,6 +403,7 @@ sherd_status sherd__direct_new(const sherd_comm_options *options, int32_t rank, 
     direct->base.allocator = *allocator;
     direct->base.world = world;
     direct->pid = sherd__alloc(allocator, n, sizeof *direct->pid);
+    direct->number = sherd__alloc(allocator, n, sizeof *direct->number);
     direct->control = sherd__alloc(allocator, n, sizeof *direct->control);
     direct->votes = sherd__alloc(allocator, n, sizeof *direct->votes);
     direct->arrive = sherd__alloc(allocator, n, sizeof *direct->arrive);
@@ -400,13 +411,16 @@ sherd_status sherd__direct_new(const sherd_comm_options *options, int32_t rank, 
     direct->post_at[0] = sherd__alloc(allocator, n, sizeof **direct->post_at);
     direct->post_at[1] = sherd__alloc(allocator, n, sizeof **direct->post_at);
     direct->release_wait = sherd__alloc(allocator, SHERD__RELEASE_WAITS, sizeof *direct->release_wait);
-    if (direct->pid == NULL || direct->control == NULL || direct->votes == NULL || direct->arrive == NULL ||
-        direct->depart == NULL || direct->release_wait == NULL || direct->post_at[0] == NULL ||
-        direct->post_at[1] == NULL) {
+    if (direct->pid == NULL || direct->number == NULL || direct->control == NULL || direct->votes == NULL ||
+        direct->arrive == NULL || direct->depart == NULL || direct->release_wait == NULL ||
+        direct->post_at[0] == NULL || direct->post_at[1] == NULL) {
         sherd__direct_free(direct);
         return sherd__fail(err, SHERD_ENOMEM, "no memory for a communicator of %" PRId32 " ranks", world);
     }
     fill(direct, options, rank, world);
+    for (int32_t peer = 0; peer < world; peer++) {
+        direct->number[peer] = peer;
+    }
     *out = direct;
     return SHERD_OK;
 }
@@ -436,6 +450,7 @@ void sherd__direct_free(sherd__direct *direct)
     sherd__free(&allocator, direct->arrive, n, sizeof *direct->arrive);
     sherd__free(&allocator, direct->votes, n, sizeof *direct->votes);
     sherd__free(&allocator, direct->control, n, sizeof *direct->control);
+    sherd__free(&allocator, direct->number, n, sizeof *direct->number);
     sherd__free(&allocator, direct->pid, n, sizeof *direct->pid);
     sherd__free(&allocator, direct, 1, sizeof *direct);
 }

@@ -82,6 +82,7 @@ struct sherd__direct {
     const sherd__peers_ops *peers;
     void *peers_state;
     int64_t *pid;              /* [world]; 0: not a process of its own */
+    int32_t *number;           /* [world] by which name sentences call a rank: its own number, or that in a larger world */
     sherd__control **control;  /* [world] */
     const void **votes;        /* [world] the same, as sources of reduce_u64 */
     _Atomic uint32_t **arrive; /* [world] peers' flags; own entry NULL */
@@ -115,6 +116,16 @@ void sherd__direct_free(sherd__direct *direct);
 sherd_status sherd__direct_options(const sherd_comm_options *options, sherd_comm_options *out, sherd_error *err);
 void sherd__control_init(sherd__control *control, int32_t rank, int32_t world);
 
+/* direct.c: the parts of a collective, for transports that are more than this one. The number first, then both ends. */
+void sherd__direct_take_number(sherd__direct *direct);
+sherd_status sherd__direct_enter(sherd__direct *direct, sherd__stream *stream, sherd__tag tag, sherd__kind kind,
+                                 uint32_t sizes);
+sherd_status sherd__direct_leave(sherd__direct *direct, sherd__stream *stream, sherd__tag tag, sherd__ticket *ticket);
+uint32_t sherd__direct_digest(uint64_t a, uint64_t b, uint64_t c);
+uint32_t sherd__direct_call_word(sherd__kind kind, sherd__tag tag);
+/* "all-gather of bucket 3" from the first word that ranks compare. */
+void sherd__direct_describe_call(uint32_t word, char *text, size_t bytes);
+
 /* watch.c: sherd__await's poll; ctx is a sherd__wait. */
 sherd_status sherd__direct_poll(void *ctx, uint32_t which, int64_t waited_ns, const sherd__tag *tag, sherd_error *err);
 /* The same without limits: has a peer that `wait` needs died, given up or left? `place` names what is waited for. */
@@ -122,6 +133,8 @@ sherd_status sherd__direct_look(const sherd__wait *wait, int64_t waited_ns, cons
 void sherd__direct_abort(sherd_comm *comm, const sherd_error *why);
 /* A device's guard; ctx is the sherd__direct: a peer that gave up. */
 sherd_status sherd__direct_guard(void *ctx, sherd_error *err);
+/* "all-gather of bucket 3", "all-reduce (vote)"; host-synchronous exchanges are named by their tag alone */
+void sherd__direct_place(sherd__kind kind, const sherd__tag *tag, char *text, size_t bytes);
 /* 1: the peer neither looks nor ever will: it died or left. */
 int sherd__direct_gone(sherd__direct *direct, int32_t peer);
 void sherd__flag_wake(_Atomic uint32_t *flag);
@@ -146,6 +159,10 @@ sherd_status sherd__map(int fd, uint64_t bytes, int own, void **out, sherd_error
 void sherd__unmap(void *base, uint64_t bytes);
 /* A sealed anonymous file. */
 sherd_status sherd__memfd(const char *name, uint64_t bytes, int *fd, sherd_error *err);
+
+/* local.c: sherd_comm_create_local; number[world], or NULL, are the ranks' names in sentences. */
+sherd_status sherd__local_create(const sherd_comm_options *options, int32_t rank, int32_t world, const int32_t *number,
+                                 sherd_allgather_fn allgather, void *ctx, sherd__direct **out, sherd_error *err);
 
 /* process.c: who and where a process is */
 typedef struct sherd__identity {

@@ -139,19 +139,21 @@ static sherd_status judge(const sherd__direct *direct, const sherd__offer *all, 
         return sherd__fail_rank(err, (sherd_status)all[peer].status, all[peer].rank, "%.479s", all[peer].text);
     }
     if (peer >= 0) {
-        return sherd__fail_rank(err, (sherd_status)all[peer].status, peer,
-                                "rank %" PRId32 " could not make a window: %.440s", peer, all[peer].text);
+        return sherd__fail_rank(err, (sherd_status)all[peer].status, direct->number[peer],
+                                "rank %" PRId32 " could not make a window: %.440s", direct->number[peer],
+                                all[peer].text);
     }
     for (peer = 0; peer < direct->base.world; peer++) {
         if (all[peer].place != all[0].place) {
-            return sherd__fail_rank(err, SHERD_EUNSUPPORTED, peer,
-                                    "the devices of rank 0 and rank %" PRId32 " have no memory in common", peer);
+            return sherd__fail_rank(err, SHERD_EUNSUPPORTED, direct->number[peer],
+                                    "the devices of rank %" PRId32 " and rank %" PRId32 " have no memory in common",
+                                    direct->number[0], direct->number[peer]);
         }
         if (all[peer].bytes != all[self].bytes) {
             return sherd__fail(err, SHERD_EMISMATCH,
                                "rank %" PRId32 " makes a window of %" PRIu64 " bytes where rank %" PRId32
                                " makes one of %" PRIu64,
-                               peer, all[peer].bytes, self, all[self].bytes);
+                               direct->number[peer], all[peer].bytes, direct->number[self], all[self].bytes);
         }
     }
     return SHERD_OK;
@@ -270,8 +272,8 @@ static int fall_back(sherd__direct *direct, const sherd__offer *all, const sherd
     }
     if (direct->place == SHERD__PLACE_DEVICE) {
         sherd__log(&direct->base.log, SHERD_LOG_WARNING,
-                   "rank %" PRId32 ": windows are in pinned main memory, not in the GPUs': %s", direct->base.rank,
-                   why->text);
+                   "rank %" PRId32 ": windows are in pinned main memory, not in the GPUs': %s",
+                   direct->number[direct->base.rank], why->text);
     }
     direct->place = SHERD__PLACE_MAIN;
     return 1;

@@ -57,14 +57,14 @@ static sherd_status fail_open(const sherd__direct *direct, int32_t peer, const c
     int code = errno;
     const local_peers *peers = direct->peers_state;
     if (code == ENOENT && ended_soon(direct->pid[peer], peers->start[peer])) {
-        return sherd__fail_rank(err, SHERD_ERANKDEAD, peer,
-                                "rank %" PRId32 " (pid %" PRId64 ") died while its memory was opened", peer,
-                                direct->pid[peer]);
+        return sherd__fail_rank(err, SHERD_ERANKDEAD, direct->number[peer],
+                                "rank %" PRId32 " (pid %" PRId64 ") died while its memory was opened",
+                                direct->number[peer], direct->pid[peer]);
     }
-    return sherd__fail_rank(err, SHERD_ESYSTEM, peer,
+    return sherd__fail_rank(err, SHERD_ESYSTEM, direct->number[peer],
                             "%s the memory of rank %" PRId32 " (pid %" PRId64
                             "): %s; ranks of one host must run as one user and see each other in /proc",
-                            what, peer, direct->pid[peer], strerror(code));
+                            what, direct->number[peer], direct->pid[peer], strerror(code));
 }
 
 static sherd_status open_and_map(sherd__direct *direct, int32_t peer, int peer_fd, uint64_t bytes, void **out,
@@ -190,7 +190,7 @@ static int given_back(sherd__direct *direct, uint32_t number)
                 sherd__log(&direct->base.log, SHERD_LOG_WARNING,
                            "rank %" PRId32 " still holds memory that rank %" PRId32
                            " lent it: that memory is not freed before this process ends",
-                           peer, direct->base.rank);
+                           direct->number[peer], direct->number[direct->base.rank]);
                 return 0;
             }
             nanosleep(&pause, NULL);
@@ -339,12 +339,13 @@ static void say_hello(sherd__direct *direct, hello *mine)
 }
 
 /* The same verdict on every rank: only what all have received is looked at. */
-static sherd_status judge_hello(const hello *all, int32_t peer, int32_t world, sherd_error *err)
+static sherd_status judge_hello(const sherd__direct *direct, const hello *all, int32_t peer, sherd_error *err)
 {
     const hello *theirs = &all[peer];
+    int32_t world = direct->base.world, name = direct->number[peer];
     if (theirs->magic != HELLO_MAGIC || theirs->version != SHERD__CONTROL_VERSION) {
-        return sherd__fail_rank(err, SHERD_EMISMATCH, peer, "rank %" PRId32 " runs another version of the library",
-                                peer);
+        return sherd__fail_rank(err, SHERD_EMISMATCH, name, "rank %" PRId32 " runs another version of the library",
+                                name);
     }
     if (theirs->rank != peer || theirs->world != world) {
         return sherd__fail_rank(err, SHERD_EMISMATCH, peer,
@@ -355,19 +356,19 @@ static sherd_status judge_hello(const hello *all, int32_t peer, int32_t world, s
     const sherd__identity *first = &all[0].identity, *other = &theirs->identity;
     if (strncmp(first->host, other->host, sizeof first->host) != 0 ||
         strncmp(first->boot, other->boot, sizeof first->boot) != 0) {
-        return sherd__fail_rank(err, SHERD_EUNSUPPORTED, peer,
+        return sherd__fail_rank(err, SHERD_EUNSUPPORTED, name,
                                 "rank 0 runs on host %.64s and rank %" PRId32
                                 " on host %.64s: shared memory needs all ranks on one host",
-                                first->host, peer, other->host);
+                                first->host, name, other->host);
     }
     if (first->pid_space != other->pid_space) {
         return sherd__fail_rank(
-            err, SHERD_EUNSUPPORTED, peer,
-            "rank 0 and rank %" PRId32 " are in different pid namespaces: run all ranks in one container", peer);
+            err, SHERD_EUNSUPPORTED, name,
+            "rank 0 and rank %" PRId32 " are in different pid namespaces: run all ranks in one container", name);
     }
     if (theirs->control.status != SHERD_OK) {
-        return sherd__fail_rank(err, (sherd_status)theirs->control.status, peer,
-                                "rank %" PRId32 " could not start: %.440s", peer, theirs->control.text);
+        return sherd__fail_rank(err, (sherd_status)theirs->control.status, name,
+                                "rank %" PRId32 " could not start: %.440s", name, theirs->control.text);
     }
     return SHERD_OK;
 }
@@ -378,9 +379,9 @@ static sherd_status attach_peer(sherd__direct *direct, const hello *theirs, int3
     void *control;
     peers->pidfd[peer] = sherd__process_open(direct->pid[peer], peers->start[peer]);
     if (peers->pidfd[peer] == -1) {
-        return sherd__fail_rank(err, SHERD_ERANKDEAD, peer,
-                                "rank %" PRId32 " (pid %" PRId64 ") died during creation of the communicator", peer,
-                                direct->pid[peer]);
+        return sherd__fail_rank(err, SHERD_ERANKDEAD, direct->number[peer],
+                                "rank %" PRId32 " (pid %" PRId64 ") died during creation of the communicator",
+                                direct->number[peer], direct->pid[peer]);
     }
     sherd_status status = open_and_map(direct, peer, theirs->control.fd, SHERD__CONTROL_SIZE, &control, err);
     if (status != SHERD_OK) {
@@ -388,9 +389,9 @@ static sherd_status attach_peer(sherd__direct *direct, const hello *theirs, int3
     }
     direct->control[peer] = control;
     if (direct->control[peer]->magic != SHERD__CONTROL_MAGIC || direct->control[peer]->rank != peer) {
-        return sherd__fail_rank(err, SHERD_EMISMATCH, peer,
-                                "the memory of rank %" PRId32 " (pid %" PRId64 ") is not its control block", peer,
-                                direct->pid[peer]);
+        return sherd__fail_rank(err, SHERD_EMISMATCH, direct->number[peer],
+                                "the memory of rank %" PRId32 " (pid %" PRId64 ") is not its control block",
+                                direct->number[peer], direct->pid[peer]);
     }
     return SHERD_OK;
 }
@@ -468,7 +469,7 @@ static sherd_status connect_all(sherd__direct *direct, sherd_allgather_fn allgat
         goto close_control;
     }
     for (int32_t peer = 0; peer < direct->base.world && status == SHERD_OK; peer++) {
-        status = judge_hello(all, peer, direct->base.world, err);
+        status = judge_hello(direct, all, peer, err);
     }
     if (status == SHERD_OK) {
         status = attach_peers(direct, all, offers, err);
@@ -483,8 +484,8 @@ close_control:
     return status;
 }
 
-sherd_status sherd_comm_create_local(const sherd_comm_options *options, int32_t rank, int32_t world,
-                                     sherd_allgather_fn allgather, void *ctx, sherd_comm **out, sherd_error *err)
+sherd_status sherd__local_create(const sherd_comm_options *options, int32_t rank, int32_t world, const int32_t *number,
+                                 sherd_allgather_fn allgather, void *ctx, sherd__direct **out, sherd_error *err)
 {
     sherd_comm_options settled;
     sherd__direct *direct;
@@ -498,6 +499,9 @@ sherd_status sherd_comm_create_local(const sherd_comm_options *options, int32_t 
     if (status != SHERD_OK) {
         return status;
     }
+    for (int32_t peer = 0; number != NULL && peer < world; peer++) {
+        direct->number[peer] = number[peer];
+    }
     status = peers_new(direct, err);
     if (status != SHERD_OK) {
         goto free_direct;
@@ -508,12 +512,23 @@ sherd_status sherd_comm_create_local(const sherd_comm_options *options, int32_t 
     }
     snprintf(direct->base.description, sizeof direct->base.description,
              "direct over shared memory (memfd), %" PRId32 " rank%s", world, world == 1 ? "" : "s");
-    *out = &direct->base;
+    *out = direct;
     return SHERD_OK;
 
 free_peers:
     local_fini(direct);
 free_direct:
     sherd__direct_free(direct);
+    return status;
+}
+
+sherd_status sherd_comm_create_local(const sherd_comm_options *options, int32_t rank, int32_t world,
+                                     sherd_allgather_fn allgather, void *ctx, sherd_comm **out, sherd_error *err)
+{
+    sherd__direct *direct = NULL;
+    sherd_status status = sherd__local_create(options, rank, world, NULL, allgather, ctx, &direct, err);
+    if (status == SHERD_OK) {
+        *out = &direct->base;
+    }
     return status;
 }

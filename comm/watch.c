@@ -63,8 +63,7 @@ static uint32_t number_of(const sherd__wait *wait)
     }
 }
 
-/* "all-gather of bucket 3", "all-reduce (vote)"; host-synchronous exchanges are named by their tag alone */
-static void describe_place(sherd__kind kind, const sherd__tag *tag, char *text, size_t bytes)
+void sherd__direct_place(sherd__kind kind, const sherd__tag *tag, char *text, size_t bytes)
 {
     if (kind == SHERD__KIND_WINDOW && tag != NULL && tag->name != NULL) {
         snprintf(text, bytes, "%s", tag->name);
@@ -81,9 +80,9 @@ static void describe_place(sherd__kind kind, const sherd__tag *tag, char *text, 
 static void describe_rank(const sherd__direct *direct, int32_t rank, char *text, size_t bytes)
 {
     if (direct->pid[rank] != 0) {
-        snprintf(text, bytes, "rank %" PRId32 " (pid %" PRId64 ")", rank, direct->pid[rank]);
+        snprintf(text, bytes, "rank %" PRId32 " (pid %" PRId64 ")", direct->number[rank], direct->pid[rank]);
     } else {
-        snprintf(text, bytes, "rank %" PRId32, rank);
+        snprintf(text, bytes, "rank %" PRId32, direct->number[rank]);
     }
 }
 
@@ -94,8 +93,8 @@ static sherd_status report_abort(const sherd__direct *direct, int32_t peer, cons
     if (record->status == SHERD_ERANKDEAD || record->status == SHERD_EABORTED) {
         return sherd__fail_rank(err, (sherd_status)record->status, record->rank, "%.495s", record->text);
     }
-    return sherd__fail_rank(err, SHERD_EABORTED, peer, "rank %" PRId32 " gave up during %s: %.495s", peer, place,
-                            record->text);
+    return sherd__fail_rank(err, SHERD_EABORTED, direct->number[peer], "rank %" PRId32 " gave up during %s: %.495s",
+                            direct->number[peer], place, record->text);
 }
 
 static int aborted(const sherd__direct *direct, int32_t peer)
@@ -115,7 +114,7 @@ static sherd_status look_for_dead(const sherd__wait *wait, const char *place, sh
         }
         char who[64];
         describe_rank(direct, peer, who, sizeof who);
-        return sherd__fail_rank(err, SHERD_ERANKDEAD, peer, "%s died during %s", who, place);
+        return sherd__fail_rank(err, SHERD_ERANKDEAD, direct->number[peer], "%s died during %s", who, place);
     }
     return SHERD_OK;
 }
@@ -129,7 +128,7 @@ static sherd_status look_for_left(const sherd__wait *wait, const char *place, sh
         }
         char who[64];
         describe_rank(direct, peer, who, sizeof who);
-        return sherd__fail_rank(err, SHERD_EABORTED, peer,
+        return sherd__fail_rank(err, SHERD_EABORTED, direct->number[peer],
                                 "%s has left (its communicator was destroyed) and is missing in %s", who, place);
     }
     return SHERD_OK;
@@ -166,7 +165,7 @@ static sherd_status check_limits(sherd__wait *wait, int32_t which, int64_t waite
     char who[64];
     if (waited_s >= direct->base.fail_after_s) {
         describe_rank(direct, which, who, sizeof who);
-        return sherd__fail_rank(err, SHERD_ETIMEOUT, which, "%s did not arrive within %g s at %s", who,
+        return sherd__fail_rank(err, SHERD_ETIMEOUT, direct->number[which], "%s did not arrive within %g s at %s", who,
                                 direct->base.fail_after_s, place);
     }
     if (waited_s >= direct->base.warn_after_s) {
@@ -174,7 +173,7 @@ static sherd_status check_limits(sherd__wait *wait, int32_t which, int64_t waite
         if (atomic_exchange(&wait->warned, number) != number) {
             describe_rank(direct, which, who, sizeof who);
             sherd__log(&direct->base.log, SHERD_LOG_WARNING, "rank %" PRId32 " waited %.3g s for %s in %s",
-                       direct->base.rank, waited_s, who, place);
+                       direct->number[direct->base.rank], waited_s, who, place);
         }
     }
     return SHERD_OK;
@@ -198,7 +197,7 @@ sherd_status sherd__direct_poll(void *ctx, uint32_t which, int64_t waited_ns, co
 {
     sherd__wait *wait = ctx;
     char place[96];
-    describe_place(wait->kind, tag, place, sizeof place);
+    sherd__direct_place(wait->kind, tag, place, sizeof place);
     sherd_status status = sherd__direct_look(wait, waited_ns, place, err);
     return status == SHERD_OK ? check_limits(wait, (int32_t)which, waited_ns, place, err) : status;
 }
@@ -228,7 +227,7 @@ void sherd__direct_abort(sherd_comm *comm, const sherd_error *why)
         return;
     }
     own->abort.status = why != NULL && why->status != SHERD_OK ? (int32_t)why->status : (int32_t)SHERD_EABORTED;
-    own->abort.rank = why != NULL ? why->rank : comm->rank;
+    own->abort.rank = why != NULL ? why->rank : direct->number[comm->rank];
     snprintf(own->abort.text, sizeof own->abort.text, "%s", why != NULL ? why->text : "no reason was given");
     atomic_store_explicit(&own->abort.set, 1, memory_order_release);
     sherd__flag_wake(&own->arrive);

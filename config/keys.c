@@ -323,7 +323,7 @@ const sherd__key sherd__keys[] = {
     HONOURED("sherd.exact_bucket_size", BOOLEAN, ANY, I32, config.sherd.exact_bucket_size, "false",
              "takes reduce_bucket_size as it stands, not as an upper bound"),
     CHOICE("sherd.transport", 0, 0, config.transport.kind, "auto|direct|nccl|mpi", "\"auto\"",
-           "what the communicator is; plans for nccl and mpi hold a receive scratch; auto: direct"),
+           "what the communicator is; plans for nccl and mpi (several nodes) hold a receive scratch; auto: direct"),
     CHOICE("sherd.reduction", 0, 0, config.transport.reduction, "tree|native", "\"tree\"",
            "tree: the same bits on every transport; native: NCCL's own sums, whose bits depend on NCCL"),
     HONOURED("sherd.warn_after_s", NUMBER, POSITIVE, F64, config.sherd.warn_after_s, "60",

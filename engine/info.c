@@ -19,7 +19,7 @@ static const struct {
     const char *name, *state;
 } features[] = {
 #if defined(SHERD_HAVE_MPI)
-    {"mpi", "yes (bootstrap; data moves through shared memory)"},
+    {"mpi", "yes (starts ranks; carries data between nodes, shared memory inside them)"},
 #else
     {"mpi", "no: built without MPI"},
 #endif

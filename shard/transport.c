@@ -3,6 +3,10 @@
  * What a transport costs. Where a rank cannot read its peers' memory, the slices that it reduces come to it as
  * messages: they arrive in a scratch with room for every other rank's largest slice, and the tree is summed from there
  * and from the own slice, which stays where it is. A native reduction works in place and needs none.
+ *
+ * Over MPI a node sums before it sends, and the tree may have to be summed in parts: then the scratch also holds the sums
+ * that a rank makes for others, and fp32 partials of its own. How much depends on which ranks share a node, which no plan
+ * knows: it is the most that any grouping takes.
  */
 #include "shard/build.h"
 
@@ -28,10 +32,20 @@ sherd_status sherd__plan_check_transport(const sherd_config *config, sherd_error
     return SHERD_OK;
 }
 
+/* fp32 slices beside what is received: sums for half of the other ranks, one of the own node, and one for each level of
+ * the tree and its root. */
+static uint64_t partial_slices(int32_t world)
+{
+    uint64_t levels = 1;
+    while ((int64_t)1 << (levels - 1) < world)
+        levels++;
+    return world > 2 ? (uint64_t)(world - 1) / 2 + 1 + levels : 0;
+}
+
 /* Leaves in the gradient's type; fp32 sums where they are reduced after the last micro-step. */
 void sherd__plan_place_receive(sherd_plan *plan)
 {
-    uint64_t largest = 0;
+    uint64_t largest = 0, largest_sum = 0;
     if (sherd__plan_transport(&plan->config) == SHERD_TRANSPORT_DIRECT ||
         plan->config.transport.reduction == SHERD_REDUCTION_NATIVE)
         return;
@@ -39,8 +53,12 @@ void sherd__plan_place_receive(sherd_plan *plan)
         const sherd__bucket *bucket = &plan->buckets[b];
         uint64_t bytes =
             (uint64_t)bucket->slice_elems * (plan->full_mode ? sizeof(float) : sherd_dtype_bytes(bucket->grad_dtype));
+        uint64_t sum_bytes = (uint64_t)bucket->slice_elems * sizeof(float);
         largest = bytes > largest ? bytes : largest;
+        largest_sum = sum_bytes > largest_sum ? sum_bytes : largest_sum;
     }
     plan->receive_bytes = largest * (uint64_t)(plan->world - 1);
+    if (sherd__plan_transport(&plan->config) == SHERD_TRANSPORT_MPI)
+        plan->receive_bytes += partial_slices(plan->world) * largest_sum;
     plan->comm_bytes += plan->receive_bytes;
 }

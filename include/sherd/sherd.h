@@ -449,6 +449,7 @@ typedef struct sherd_comm_options {
     double warn_after_s, fail_after_s; /* 60 and 600 */
     sherd_log log;
     sherd_allocator allocator;
+    int32_t ranks_per_node; /* sherd_comm_create_mpi: 0: nodes are as ranks are on hosts; R: ranks 0 … R−1 count as one, and so on */
 } sherd_comm_options;
 
 SHERD_API void sherd_comm_options_init(sherd_comm_options *options, size_t size);
@@ -583,6 +584,7 @@ SHERD_API size_t sherd_info_text(char *buffer, size_t capacity);
 }
 #endif
 
+#include "sherd/sherd_nodes.h" /* several nodes */
 #include "sherd/sherd_steer.h" /* rates and state while training, steps that go another way */
 #include "sherd/sherd_store.h" /* checkpoints, safetensors */
 #endif

@@ -50,6 +50,8 @@ static void wrong_arguments_end_in_a_sentence(void **state)
         {"train --device tpu", "sherd train: --device tpu: give host, cuda or check", 2},
         {"train --comm mpi", "sherd train: --comm mpi: give direct or nccl", 2},
         {TRAIN "--ranks 2 --comm nccl", "sherd: NCCL is for GPUs; add --device cuda, or leave out --comm nccl", 2},
+        {TRAIN "--ranks-per-node 1", "sherd: --ranks-per-node is for MPI's messages between nodes: start the ranks with mpirun", 2},
+        {"plan --model tiny --ranks-per-node 1", "sherd: --ranks-per-node is for plans with --set sherd.transport=mpi", 2},
         {"memory", "sherd: memory needs either --model or --params", 2},
         {"memory --params 1e9 --gpu-memory 3X", "sherd memory: --gpu-memory 3X: not a number of bytes", 2},
         {"bench --model tiny --batch 1,x", "sherd bench: --batch x: not an integer", 2},
@@ -414,6 +416,11 @@ static void mpirun_gives_the_same_bits(void **state)
     assert_says("2 ranks of 1 thread");
     command_hashes("forked.jsonl", forked);
     command_hashes("mpi.jsonl", under_mpi);
+    assert_string_equal(forked, under_mpi);
+    command_run(&o, start, TRAIN "--steps 5 --set zero_optimization.stage=2 --ranks-per-node 1 --log nodes.jsonl 2>&1");
+    assert_says("MPI between 2 nodes");
+    assert_code(0);
+    command_hashes("nodes.jsonl", under_mpi);
     assert_string_equal(forked, under_mpi);
     command_run(&o, start, TRAIN "--ranks 2 2>&1");
     assert_code(2);

@@ -2,9 +2,14 @@
  *
  * The matrix with ranks that mpirun started. Every rank compares its own results with the oracle's; one line from rank
  * 0.
+ *     test_engine_matrix_mpi STEPS                 one node: shared memory
+ *     test_engine_matrix_mpi STEPS R               nodes of R ranks: messages between them
+ *     test_engine_matrix_mpi STEPS R offload       the same with state offloaded to host and disk
+ *     test_engine_matrix_mpi STEPS R wide          accumulation, bf16 sums, Adam, parked gradients, skipped steps
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <mpi.h>
 
@@ -28,7 +33,20 @@ static int check_case(const engine_case *c, sherd_device *device, sherd_comm *co
     return 0;
 }
 
-static int run_all(int64_t steps)
+typedef int (*case_list)(uint32_t index, int32_t world, int64_t steps, engine_case *out);
+
+/* Accumulation, bf16 sums, arrival orders come with the wide ones. */
+static int plain_at(uint32_t index, int32_t world, int64_t steps, engine_case *out)
+{
+    return case_at(index, world, steps, 0, out);
+}
+
+static int wide_at(uint32_t index, int32_t world, int64_t steps, engine_case *out)
+{
+    return case_at(index, world, steps, 1, out);
+}
+
+static int run_all(int64_t steps, int32_t ranks_per_node, case_list at)
 {
     sherd_comm_options options;
     sherd_device_options device_options;
@@ -41,19 +59,22 @@ static int run_all(int64_t steps)
 
     sherd_comm_options_init(&options, sizeof options);
     options.fail_after_s = 60;
+    options.ranks_per_node = ranks_per_node;
     sherd_device_options_init(&device_options, sizeof device_options);
     if (sherd_comm_create_mpi(&options, MPI_COMM_WORLD, &comm, &err) != SHERD_OK ||
         sherd_device_create(&device_options, &device, &err) != SHERD_OK) {
         fprintf(stderr, "%s\n", err.text);
         return 1;
     }
-    for (i = 0; !failed && case_at(i, sherd_comm_world(comm), steps, 0, &c); i++)
+    for (i = 0; !failed && at(i, sherd_comm_world(comm), steps, &c); i++) {
+        c.transport = sherd_comm_transport(comm);
         failed = check_case(&c, device, comm);
+    }
     if (i == 0)
         failed = 1;
     if (sherd_comm_rank(comm) == 0)
-        printf("MPI, %d ranks: %u combinations of %lld steps %s the oracle\n", sherd_comm_world(comm), i,
-               (long long)steps, failed ? "DIFFER from" : "equal");
+        printf("%s: %u combinations of %lld steps %s the oracle\n", sherd_comm_describe(comm), i, (long long)steps,
+               failed ? "DIFFER from" : "equal");
     sherd_comm_destroy(comm);
     sherd_device_destroy(device);
     return failed;
@@ -62,10 +83,13 @@ static int run_all(int64_t steps)
 int main(int argc, char **argv)
 {
     int provided, failed;
+    int32_t ranks_per_node = argc > 2 ? atoi(argv[2]) : 0;
+    case_list at = argc <= 3 ? plain_at : strcmp(argv[3], "offload") == 0 ? case_offload_at : wide_at;
 
-    if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+    if (MPI_Init_thread(&argc, &argv, ranks_per_node > 0 ? MPI_THREAD_MULTIPLE : MPI_THREAD_FUNNELED, &provided) !=
+        MPI_SUCCESS)
         return 1;
-    failed = run_all(argc > 1 ? atoll(argv[1]) : 5);
+    failed = run_all(argc > 1 ? atoll(argv[1]) : 5, ranks_per_node, at);
     MPI_Finalize();
     return failed;
 }
