@@ -6,6 +6,7 @@
  *   reduction   to every rank of another node: from a node whose ranks are a subtree (2^j > 1 consecutive ranks from a
  * multiple of 2^j on) one fp32 slice, else a leaf of each of its ranks gather      each slice once to every other node
  *   vote        to every rank of another node, the node's sum
+ *   ratios      Lamb: each rank's part of the norms, as a slice that is gathered
  *
  * Ranks of another node are dealt out in turn to the node's own, so a node's messages are shared by its ranks.
  */
@@ -118,6 +119,8 @@ sherd_status sherd_plan_wire_bytes(const sherd_plan *plan, const int32_t *nodes,
     for (uint32_t b = 0; b < plan->n_buckets; b++)
         add_bucket(&wire, plan, &plan->buckets[b]);
     add_vote(&wire, VOTE_BYTES);
+    if (plan->trust && plan->trust_slices > 1)
+        add_gather(&wire, plan->trust_slice_bytes);
     if (sent)
         *sent = wire.sent;
     if (received)
