@@ -117,16 +117,20 @@ static void print_progress(const trainer *t, const cli_step *step)
     double tokens = (double)t->session.config.train_batch_size * (double)t->feed.seq;
     int64_t made = t->steps > t->first ? t->steps - t->first : 1;
     int64_t left = (t->shared->steps - t->steps) * (t->elapsed_ns / made) / 1000000000;
-
+    char note[320] = "";
     char scale[48] = "";
 
     if (t->session.config.scaling.kind != SHERD_SCALING_NONE) {
         snprintf(scale, sizeof scale, "  loss scale %g", r->loss_scale);
     }
+    if (r->skipped) {
+        snprintf(note, sizeof note, "  (skipped: the gradient of '%s' is not finite)",
+                 r->bad_param < 0 ? "" : t->session.params[r->bad_param].name);
+    }
     cli_message(-1, "step %lld/%lld  loss %.4f  grad norm %.3f  lr %.3e%s  %.0f tokens/s  %lld:%02lld left%s",
                 (long long)t->steps, (long long)t->shared->steps, step->loss, r->grad_norm, r->lr, scale,
                 rate(tokens, step->wall_ns), (long long)(left / 60), (long long)(left % 60),
-                r->skipped ? "  (skipped: the gradients are not finite)" : "");
+                note);
     print_breakdowns(t, step);
 }
 
@@ -157,6 +161,9 @@ static void log_step(const trainer *t, const cli_step *step)
     if (t->eval_loss >= 0) {
         fputs(", \"eval_loss\": ", out);
         cli_print_number(out, t->eval_loss);
+    }
+    if (r->bad_param >= 0) {
+        fprintf(out, ", \"nonfinite\": \"%s\"", t->session.params[r->bad_param].name);
     }
     if (r->step != t->steps) { /* norm, rate and times are this earlier step's */
         fprintf(out, ", \"report_step\": %lld", (long long)r->step);

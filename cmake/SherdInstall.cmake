@@ -13,7 +13,7 @@ install(TARGETS sherd_shared EXPORT sherd-targets
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT library NAMELINK_COMPONENT development
   INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(TARGETS sherd_static ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development)
-set(sherd_headers include/sherd/sherd.h include/sherd/sherd_nodes.h include/sherd/sherd_steer.h include/sherd/sherd_store.h)
+set(sherd_headers include/sherd/sherd.h include/sherd/sherd_base.h include/sherd/sherd_nodes.h include/sherd/sherd_steer.h include/sherd/sherd_store.h)
 if(SHERD_HAVE_MPI)
   list(APPEND sherd_headers include/sherd/sherd_mpi.h)
 endif()

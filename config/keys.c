@@ -332,6 +332,11 @@ const sherd__key sherd__keys[] = {
              "seconds after which a wait ends the engine with an error"),
     HONOURED("sherd.reproducible", BOOLEAN, ANY, I32, config.reproducible, "false",
              "sums are one tree over the step's micro-batches: the same bits for every world and stage"),
+    CHOICE("sherd.nonfinite", 0, 0, config.faults.nonfinite, "auto|skip|stop", "\"auto\"",
+           "a step with non-finite gradients: skip: no update, the next step goes on; stop: no update, and an error that names the "
+           "first such parameter; auto: as bf16.check_grad_overflow and a dynamic loss scale say"),
+    HONOURED("sherd.check_replicas", INTEGER, ZERO_UP, I64, config.faults.check_replicas, "0",
+             "every so many steps the ranks compare their working copies of the parameters, which must have the same bits; 0: never"),
     HONOURED("sherd.speculate", BOOLEAN, ANY, I32, config.offload.speculate, "false",
              "offloaded buckets are updated before the vote, into second buffers, and again where it was refused"),
     HONOURED("sherd.device_memory_budget", BYTES, ANY, I64, config.offload.device_memory_budget, "",

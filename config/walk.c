@@ -325,6 +325,11 @@ static sherd_status finish_types(walk *w, json_t *root)
             draft->config.scaling.loss_scale > 0 ? SHERD_SCALING_STATIC : SHERD_SCALING_DYNAMIC;
         draft->config.check_grad_overflow = 1;
     }
+    if (draft->config.faults.nonfinite == SHERD_NONFINITE_STOP && draft->config.scaling.kind == SHERD_SCALING_DYNAMIC) {
+        return sherd__source_fail(w->source, "sherd.nonfinite", w->err, SHERD_EINVAL,
+                                  "\"stop\" does not go with a dynamic loss scale, which finds its value by overflows and stops by "
+                                  "itself at fp16.min_loss_scale; leave it out, or give fp16.loss_scale a value");
+    }
     if (draft->communication_dtype >= 0 && draft->communication_dtype != (int32_t)draft->config.dtype) {
         refuse(w, sherd__key_find("communication_data_type"), json_object_get(root, "communication_data_type"));
     }

@@ -128,6 +128,7 @@ struct sherd_engine {
     double loss_scale; /* of the next step */
     uint64_t set[2 * SHERD_MAX_GROUPS]; /* rank 0: rates and decays that were set, as the vote's words */
     int32_t stuck;     /* the last step overflowed at the least loss scale */
+    int64_t judged;    /* the last skipped step that sherd_engine_step has returned an error for */
     sherd_report closing; /* of the step whose vote is not collected yet: its times */
     int32_t uncollected;
 };

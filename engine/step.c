@@ -240,11 +240,25 @@ static void give_report(const sherd_engine *engine, int32_t at_boundary, sherd_r
     memcpy(report, &full, size);
 }
 
+static sherd_status stop(sherd_engine *engine, const char *name, sherd_error *err)
+{
+    return sherd__engine_refuse(engine, err, SHERD_ESTATE,
+                                "step %" PRId64 ": the gradient of '%s' is not finite (the first in the order of backward), and "
+                                "sherd.nonfinite is \"stop\": the update was not made; lower the learning rate, or look at this "
+                                "step's data",
+                                engine->last.step, name);
+}
+
 /* Every rank sees the same vote and so the same verdict. The engine is as after any skipped step. */
-static sherd_status check_scale(sherd_engine *engine, sherd_error *err)
+static sherd_status check_finite(sherd_engine *engine, sherd_error *err)
 {
     int64_t bad = engine->last.bad_param;
 
+    if (engine->last.skipped && engine->judged != engine->last.step &&
+        engine->plan->config.faults.nonfinite == SHERD_NONFINITE_STOP) {
+        engine->judged = engine->last.step;
+        return stop(engine, bad < 0 ? "" : engine->plan->params[bad].name, err);
+    }
     if (!engine->stuck)
         return SHERD_OK;
     engine->stuck = 0;
@@ -279,7 +293,7 @@ sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *report, sherd
         engine->micro++;
     }
     give_report(engine, last, report);
-    return last ? check_scale(engine, err) : SHERD_OK;
+    return last ? check_finite(engine, err) : SHERD_OK;
 }
 
 double sherd_engine_loss_scale(sherd_engine *engine)

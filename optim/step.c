@@ -31,7 +31,7 @@ void sherd__step_rules_init(sherd__step_rules *rules, const sherd_config *config
     rules->eps = config->optimizer.eps;
     rules->momentum = config->optimizer.momentum;
     rules->bias_correction = config->optimizer.bias_correction;
-    rules->check_overflow = config->check_grad_overflow;
+    rules->check_overflow = config->check_grad_overflow || config->faults.nonfinite != SHERD_NONFINITE_AUTO;
     rules->base_lr = config->optimizer.lr;
     rules->clipping = config->gradient_clipping;
     rules->micro_divisor = config->allreduce_sum ? 1.0 : (double)world;

@@ -62,6 +62,8 @@ static void put_config(writer *to, const sherd_config *config)
     put(to, (uint64_t)sherd__plan_transport(config));
     put(to, (uint64_t)config->transport.reduction);
     put(to, (uint64_t)config->reproducible);
+    put(to, (uint64_t)config->faults.nonfinite);
+    put(to, (uint64_t)config->faults.check_replicas);
 }
 
 /* What only one of the schedulers has, and the loss scale. */

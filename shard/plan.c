@@ -29,6 +29,20 @@ static sherd_status check_scaling(const sherd_config *config, sherd_error *err)
     return SHERD_OK;
 }
 
+static sherd_status check_faults(const sherd_config *config, sherd_error *err)
+{
+    if (config->faults.nonfinite == SHERD_NONFINITE_STOP && config->scaling.kind == SHERD_SCALING_DYNAMIC)
+        return sherd__fail(err, SHERD_EINVAL,
+                           "sherd.nonfinite \"stop\" does not go with a dynamic loss scale, which finds its value by overflows");
+    if ((int)config->faults.nonfinite < 0 || config->faults.nonfinite > SHERD_NONFINITE_STOP ||
+        config->faults.check_replicas < 0)
+        return sherd__fail(err, SHERD_EINVAL,
+                           "sherd.nonfinite is %d and sherd.check_replicas %" PRId64
+                           "; give a value of sherd_nonfinite, and 0 or a number of steps",
+                           (int)config->faults.nonfinite, config->faults.check_replicas);
+    return SHERD_OK;
+}
+
 static sherd_status check_config(const sherd_config *config, sherd_error *err)
 {
     if (config->zero.stage < 0 || config->zero.stage > 3)
@@ -50,6 +64,8 @@ static sherd_status check_config(const sherd_config *config, sherd_error *err)
     if (config->optimizer.kind == SHERD_LAMB && !(config->lamb.min_coeff >= 0 && config->lamb.max_coeff >= config->lamb.min_coeff))
         return sherd__fail(err, SHERD_EINVAL, "optimizer Lamb: min_coeff %g and max_coeff %g; give 0 or more, the least first",
                            config->lamb.min_coeff, config->lamb.max_coeff);
+    if (check_faults(config, err) != SHERD_OK)
+        return SHERD_EINVAL;
     return check_scaling(config, err);
 }
 

@@ -176,7 +176,7 @@ static void fp16_trains_and_says_its_scale(void **state)
         assert_code(0);
         assert_says("stored in fp16, computed in fp32");
         assert_says("  loss scale 4.29497e+09  ");
-        assert_says("(skipped: the gradients are not finite)");
+        assert_says("is not finite)");
         command_hashes("fp16.jsonl", text);
         assert_string_equal(stage > 0 ? first : text, text);
         memcpy(first, text, sizeof text);
@@ -367,6 +367,33 @@ static void memory_adds_up(void **state)
     assert_says("fits 37.3 GiB");
 }
 
+/* A rate that throws every weight out of its type: from the second step on no gradient is finite. */
+static void gradients_that_are_not_finite_are_named(void **state)
+{
+    static const char *const overflow = TRAIN "--steps 3 --ranks 2 --log bad.jsonl --set optimizer.type=SGD "
+                                        "--set optimizer.params.lr=1e38 --set gradient_clipping=0 --set steps_per_print=1 ";
+    char sentence[160];
+    json_t *log, *bad;
+
+    (void)state;
+    command_run(&o, "", "%s 2>&1", overflow);
+    assert_code(0);
+    log = command_log("bad.jsonl");
+    bad = json_array_get(log, 1);
+    assert_true(json_is_true(json_object_get(bad, "skipped")));
+    assert_non_null(json_string_value(json_object_get(bad, "nonfinite")));
+    snprintf(sentence, sizeof sentence, "the gradient of '%s' is not finite",
+             json_string_value(json_object_get(bad, "nonfinite")));
+    assert_says(sentence);
+    assert_null(json_object_get(json_array_get(log, 0), "nonfinite"));
+    json_decref(log);
+    command_run(&o, "", "%s --set sherd.nonfinite=stop 2>&1", overflow);
+    assert_code(1);
+    assert_says(sentence);
+    assert_says("rank 0: step 2: the gradient of '");
+    assert_says("rank 1: step 2: the gradient of '");
+}
+
 static void plan_and_info_speak(void **state)
 {
     (void)state;
@@ -451,6 +478,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_signal_reaches_the_ranks),
         cmocka_unit_test(bench_prints_a_row_per_batch),
         cmocka_unit_test(memory_adds_up),
+        cmocka_unit_test(gradients_that_are_not_finite_are_named),
         cmocka_unit_test(plan_and_info_speak),
         cmocka_unit_test(a_trace_is_valid),
     };

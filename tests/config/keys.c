@@ -203,6 +203,8 @@ static const arrival arrivals[] = {
     ARRIVES("sherd.device_memory_budget", "\"auto\"", 'l', offload.device_memory_budget, SHERD_BUDGET_AUTO),
     ARRIVES("sherd.host_memory_budget", "\"1.5 GiB\"", 'l', offload.host_memory_budget, 1610612736.0),
     ARRIVES("sherd.warn_after_s", "2.5", 'd', sherd.warn_after_s, 2.5),
+    ARRIVES("sherd.nonfinite", "\"stop\"", 'i', faults.nonfinite, 2),
+    ARRIVES("sherd.check_replicas", "50", 'l', faults.check_replicas, 50),
     ARRIVES("sherd.fail_after_s", "30", 'd', sherd.fail_after_s, 30),
 };
 

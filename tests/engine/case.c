@@ -205,7 +205,8 @@ sherd_status case_config(const engine_case *c, sherd_config *out, sherd_error *e
     out->gradient_accumulation_steps = c->accumulation;
     out->gradient_clipping = c->clipping;
     out->dtype = c->dtype;
-    out->check_grad_overflow = 1;
+    out->check_grad_overflow = !c->unchecked;
+    out->faults.nonfinite = c->nonfinite;
     out->zero.stage = c->stage;
     out->zero.overlap_comm = c->overlap;
     if (c->bucket) {

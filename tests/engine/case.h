@@ -56,6 +56,8 @@ typedef struct engine_case {
     uint64_t seed;
     sherd_transport transport;
     sherd_reduction reduction;
+    int32_t unchecked;         /* bf16.check_grad_overflow is false */
+    sherd_nonfinite nonfinite; /* STOP: the run goes on and counts */
 } engine_case;
 
 typedef struct case_result {
@@ -70,6 +72,7 @@ typedef struct case_result {
     uint64_t discarded, restarted; /* micro-steps; of them, others than their step's first */
     uint32_t buckets[3];    /* by tier */
     int32_t threads, nodes; /* that worked on offloaded state; 0: nothing was */
+    int64_t stops;          /* steps that ended with ESTATE */
     int32_t memory_matches; /* ledger = plan in every planned category */
 } case_result;
 

@@ -291,6 +291,10 @@ static sherd_status train(const engine_case *c, const sherd_plan *plan, sherd_en
         status = sherd_engine_load(engine, c->load_from, NULL, &out->error);
     for (int64_t s = c->load_from ? c->first : 0; status == SHERD_OK && s < c->steps; s++) {
         status = run_step(c, engine, params, rank, scratch, &report, out);
+        if (status == SHERD_ESTATE && c->nonfinite == SHERD_NONFINITE_STOP && report.skipped) {
+            out->stops++;
+            status = SHERD_OK;
+        }
         if (status == SHERD_OK)
             record(out, &report);
         if (status == SHERD_OK && c->save_to && s + 1 == c->save_at)

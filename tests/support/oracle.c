@@ -64,7 +64,7 @@ void sherd_oracle_step(sherd_oracle *oracle, double lr, sherd_oracle_leaf leaf, 
         clip = c->gradient_clipping / (norm + 1e-6);
         clip = clip > 1.0 ? 1.0 : clip;
     }
-    skipped = bad_param >= 0 && (c->check_grad_overflow || c->scaling.kind == SHERD_SCALING_DYNAMIC);
+    skipped = bad_param >= 0 && (c->check_grad_overflow || c->faults.nonfinite || c->scaling.kind == SHERD_SCALING_DYNAMIC);
     if (!skipped) {
         oracle_next_betas(oracle);
         for (uint32_t p = 0; p < oracle->n; ++p) {
