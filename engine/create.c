@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "engine/engine.h"
+#include "engine/agree.h"
 
 static sherd_status check_arguments(const sherd_plan *plan, const sherd_device *device, const sherd_comm *comm,
                                     sherd_error *err)
@@ -55,21 +55,6 @@ static sherd_status create_streams(sherd_engine *engine, sherd_error *err)
     for (int s = SHERD__LOWER; status == SHERD_OK && s < SHERD__STREAMS; s++)
         if (s >= SHERD__READ ? engine->plan->placement.n_disk > 0 : engine->plan->placement.n_off > 0)
             status = ops->stream_create(engine->device, offload_streams[s - SHERD__LOWER], capacity, &engine->stream[s], err);
-    return status;
-}
-
-/* All ranks must hold the same plan: 16 bytes each, compared by everybody. */
-static sherd_status compare_plans(sherd_engine *engine, sherd_error *err)
-{
-    sherd_status status = sherd__engine_exchange(engine, engine->plan->hash, sizeof engine->plan->hash, err);
-
-    for (int32_t r = 0; status == SHERD_OK && r < engine->world; r++)
-        if (memcmp(engine->scratch_host + (size_t)r * SHERD__SCRATCH_BYTES_PER_RANK, engine->plan->hash,
-                   sizeof engine->plan->hash) != 0)
-            return sherd__fail_rank(err, SHERD_EMISMATCH, r,
-                                    "rank %" PRId32 " holds another plan than rank %" PRId32
-                                    ": give every rank the same configuration, parameters and world",
-                                    r, engine->rank);
     return status;
 }
 
@@ -177,7 +162,7 @@ static sherd_status create_all(sherd_engine *engine, sherd_error *err)
         status = sherd__engine_window(engine, (uint64_t)engine->world * SHERD__SCRATCH_BYTES_PER_RANK, SHERD_CAT_COMMUNICATION,
                         &engine->scratch, err);
     if (status == SHERD_OK)
-        status = compare_plans(engine, err);
+        status = sherd__engine_compare_plans(engine, err);
     if (status == SHERD_OK)
         status = create_memory(engine, err);
     if (status == SHERD_OK)

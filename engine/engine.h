@@ -19,6 +19,7 @@
 #include "shard/ring.h"
 
 #define SHERD__ARENAS (8 + SHERD__MAX_MOMENTS) /* sums, their carries and slots, shared gradients, master, moments; trust */
+#define SHERD__SPOKEN 4u
 
 /* What one step needs on the device beside the tensors; fits SHERD__STEP_BYTES. */
 typedef struct sherd__step_block {
@@ -27,7 +28,7 @@ typedef struct sherd__step_block {
     uint64_t vote[SHERD__VOTE_MAX];
     /* What this rank says in the vote beside norm and bad block: rank 0's rate and group words, 0 elsewhere, and the number of
      * micro-steps. The mirror's count. */
-    uint64_t says[SHERD__VOTE_SUMS - SHERD__VOTE_LR], micros[2];
+    uint64_t says[SHERD__VOTE_SUMS - SHERD__VOTE_LR], micros[2], where[2]; /* each beside its negative */
     sherd__step_state state; /* this and the scalars go to the mirror together: they stay last */
     sherd__step_scalars scalars;
 } sherd__step_block;
@@ -128,6 +129,7 @@ struct sherd_engine {
     double loss_scale; /* of the next step */
     uint64_t set[2 * SHERD_MAX_GROUPS]; /* rank 0: rates and decays that were set, as the vote's words */
     int32_t stuck;     /* the last step overflowed at the least loss scale */
+    uint64_t spoken[SHERD__SPOKEN]; /* at the last vote: micro-steps, step, updates so far, bits of the loss scale */
     int64_t judged;    /* the last skipped step that sherd_engine_step has returned an error for */
     sherd_report closing; /* of the step whose vote is not collected yet: its times */
     int32_t uncollected;

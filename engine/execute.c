@@ -230,7 +230,8 @@ static sherd_status execute_vote(sherd_engine *engine, const sherd__action *acti
     if (status == SHERD_OK)
         status = ops->copy(stream, tag, &block->vote[SHERD__VOTE_BAD], &block->norm.bad_block, sizeof(uint64_t));
     if (status == SHERD_OK)
-        status = ops->copy(stream, tag, &block->vote[SHERD__VOTE_MICROS], engine->mirror->micros, sizeof block->micros);
+        status = ops->copy(stream, tag, &block->vote[SHERD__VOTE_MICROS], engine->mirror->micros,
+                           sizeof block->micros + sizeof block->where);
     if (status == SHERD_OK)
         status = ops->copy(stream, tag, &block->norm, &block->clear, sizeof block->norm);
     if (status == SHERD_OK)

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/engine.h"
+#include "engine/agree.h"
 
 void sherd_report_init(sherd_report *report, size_t size)
 {
@@ -113,8 +113,14 @@ static void speak(sherd_engine *engine)
     uint64_t *says = engine->mirror->says;
     double rate = sherd_config_lr(&engine->plan->config, engine->last.updates);
 
-    engine->mirror->micros[0] = (uint64_t)(engine->micro + 1);
-    engine->mirror->micros[1] = -engine->mirror->micros[0];
+    engine->spoken[0] = (uint64_t)(engine->micro + 1);
+    engine->spoken[1] = (uint64_t)engine->step;
+    engine->spoken[2] = (uint64_t)engine->last.updates;
+    memcpy(&engine->spoken[3], &engine->loss_scale, sizeof engine->loss_scale);
+    engine->mirror->micros[0] = engine->spoken[0];
+    engine->mirror->micros[1] = -engine->spoken[0];
+    engine->mirror->where[0] = sherd__engine_spoken_digest(engine);
+    engine->mirror->where[1] = -engine->mirror->where[0];
     if (engine->rank)
         return;
     memcpy(says, &rate, sizeof rate);
@@ -167,18 +173,17 @@ static sherd_status await_vote(sherd_engine *engine, sherd_error *err)
                : status;
 }
 
-/* The sums are of different lengths then: there is no way on. Nothing was updated. */
+/* There is no way on: the sums may be of different lengths. Nothing was updated. */
 static sherd_status check_torn(sherd_engine *engine, sherd_error *err)
 {
     sherd_error error;
+    sherd_status status;
 
     if (!engine->mirror->scalars.torn)
         return SHERD_OK;
-    sherd__fail(&error, SHERD_EMISMATCH,
-                "step %" PRId64 ": ranks disagree on how many micro-steps it has (rank %" PRId32 " made %" PRIu64
-                "); call sherd_micro_last on every rank or on none",
-                engine->closing.step, engine->rank, engine->mirror->micros[0]);
-    sherd__device_poison(engine->device, &error);
+    status = sherd__engine_fail_spoken(engine, &error);
+    if (status == SHERD_EMISMATCH)
+        sherd__device_poison(engine->device, &error);
     return sherd__engine_health(engine, err);
 }
 
@@ -268,6 +273,19 @@ static sherd_status check_finite(sherd_engine *engine, sherd_error *err)
                                 engine->last.step, engine->rules.min_scale, bad < 0 ? "" : engine->plan->params[bad].name);
 }
 
+static sherd_status check_replicas(sherd_engine *engine, sherd_report *report, sherd_error *err)
+{
+    int64_t every = engine->plan->config.faults.check_replicas;
+    sherd_status status;
+
+    if (every == 0 || (engine->step - 1) % every != 0)
+        return SHERD_OK;
+    status = sherd_engine_wait(engine, err); /* on a GPU this step's report comes with it */
+    if (status == SHERD_OK)
+        give_report(engine, 1, report);
+    return status == SHERD_OK ? sherd__engine_check_replicas(engine, err) : status;
+}
+
 sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *report, sherd_error *err)
 {
     sherd_status status = sherd__engine_health(engine, err);
@@ -293,7 +311,10 @@ sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *report, sherd
         engine->micro++;
     }
     give_report(engine, last, report);
-    return last ? check_finite(engine, err) : SHERD_OK;
+    if (!last)
+        return SHERD_OK;
+    status = check_replicas(engine, report, err);
+    return status == SHERD_OK ? check_finite(engine, err) : status;
 }
 
 double sherd_engine_loss_scale(sherd_engine *engine)

@@ -30,7 +30,7 @@ typedef struct sherd__step_scalars {
     uint32_t first; /* 1: first update ever (SGD's buf = g) */
     float factor;   /* f: gradient = sum × f */
     uint32_t stuck; /* 1: gradients overflow and the loss scale is at its minimum */
-    uint32_t torn;  /* 1: ranks disagree on how many micro-steps the step has; nothing is updated */
+    uint32_t torn;  /* 1: ranks disagree on where they are; nothing is updated */
     double norm; /* L2 of the mean gradient before clipping */
     double clip; /* c */
     double lr;   /* as voted */
@@ -65,14 +65,15 @@ typedef struct sherd__step_rules {
 
 /* The vote as it travels: integers that are added over ranks, then some that are minimised. What rank 0 alone has to say
  * (all others add 0) are the bits of lr, and two words per group: rate and weight decay where they were set, as their
- * complemented bits, so that 0 means "as configured". The last two: how many micro-steps the step has, and that number's
- * negative: their minima add up to 0 where all ranks agree. 0: as configured. */
+ * complemented bits, so that 0 means "as configured". The last ones: how many micro-steps the step has (0: as configured), and a
+ * digest of where the rank is, each beside its negative: their minima add up to 0 where all ranks agree. */
 #define SHERD__VOTE_LR     SHERD__NORM_LIMBS
 #define SHERD__VOTE_GROUPS (SHERD__VOTE_LR + 1)
 #define SHERD__VOTE_SUMS   (SHERD__VOTE_GROUPS + 2 * SHERD_MAX_GROUPS)
 #define SHERD__VOTE_BAD    SHERD__VOTE_SUMS /* bad_block */
 #define SHERD__VOTE_MICROS (SHERD__VOTE_BAD + 1)
-#define SHERD__VOTE_MINS   3
+#define SHERD__VOTE_WHERE  (SHERD__VOTE_MICROS + 2)
+#define SHERD__VOTE_MINS   5
 
 typedef struct sherd__optim {
     const char *name;   /* "AdamW" */

@@ -175,7 +175,8 @@ void sherd__step_prepare(const sherd__step_rules *rules, const uint64_t *vote, s
     sherd__norm norm;
     memset(out, 0, sizeof *out);
     memcpy(out->set, vote + SHERD__VOTE_GROUPS, sizeof out->set);
-    out->torn = vote[SHERD__VOTE_MICROS] + vote[SHERD__VOTE_MICROS + 1] != 0;
+    out->torn = vote[SHERD__VOTE_MICROS] + vote[SHERD__VOTE_MICROS + 1] != 0 ||
+                vote[SHERD__VOTE_WHERE] + vote[SHERD__VOTE_WHERE + 1] != 0;
     out->loss_scale = state->scale;
     memcpy(norm.limb, vote, sizeof norm.limb);
     memcpy(&out->lr, vote + SHERD__VOTE_LR, sizeof out->lr);

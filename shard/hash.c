@@ -13,10 +13,22 @@
 
 #define FORMAT_VERSION 1
 
+/* Numbers count as fields, with a name each, but for those of parameters and buckets. */
 typedef struct writer {
     uint8_t *data; /* NULL: only count */
     size_t at;
+    int unnamed;
+    uint32_t field;           /* the next one's index */
+    uint32_t begin, end;      /* those whose digest is asked for, */
+    uint64_t digest;          /* 0 where there are none */
+    sherd__plan_field *first; /* and the first of them; may be NULL */
 } writer;
+
+static uint64_t mix(uint64_t digest, uint64_t word)
+{
+    digest = (digest ^ word) * UINT64_C(0x9E3779B97F4A7C15);
+    return digest ^ digest >> 29;
+}
 
 static void put_bytes(writer *to, const void *data, size_t bytes)
 {
@@ -25,27 +37,49 @@ static void put_bytes(writer *to, const void *data, size_t bytes)
     to->at += bytes;
 }
 
-static void put(writer *to, uint64_t value)
+static void look_at(writer *to, const char *text, uint64_t value, int real)
+{
+    uint32_t index = to->field;
+
+    if (to->unnamed)
+        return;
+    to->field++;
+    if (index < to->begin || index >= to->end)
+        return;
+    to->digest = mix(to->digest + 1, value);
+    if (to->first && index == to->begin) {
+        sherd__plan_field_name(text, to->first->name, sizeof to->first->name);
+        to->first->bits = value;
+        to->first->real = real;
+    }
+}
+
+static void put_number(writer *to, const char *text, uint64_t value, int real)
 {
     uint8_t bytes[8];
     for (int i = 0; i < 8; i++)
         bytes[i] = (uint8_t)(value >> 8 * i);
     put_bytes(to, bytes, sizeof bytes);
+    look_at(to, text, value, real);
 }
 
-static void put_double(writer *to, double value)
+static uint64_t bits_of(double value)
 {
     uint64_t bits;
     memcpy(&bits, &value, sizeof bits);
-    put(to, bits);
+    return bits;
 }
+
+/* The expression's text tells which member it is. */
+#define put(to, value)        put_number(to, #value, value, 0)
+#define put_double(to, value) put_number(to, #value, bits_of(value), 1)
 
 /* Left out: what only one rank's output depends on (printing), and limits of waiting. */
 static void put_config(writer *to, const sherd_config *config)
 {
-    put(to, (uint64_t)config->train_batch_size);
     put(to, (uint64_t)config->train_micro_batch_size_per_gpu);
     put(to, (uint64_t)config->gradient_accumulation_steps);
+    put(to, (uint64_t)config->train_batch_size); /* follows from them: it is not what is named where one of them differs */
     put_double(to, config->gradient_clipping);
     put_double(to, config->gradient_predivide_factor);
     put(to, (uint64_t)config->prescale_gradients);
@@ -69,27 +103,29 @@ static void put_config(writer *to, const sherd_config *config)
 /* What only one of the schedulers has, and the loss scale. */
 static void put_schedules_and_scale(writer *to, const sherd_config *config)
 {
-    const sherd_one_cycle *cycle = &config->one_cycle;
-    const double reals[] = {cycle->min_lr,  cycle->max_lr,         cycle->decay_lr_rate,         cycle->min_mom,
-                            cycle->max_mom, cycle->decay_mom_rate, config->lr_range_test.min_lr,
-                            config->lr_range_test.step_rate, config->scaling.loss_scale, config->scaling.min_loss_scale};
-    const int64_t counts[] = {cycle->first_step_size,
-                              cycle->second_step_size,
-                              cycle->first_stair_count,
-                              cycle->second_stair_count,
-                              cycle->decay_step_size,
-                              cycle->cycle_momentum,
-                              config->lr_range_test.step_size,
-                              config->lr_range_test.staircase,
-                              config->scaling.kind,
-                              config->scaling.initial_scale_power,
-                              config->scaling.hysteresis,
-                              config->scaling.consecutive_hysteresis,
-                              config->scaling.loss_scale_window};
-    for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
-        put_double(to, reals[i]);
-    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
-        put(to, (uint64_t)counts[i]);
+    put_double(to, config->one_cycle.min_lr);
+    put_double(to, config->one_cycle.max_lr);
+    put_double(to, config->one_cycle.decay_lr_rate);
+    put_double(to, config->one_cycle.min_mom);
+    put_double(to, config->one_cycle.max_mom);
+    put_double(to, config->one_cycle.decay_mom_rate);
+    put_double(to, config->lr_range_test.min_lr);
+    put_double(to, config->lr_range_test.step_rate);
+    put_double(to, config->scaling.loss_scale);
+    put_double(to, config->scaling.min_loss_scale);
+    put(to, (uint64_t)config->one_cycle.first_step_size);
+    put(to, (uint64_t)config->one_cycle.second_step_size);
+    put(to, (uint64_t)config->one_cycle.first_stair_count);
+    put(to, (uint64_t)config->one_cycle.second_stair_count);
+    put(to, (uint64_t)config->one_cycle.decay_step_size);
+    put(to, (uint64_t)config->one_cycle.cycle_momentum);
+    put(to, (uint64_t)config->lr_range_test.step_size);
+    put(to, (uint64_t)config->lr_range_test.staircase);
+    put(to, (uint64_t)config->scaling.kind);
+    put(to, (uint64_t)config->scaling.initial_scale_power);
+    put(to, (uint64_t)config->scaling.hysteresis);
+    put(to, (uint64_t)config->scaling.consecutive_hysteresis);
+    put(to, (uint64_t)config->scaling.loss_scale_window);
 }
 
 static void put_rules(writer *to, const sherd_config *config)
@@ -144,14 +180,18 @@ static void put_plan(writer *to, const sherd_plan *plan)
     put_config(to, &plan->config);
     put_rules(to, &plan->config);
     put(to, plan->n_params);
+    to->unnamed = 1;
     for (uint32_t i = 0; i < plan->n_params; i++)
         put_param(to, &plan->params[i]);
+    to->unnamed = 0;
     put(to, plan->n_buckets);
+    to->unnamed = 1;
     for (uint32_t b = 0; b < plan->n_buckets; b++) {
         put(to, plan->buckets[b].count);
         put(to, (uint64_t)plan->buckets[b].slice_elems);
         put(to, plan->buckets[b].ring_offset);
     }
+    to->unnamed = 0;
     put(to, plan->ring_bytes);
     put(to, plan->placement.n_disk);
     put(to, plan->placement.n_off);
@@ -161,13 +201,46 @@ static void put_plan(writer *to, const sherd_plan *plan)
 
 sherd_status sherd__plan_seal(sherd_plan *plan, sherd_error *err)
 {
-    writer count = {NULL, 0};
+    writer count = {.data = NULL};
     put_plan(&count, plan);
-    writer text = {sherd__alloc(&sherd__default_allocator, count.at, 1), 0};
+    writer text = {.data = sherd__alloc(&sherd__default_allocator, count.at, 1)};
     if (!text.data)
         return sherd__fail(err, SHERD_ENOMEM, "no memory for %zu bytes to hash the plan", count.at);
     put_plan(&text, plan);
     sherd__hash_plain(text.data, text.at, plan->hash);
     sherd__free(&sherd__default_allocator, text.data, count.at, 1);
     return SHERD_OK;
+}
+
+void sherd__plan_field_at(const sherd_plan *plan, uint32_t index, sherd__plan_field *out)
+{
+    writer look = {.begin = index, .end = index + 1, .first = out};
+
+    *out = (sherd__plan_field){.name = "nothing"};
+    put_plan(&look, plan);
+}
+
+uint64_t sherd__plan_fields_digest(const sherd_plan *plan, uint32_t begin, uint32_t end)
+{
+    writer look = {.begin = begin, .end = end};
+
+    put_plan(&look, plan);
+    return look.digest;
+}
+
+uint64_t sherd__plan_params_digest(const sherd_plan *plan, uint32_t begin, uint32_t end)
+{
+    uint64_t digest = 1;
+
+    for (uint32_t i = begin; i < end; i++) {
+        const sherd__plan_param *p = &plan->params[i];
+        for (const char *c = p->name; *c; c++)
+            digest = mix(digest, (uint8_t)*c);
+        for (uint32_t d = 0; d < p->ndim; d++)
+            digest = mix(digest, (uint64_t)p->shape[d]);
+        const uint64_t words[] = {p->ndim, p->dtype, p->grad_dtype, p->group, p->uses, p->flags};
+        for (size_t w = 0; w < sizeof words / sizeof *words; w++)
+            digest = mix(digest, words[w]);
+    }
+    return digest;
 }

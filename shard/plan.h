@@ -126,6 +126,17 @@ struct sherd_plan {
     uint8_t hash[16];
 };
 
+/* One of the numbers that the plan's hash is made of, those of parameters and buckets left out. */
+typedef struct sherd__plan_field {
+    char name[96]; /* as the configuration file has it: "zero_optimization.stage" */
+    uint64_t bits;
+    int32_t real; /* 1: those of a double */
+} sherd__plan_field;
+void sherd__plan_field_at(const sherd_plan *plan, uint32_t index, sherd__plan_field *out);
+/* Digests of fields, and of parameters, [begin, end); fields past the last count for nothing. */
+uint64_t sherd__plan_fields_digest(const sherd_plan *plan, uint32_t begin, uint32_t end);
+uint64_t sherd__plan_params_digest(const sherd_plan *plan, uint32_t begin, uint32_t end);
+
 /* Spans of `bucket` clipped to [begin, end) of its elements, into out[capacity]; returns how many there are (call
  * with capacity 0 to count). Padding belongs to no span. Adjacent parameters of one group merge only where no padding
  * lies between them. */

@@ -3,6 +3,7 @@
  * The communicator started from MPI. Run by mpirun (alone it is a world of 1).
  *     test_comm_mpi           all collectives
  *     test_comm_mpi kill      the last rank kills itself in the middle; every survivor says so and ends by itself
+ *     test_comm_mpi stop      the last rank stops itself there (SIGSTOP); the same, at the limit of two seconds
  *     test_comm_mpi hosts     ranks pretend to be on different hosts, without MPI_THREAD_MULTIPLE
  *     test_comm_mpi hosts N   the same with it, on N hosts in turn: all collectives
  */
@@ -17,6 +18,16 @@
 #include "bodies.h"
 #include "sherd/sherd_mpi.h"
 
+static int stop_one;
+
+/* mpirun waits for the stopped one too: rank 0 ends it, whose sentence says the pid. */
+static int end_stopped(const rank_ctx *ctx, const sherd_error *error)
+{
+    const char *pid = strstr(error->text, "(pid ");
+    RANK_CHECK(pid != NULL && atoi(pid + 5) > 0);
+    return ctx->rank == 0 ? kill(atoi(pid + 5), SIGKILL) : 0;
+}
+
 static int body_kill(rank_ctx *ctx)
 {
     sherd_error error = {0};
@@ -24,7 +35,7 @@ static int body_kill(rank_ctx *ctx)
     double begin = seconds_now();
     for (int32_t number = 0; number < 50 && status == SHERD_OK; number++) {
         if (ctx->rank == ctx->world - 1 && number == 17) {
-            kill(getpid(), SIGKILL);
+            kill(getpid(), stop_one ? SIGSTOP : SIGKILL);
         }
         begin = seconds_now();
         status = ctx->comm->ops->barrier(ctx->comm, ctx->stream, tag_of("step", number));
@@ -33,8 +44,11 @@ static int body_kill(rank_ctx *ctx)
         }
     }
     char expected[64];
-    snprintf(expected, sizeof expected, "died during barrier of bucket 17");
-    RANK_CHECK(status == SHERD_ERANKDEAD && error.rank == ctx->world - 1 && strstr(error.text, expected) != NULL);
+    snprintf(expected, sizeof expected, "%s barrier of bucket 17",
+             stop_one ? "did not arrive within 2 s at" : "died during");
+    RANK_CHECK(status == (stop_one ? error.status : SHERD_ERANKDEAD) && error.rank == ctx->world - 1 &&
+               strstr(error.text, expected) != NULL);
+    RANK_CHECK(!stop_one || end_stopped(ctx, &error) == 0);
     RANK_CHECK(seconds_now() - begin < 10);
     printf("survived: %s\n", error.text);
     fflush(stdout);
@@ -90,7 +104,8 @@ int main(int argc, char **argv)
     sherd_error error;
     sherd_comm_options options;
     sherd_comm_options_init(&options, sizeof options);
-    options.fail_after_s = 30;
+    stop_one = argc > 1 && strcmp(argv[1], "stop") == 0;
+    options.fail_after_s = stop_one ? 2 : 30;
     if (sherd_comm_create_mpi(&options, MPI_COMM_WORLD, &comm, &error) != SHERD_ESTATE) {
         fprintf(stderr, "MPI is not running, and that was not noticed\n");
         return 1;
@@ -98,7 +113,7 @@ int main(int argc, char **argv)
     int hosts = argc > 1 && strcmp(argv[1], "hosts") == 0, level;
     int threads = hosts && argc > 2 ? MPI_THREAD_MULTIPLE : MPI_THREAD_FUNNELED;
     MPI_Init_thread(&argc, &argv, threads, &level);
-    int kill_one = argc > 1 && strcmp(argv[1], "kill") == 0;
+    int kill_one = stop_one || (argc > 1 && strcmp(argv[1], "kill") == 0);
     if (hosts) {
         int failed = several_hosts(threads, argc > 2 ? atoi(argv[2]) : 2);
         MPI_Finalize();

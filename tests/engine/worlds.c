@@ -60,6 +60,8 @@ static sherd_comm_options comm_options(const world_options *options)
     sherd_comm_options out;
     sherd_comm_options_init(&out, sizeof out);
     out.fail_after_s = options->fail_after_s > 0 ? options->fail_after_s : 60;
+    out.warn_after_s = options->warn_after_s > 0 ? options->warn_after_s : out.warn_after_s;
+    out.log = options->log;
     return out;
 }
 

@@ -18,6 +18,8 @@ typedef struct world_options {
     sherd_checker *checker; /* not NULL: the checking device */
     uint32_t trace_capacity;
     double fail_after_s; /* 0: 60 */
+    double warn_after_s; /* 0: the default */
+    sherd_log log;       /* of the communicators */
 } world_options;
 
 /* Ranks as threads of this process. Returns 0, or prints why not and returns 1. */

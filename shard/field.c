@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * From a member of sherd_config, as the plan's hash writes it down, to the key of the configuration file.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "shard/build.h"
+
+static const struct {
+    const char *member, *key; /* a member that ends in '.' or '_' stands for all that begin so */
+} keys[] = {
+    {"allreduce_sum", "gradient_allreduce_op"},
+    {"dtype", "the element type (fp16.enabled, bf16.enabled)"},
+    {"check_grad_overflow", "bf16.check_grad_overflow"},
+    {"zero.", "zero_optimization."},
+    {"sherd.grad_sum_bf16", "sherd.grad_sum"},
+    {"transport.", "sherd."},
+    {"transport(config)", "sherd.transport"},
+    {"faults.", "sherd."},
+    {"reproducible", "sherd.reproducible"},
+    {"lamb.", "optimizer.params."},
+    {"optimizer.kind", "optimizer.type"},
+    {"optimizer.beta1", "optimizer.params.betas (the first)"},
+    {"optimizer.beta2", "optimizer.params.betas (the second)"},
+    {"optimizer.", "optimizer.params."},
+    {"scheduler.kind", "scheduler.type"},
+    {"scheduler.warmup_linear", "scheduler.params.warmup_type"},
+    {"scheduler.", "scheduler.params."},
+    {"one_cycle.decay_step_size", "scheduler.params.decay_step_size"},
+    {"one_cycle.decay_lr_rate", "scheduler.params.decay_lr_rate"},
+    {"one_cycle.decay_mom_rate", "scheduler.params.decay_mom_rate"},
+    {"one_cycle.cycle_", "scheduler.params.cycle_"},
+    {"one_cycle.", "scheduler.params.cycle_"},
+    {"lr_range_test.", "scheduler.params.lr_range_test_"},
+    {"scaling.kind", "the kind of loss scale (fp16.enabled, fp16.loss_scale)"},
+    {"scaling.", "fp16."},
+    {"n_groups", "the number of parameter groups"},
+    {"groups[g].lr", "a parameter group's lr"},
+    {"groups[g].weight_decay", "a parameter group's weight_decay"},
+    {"world", "the world"},
+    {"n_params", "the number of parameters"},
+    {"n_buckets", "the number of buckets"},
+    {"ring_bytes", "the size of the gradient ring"},
+    {"placement.n_disk", "the number of buckets on disk (memory budgets)"},
+    {"placement.n_off", "the number of buckets off the device (offload_optimizer, memory budgets)"},
+    {"placement.n_speculated", "the number of buckets updated before the vote (sherd.speculate, memory budgets)"},
+    {"placement.disk_slots", "zero_optimization.offload_optimizer.buffer_count"},
+};
+
+void sherd__plan_field_name(const char *member, char *out, size_t capacity)
+{
+    static const char *const heads[] = {"(uint64_t)", "config->", "plan->", "sherd__plan_"};
+
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
+        if (strncmp(member, heads[i], strlen(heads[i])) == 0)
+            member += strlen(heads[i]);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        size_t length = strlen(keys[i].member);
+        char last = keys[i].member[length - 1];
+        int head = (last == '.' || last == '_') && strncmp(member, keys[i].member, length) == 0;
+        if (head || strcmp(member, keys[i].member) == 0) {
+            snprintf(out, capacity, "%s%s", keys[i].key, head ? member + length : "");
+            return;
+        }
+    }
+    snprintf(out, capacity, "%s", member);
+}
