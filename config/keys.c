@@ -337,6 +337,8 @@ const sherd__key sherd__keys[] = {
            "first such parameter; auto: as bf16.check_grad_overflow and a dynamic loss scale say"),
     HONOURED("sherd.check_replicas", INTEGER, ZERO_UP, I64, config.faults.check_replicas, "0",
              "every so many steps the ranks compare their working copies of the parameters, which must have the same bits; 0: never"),
+    HONOURED("sherd.replan", BOOLEAN, ANY, I32, config.replan, "false",
+             "after the first step, once, buckets are formed anew in the order in which rank 0's gradients came"),
     HONOURED("sherd.speculate", BOOLEAN, ANY, I32, config.offload.speculate, "false",
              "offloaded buckets are updated before the vote, into second buffers, and again where it was refused"),
     HONOURED("sherd.device_memory_budget", BYTES, ANY, I64, config.offload.device_memory_budget, "",

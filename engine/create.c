@@ -46,10 +46,11 @@ static sherd_status create_streams(sherd_engine *engine, sherd_error *err)
 {
     const sherd__device_ops *ops = engine->device->ops;
     uint32_t capacity = stream_capacity(engine->plan);
-    sherd_status status;
+    sherd_status status = SHERD_OK;
 
     engine->stream[SHERD__COMPUTE] = engine->device->compute;
-    status = ops->stream_create(engine->device, "comm", capacity, &engine->stream[SHERD__COMM], err);
+    if (!engine->stream[SHERD__COMM])
+        status = ops->stream_create(engine->device, "comm", capacity, &engine->stream[SHERD__COMM], err);
     if (status == SHERD_OK)
         status = ops->stream_create(engine->device, "update", capacity, &engine->stream[SHERD__UPDATE], err);
     for (int s = SHERD__LOWER; status == SHERD_OK && s < SHERD__STREAMS; s++)
@@ -150,15 +151,15 @@ static sherd_status create_block(sherd_engine *engine, sherd_error *err)
     return sherd__engine_check(engine, status, err);
 }
 
-static sherd_status create_all(sherd_engine *engine, sherd_error *err)
+sherd_status sherd__engine_layout_create(sherd_engine *engine, sherd_error *err)
 {
     sherd_status status = create_streams(engine, err);
 
     if (status == SHERD_OK)
         status = sherd__engine_tables_create(engine, err);
-    if (status == SHERD_OK)
+    if (status == SHERD_OK && !engine->block)
         status = create_block(engine, err);
-    if (status == SHERD_OK)
+    if (status == SHERD_OK && !engine->scratch.local)
         status = sherd__engine_window(engine, (uint64_t)engine->world * SHERD__SCRATCH_BYTES_PER_RANK, SHERD_CAT_COMMUNICATION,
                         &engine->scratch, err);
     if (status == SHERD_OK)
@@ -177,28 +178,48 @@ static sherd_status create_all(sherd_engine *engine, sherd_error *err)
     return status == SHERD_OK ? sherd__engine_sync(engine, SHERD__COMM, "creation sync", err) : status;
 }
 
-static void release_memory(sherd_engine *engine)
+/* `at`: address of a pointer of any type. */
+static void drop(sherd_engine *engine, void *at)
 {
-    const sherd__comm_ops *ops = engine->comm->ops;
+    void *block;
 
+    memcpy(&block, at, sizeof block);
+    sherd_device_free(engine->device, block);
+    block = NULL;
+    memcpy(at, &block, sizeof block);
+}
+
+static void drop_window(sherd_engine *engine, sherd__window *window)
+{
+    engine->comm->ops->window_destroy(engine->comm, window);
+    *window = (sherd__window){0};
+}
+
+void sherd__engine_layout_release(sherd_engine *engine)
+{
+    for (int s = SHERD__UPDATE; s < SHERD__STREAMS; s++) {
+        engine->device->ops->stream_destroy(engine->stream[s]);
+        engine->stream[s] = NULL;
+    }
     for (uint32_t p = 0; engine->param && p < engine->plan->n_params; p++)
         sherd_device_free(engine->device, engine->param[p].parked);
     for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; m++)
-        sherd_device_free(engine->device, engine->moment[m]);
+        drop(engine, &engine->moment[m]);
     sherd__engine_offload_destroy(engine);
-    sherd_device_free(engine->device, engine->master);
-    sherd_device_free(engine->device, engine->sum_slots);
-    sherd_device_free(engine->device, engine->carries);
-    sherd_device_free(engine->device, engine->shared);
+    drop(engine, &engine->master);
+    drop(engine, &engine->sum_slots);
+    drop(engine, &engine->carries);
+    drop(engine, &engine->shared);
     if (!engine->sums_window.local)
-        sherd_device_free(engine->device, engine->sums);
-    ops->window_destroy(engine->comm, &engine->sums_window);
-    ops->window_destroy(engine->comm, &engine->ring);
-    ops->window_destroy(engine->comm, &engine->params);
+        drop(engine, &engine->sums);
+    engine->sums = NULL;
+    drop_window(engine, &engine->sums_window);
+    drop_window(engine, &engine->ring);
+    drop_window(engine, &engine->params);
     sherd__engine_trust_destroy(engine);
-    ops->window_destroy(engine->comm, &engine->scratch);
-    sherd_device_free(engine->device, engine->block);
-    sherd_device_free(engine->device, engine->mirror);
+    sherd__engine_tables_destroy(engine);
+    engine->n_clear = 0;
+    engine->last_ticket = 0;
 }
 
 /* Freeing is a write, as far as order goes. */
@@ -219,20 +240,21 @@ static void touch_all(sherd_engine *engine)
                                   NULL);
 }
 
-/* Peers may still be reading this rank's windows. A healthy engine waits for them, within the limit; a failed one does
- * not. */
-static void settle(sherd_engine *engine)
+sherd_status sherd__engine_settle(sherd_engine *engine, sherd_error *err)
 {
-    sherd_status status = sherd__engine_health(engine, NULL);
+    sherd_status status = sherd__engine_health(engine, err);
 
     if (status != SHERD_OK || !engine->stream[SHERD__UPDATE] || !engine->scratch.local)
-        return;
+        return status;
     status =
         engine->comm->ops->released(engine->comm, engine->stream[SHERD__COMM], sherd__engine_tag(engine, "leave", -1),
                                     engine->last_ticket, "destroy release");
-    if (sherd__engine_check(engine, status, NULL) == SHERD_OK && sherd_engine_wait(engine, NULL) == SHERD_OK)
+    status = sherd__engine_check(engine, status, err);
+    if (status == SHERD_OK)
+        status = sherd_engine_wait(engine, err);
+    if (status == SHERD_OK)
         touch_all(engine);
-    /* an error was kept and the peers were told: there is nobody left to pass it to */
+    return status;
 }
 
 void sherd_engine_destroy(sherd_engine *engine)
@@ -242,11 +264,14 @@ void sherd_engine_destroy(sherd_engine *engine)
     if (!engine)
         return;
     device = engine->device;
-    settle(engine);
-    for (int s = SHERD__COMM; s < SHERD__STREAMS; s++)
-        device->ops->stream_destroy(engine->stream[s]);
-    release_memory(engine);
-    sherd__engine_tables_destroy(engine);
+    (void)sherd__engine_settle(engine, NULL); /* an error is kept, the peers are told: there is nobody left to pass it to */
+    device->ops->stream_destroy(engine->stream[SHERD__COMM]);
+    sherd__engine_replan_end(engine);
+    sherd__engine_layout_release(engine);
+    engine->comm->ops->window_destroy(engine->comm, &engine->scratch);
+    sherd_device_free(device, engine->block);
+    sherd_device_free(device, engine->mirror);
+    sherd_plan_destroy(engine->own_plan);
     engine->comm->ops->unbind(engine->comm);
     pthread_mutex_destroy(&engine->lock);
     sherd__ledger_sub(&device->ledger, SHERD_TIER_HOST, SHERD_CAT_METADATA, sizeof *engine, 0);
@@ -298,7 +323,9 @@ sherd_status sherd_engine_create(const sherd_plan *plan, sherd_device *device, s
     comm->native = plan->config.transport.reduction == SHERD_REDUCTION_NATIVE;
     status = comm->ops->bind(comm, device, &error);
     if (status == SHERD_OK)
-        status = create_all(engine, &error);
+        status = sherd__engine_layout_create(engine, &error);
+    if (status == SHERD_OK && plan->config.replan)
+        status = sherd__engine_replan_watch(engine, &error);
     if (status != SHERD_OK) {
         comm->ops->abort(comm, &error);
         sherd_engine_destroy(engine);

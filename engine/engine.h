@@ -69,6 +69,7 @@ typedef struct sherd__engine_times {
 
 struct sherd_engine {
     const sherd_plan *plan;
+    sherd_plan *own_plan; /* NULL, or what `plan` is: made after the first step */
     sherd_device *device;
     sherd_comm *comm;
     int32_t rank, world;
@@ -120,6 +121,9 @@ struct sherd_engine {
     int64_t micros;      /* how many the step has: as configured, or fewer once its last one was declared */
     int32_t open;
     uint64_t parked_count;
+    uint32_t *arrival;  /* sherd.replan, until the first step is done: parameters as their gradients came in its first
+                           micro-step */
+    uint32_t n_arrived, waited; /* waited: buckets that were complete before an earlier one was */
     int32_t parked_logged;
     sherd_error refused; /* last refused call's sentence */
     int32_t aborted;     /* peers have been told */
@@ -214,6 +218,28 @@ static inline int sherd__engine_last_micro(const sherd_engine *engine)
 
 /* step.c: waits for the last step's vote and reports it, where that was left for later. */
 sherd_status sherd__engine_collect(sherd_engine *engine, sherd_error *err);
+
+/* create.c: all that follows from the plan, and what is left out where it is there already: step block and scratch window.
+ * Release leaves these two, the comm stream and the lock; the streams are idle and peers have read what they read. */
+sherd_status sherd__engine_layout_create(sherd_engine *engine, sherd_error *err);
+void sherd__engine_layout_release(sherd_engine *engine);
+/* Peers may still be reading this rank's windows. A healthy engine waits for them, within the limit; a failed one does not. */
+sherd_status sherd__engine_settle(sherd_engine *engine, sherd_error *err);
+
+/* replan.c: sherd.replan. Watch: at creation. Note: under the lock, when a gradient has become ready. Replan: COLLECTIVE, after
+ * the first step; an error ends the engine. */
+sherd_status sherd__engine_replan_watch(sherd_engine *engine, sherd_error *err);
+void sherd__engine_replan_note(sherd_engine *engine, uint32_t id);
+sherd_status sherd__engine_replan(sherd_engine *engine, sherd_error *err);
+void sherd__engine_replan_end(sherd_engine *engine);
+
+/* state.c: elements [first, first + count) of a state, as sherd_state_read and _write take it. Read: what this rank has
+ * itself, local. Write: COLLECTIVE, from `root`'s data. Share: COLLECTIVE, root's words to every rank. */
+sherd_status sherd__engine_state_read_here(sherd_engine *engine, uint32_t id, uint32_t which, int64_t first, int64_t count,
+                                           float *out, sherd_error *err);
+sherd_status sherd__engine_state_write_from(sherd_engine *engine, int32_t root, uint32_t id, uint32_t which, int64_t first,
+                                            int64_t count, const float *data, sherd_error *err);
+sherd_status sherd__engine_share(sherd_engine *engine, int32_t root, uint32_t *words, int64_t count, sherd_error *err);
 
 /* transfer.c: between-steps movement of small things. `err` as everywhere. */
 sherd_status sherd__engine_idle(sherd_engine *engine, const char *call,

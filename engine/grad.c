@@ -176,6 +176,8 @@ sherd_status sherd_grad_ready(sherd_engine *engine, uint32_t id)
         return status;
     pthread_mutex_lock(&engine->lock);
     answer = sherd__ring_ready(&engine->ring_state, id, &from, &to, &why);
+    if (answer == SHERD__RING_PLACED && engine->arrival)
+        sherd__engine_replan_note(engine, id);
     if (answer == SHERD__RING_PLACED)
         status = sherd__engine_start(engine, from, to);
     pthread_mutex_unlock(&engine->lock);

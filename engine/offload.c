@@ -172,6 +172,13 @@ void sherd__engine_offload_destroy(sherd_engine *engine)
     sherd__engine_table_free(engine, engine->n_off_spans, n, sizeof *engine->n_off_spans);
     sherd__engine_table_free(engine, engine->off_spans, n, sizeof *engine->off_spans);
     sherd__topology_free(&engine->topology);
+    engine->offload = NULL;
+    engine->neighbours = NULL;
+    engine->pci = NULL;
+    engine->guess = NULL;
+    engine->n_off_spans = NULL;
+    engine->off_spans = NULL;
+    engine->several_nodes = engine->guess_parity = 0;
 }
 
 void sherd__engine_guessed(sherd_engine *engine)

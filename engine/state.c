@@ -16,6 +16,7 @@ typedef struct range {
     uint32_t id, which;
     int64_t first, count;
     int whole; /* all of it, whatever count says */
+    int32_t root; /* whose values are written */
 } range;
 
 typedef struct stage {
@@ -164,7 +165,7 @@ static sherd_status write_range(sherd_engine *engine, range *range, const float 
     stage stage;
 
     status = range_open(engine, range, err);
-    if (status == SHERD_OK && engine->rank == 0 && !data && range->count)
+    if (status == SHERD_OK && engine->rank == range->root && !data && range->count)
         status = sherd__engine_refuse(engine, err, SHERD_EINVAL, "%s of '%s': rank 0 must pass the values", range->call,
                                       range->param->name);
     if (status != SHERD_OK)
@@ -172,7 +173,7 @@ static sherd_status write_range(sherd_engine *engine, range *range, const float 
     stage = stage_open(engine);
     for (int64_t i = 0; status == SHERD_OK && i < range->count; i += stage.elems) {
         int64_t n = range->count - i < stage.elems ? range->count - i : stage.elems;
-        status = stage_broadcast(engine, &stage, data ? data + i : NULL, n, 0);
+        status = stage_broadcast(engine, &stage, data ? data + i : NULL, n, range->root);
         if (status == SHERD_OK)
             status = write_chunk(engine, range, stage.window->local, range->first + i, n);
     }
@@ -189,7 +190,7 @@ sherd_status sherd_param_write(sherd_engine *engine, uint32_t id, const float *d
 sherd_status sherd_state_write(sherd_engine *engine, uint32_t id, uint32_t which, int64_t first, int64_t count,
                                const float *data, sherd_error *err)
 {
-    range range = {"sherd_state_write", NULL, id, which, first, count, 0};
+    range range = {"sherd_state_write", NULL, id, which, first, count, 0, 0};
     return write_range(engine, &range, data, err);
 }
 
@@ -277,14 +278,14 @@ sherd_status sherd_param_read(sherd_engine *engine, uint32_t id, float *data, sh
 sherd_status sherd_state_read(sherd_engine *engine, uint32_t id, uint32_t which, int64_t first, int64_t count,
                               float *out, sherd_error *err)
 {
-    range range = {"sherd_state_read", NULL, id, which, first, count, 0};
+    range range = {"sherd_state_read", NULL, id, which, first, count, 0, 0};
     return read_range(engine, &range, 0, out, err);
 }
 
 sherd_status sherd_state_read_own(sherd_engine *engine, uint32_t id, uint32_t which, int64_t first, int64_t count,
                                   float *out, sherd_error *err)
 {
-    range range = {"sherd_state_read_own", NULL, id, which, first, count, 0};
+    range range = {"sherd_state_read_own", NULL, id, which, first, count, 0, 0};
     int64_t own_first, own_count;
 
     if (sherd_plan_own(engine->plan, id, engine->rank, &own_first, &own_count) == SHERD_OK && count > 0 &&
@@ -294,4 +295,34 @@ sherd_status sherd_state_read_own(sherd_engine *engine, uint32_t id, uint32_t wh
                                     " on are not within rank %" PRId32 "'s %" PRId64 " from %" PRId64 " on",
                                     engine->plan->params[id].name, count, first, engine->rank, own_count, own_first);
     return read_range(engine, &range, 1, out, err);
+}
+
+sherd_status sherd__engine_state_read_here(sherd_engine *engine, uint32_t id, uint32_t which, int64_t first, int64_t count,
+                                           float *out, sherd_error *err)
+{
+    range range = {"re-plan", NULL, id, which, first, count, 0, 0};
+    return read_range(engine, &range, 1, out, err);
+}
+
+sherd_status sherd__engine_state_write_from(sherd_engine *engine, int32_t root, uint32_t id, uint32_t which, int64_t first,
+                                            int64_t count, const float *data, sherd_error *err)
+{
+    range range = {"re-plan", NULL, id, which, first, count, 0, root};
+    return write_range(engine, &range, data, err);
+}
+
+sherd_status sherd__engine_share(sherd_engine *engine, int32_t root, uint32_t *words, int64_t count, sherd_error *err)
+{
+    sherd__tag tag = sherd__engine_tag(engine, "share", -1);
+    stage stage = stage_open(engine);
+    sherd_status status = SHERD_OK;
+
+    for (int64_t i = 0; status == SHERD_OK && i < count; i += stage.elems) {
+        int64_t n = count - i < stage.elems ? count - i : stage.elems;
+        status = stage_broadcast(engine, &stage, (const float *)(const void *)(words + i), n, root);
+        if (status == SHERD_OK)
+            status = engine->device->ops->copy(engine->stream[SHERD__COMM], tag, words + i, stage.window->local,
+                                               (uint64_t)n * sizeof *words);
+    }
+    return stage_close(engine, &stage, status, err);
 }

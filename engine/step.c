@@ -31,6 +31,8 @@ sherd_status sherd_micro_begin(sherd_engine *engine, sherd_micro *out)
     pthread_mutex_lock(&engine->lock);
     sherd__ring_begin(&engine->ring_state);
     engine->open = 1;
+    if (engine->micro == 0)
+        engine->n_arrived = 0;
     pthread_mutex_unlock(&engine->lock);
     if (engine->micro == 0)
         engine->times.step_begin = now;
@@ -309,6 +311,11 @@ sherd_status sherd_engine_step(sherd_engine *engine, sherd_report *report, sherd
         engine->micros = engine->plan->config.gradient_accumulation_steps;
     } else {
         engine->micro++;
+    }
+    if (last && engine->arrival) {
+        status = sherd__engine_replan(engine, err);
+        if (status != SHERD_OK)
+            return status;
     }
     give_report(engine, last, report);
     if (!last)

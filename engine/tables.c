@@ -128,15 +128,19 @@ static void destroy_events(sherd_engine *engine)
         for (int k = 0; k < SHERD__EVENTS; k++)
             if (engine->buckets[b].event[k])
                 ops->event_destroy(engine->buckets[b].event[k]);
-    for (int s = 0; s < SHERD__STREAMS; s++)
+    for (int s = 0; s < SHERD__STREAMS; s++) {
         if (engine->sync[s])
             ops->event_destroy(engine->sync[s]);
+        engine->sync[s] = NULL;
+    }
     if (engine->rated)
         ops->event_destroy(engine->rated);
+    engine->rated = NULL;
     if (engine->voted)
         ops->event_destroy(engine->voted);
     if (engine->closed)
         ops->event_destroy(engine->closed);
+    engine->voted = engine->closed = NULL;
 }
 
 sherd_status sherd__engine_tables_create(sherd_engine *engine, sherd_error *err)
@@ -181,4 +185,12 @@ void sherd__engine_tables_destroy(sherd_engine *engine)
     sherd__engine_table_free(engine, engine->ring_params, plan->n_params, sizeof *engine->ring_params);
     sherd__engine_table_free(engine, engine->param, plan->n_params, sizeof *engine->param);
     sherd__engine_table_free(engine, engine->buckets, plan->n_buckets, sizeof *engine->buckets);
+    engine->scratch_host = NULL;
+    engine->pads = NULL;
+    engine->spans = NULL;
+    engine->ring_buckets = NULL;
+    engine->ring_params = NULL;
+    engine->param = NULL;
+    engine->buckets = NULL;
+    engine->n_spans = engine->n_pads = 0;
 }

@@ -153,4 +153,5 @@ void sherd__engine_trust_destroy(sherd_engine *engine)
     sherd_device_free(engine->device, trust->total); /* or the one slice */
     engine->comm->ops->window_destroy(engine->comm, &trust->slices);
     sherd_device_free(engine->device, trust->host);
+    *trust = (sherd__engine_trust){0};
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Buckets: runs of consecutive parameters in reverse registration order, which is the order in which backward
+ * Buckets: runs of consecutive parameters in reverse registration order (or as asked), which is the order in which backward
  * completes their gradients. Small enough that the first reduction starts early and the last one, which nothing
  * hides, is short; large enough that the fixed cost of a collective does not matter.
  */
@@ -98,14 +98,21 @@ static sherd_status join_bucket(sherd_plan *plan, uint32_t id, uint32_t place, i
     return SHERD_OK;
 }
 
+/* Parameters as they are laid out. */
+static uint32_t nth_param(const sherd_plan *plan, uint32_t i)
+{
+    return plan->arrival ? plan->arrival[i] : plan->n_params - 1 - i;
+}
+
 static sherd_status fill_buckets(sherd_plan *plan, sherd_error *err)
 {
     int64_t model_bytes = wire_bytes(plan), content = 0, padded = 0;
     uint64_t block = 0;
     uint32_t place = 0;
     sherd_status status;
-    for (uint32_t left = plan->n_params; left > 0; left--) {
-        const sherd__plan_param *param = &plan->params[left - 1];
+    for (uint32_t i = 0; i < plan->n_params; i++) {
+        uint32_t id = nth_param(plan, i);
+        const sherd__plan_param *param = &plan->params[id];
         if (!has_bucket(param))
             continue;
         int64_t target = target_from(plan, model_bytes, param->grad_dtype);
@@ -119,7 +126,7 @@ static sherd_status fill_buckets(sherd_plan *plan, sherd_error *err)
             open_bucket(plan, param, place, block);
             content = 0;
         }
-        if ((status = join_bucket(plan, left - 1, place++, &content, err)))
+        if ((status = join_bucket(plan, id, place++, &content, err)))
             return status;
         block += (uint64_t)((param->elems + SHERD__ALIGN_ELEMS - 1) / SHERD__ALIGN_ELEMS);
     }

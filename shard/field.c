@@ -19,6 +19,7 @@ static const struct {
     {"transport(config)", "sherd.transport"},
     {"faults.", "sherd."},
     {"reproducible", "sherd.reproducible"},
+    {"replan", "sherd.replan"},
     {"lamb.", "optimizer.params."},
     {"optimizer.kind", "optimizer.type"},
     {"optimizer.beta1", "optimizer.params.betas (the first)"},

@@ -98,6 +98,7 @@ static void put_config(writer *to, const sherd_config *config)
     put(to, (uint64_t)config->reproducible);
     put(to, (uint64_t)config->faults.nonfinite);
     put(to, (uint64_t)config->faults.check_replicas);
+    put(to, (uint64_t)config->replan);
 }
 
 /* What only one of the schedulers has, and the loss scale. */
@@ -183,6 +184,9 @@ static void put_plan(writer *to, const sherd_plan *plan)
     to->unnamed = 1;
     for (uint32_t i = 0; i < plan->n_params; i++)
         put_param(to, &plan->params[i]);
+    if (plan->arrival)
+        for (uint32_t i = 0; i < plan->n_params; i++)
+            put(to, plan->arrival[i]);
     to->unnamed = 0;
     put(to, plan->n_buckets);
     to->unnamed = 1;

@@ -95,6 +95,11 @@ static sherd_status take_config(sherd_plan *plan, const sherd_config *config, in
     plan->comm_bytes = sherd__plan_comm_bytes(world);
     if (plan->config.reproducible)
         plan->carries = sherd__plan_carries(plan->config.gradient_accumulation_steps);
+    if (plan->config.replan && sherd__plan_transport(&plan->config) != SHERD_TRANSPORT_DIRECT)
+        return sherd__fail(err, SHERD_EUNSUPPORTED,
+                           "sherd.replan needs sherd.transport 'direct': the receive scratch of '%s' cannot change its size; "
+                           "leave it out and register parameters in forward order of first use",
+                           sherd__transport_name(sherd__plan_transport(&plan->config)));
     return sherd__plan_check_reproducible(plan, err);
 }
 
@@ -115,22 +120,54 @@ static sherd_status build(sherd_plan *plan, const sherd_config *config, const sh
     return sherd__plan_seal(plan, err);
 }
 
-sherd_status sherd_plan_create(const sherd_config *config, const sherd_param *params, uint32_t n_params,
-                               int32_t world, sherd_plan **out, sherd_error *err)
+static sherd_status create(const sherd_config *config, const sherd_param *params, uint32_t n_params, int32_t world,
+                           const uint32_t *arrival, sherd_plan **out, sherd_error *err)
 {
-    if (!config || !out || (!params && n_params))
-        return sherd__fail(err, SHERD_EINVAL,
-                           "sherd_plan_create needs a configuration, parameters and a place for the plan");
     sherd_plan *plan = sherd__alloc(&sherd__default_allocator, 1, sizeof *plan);
     if (!plan)
         return sherd__fail(err, SHERD_ENOMEM, "no memory for a plan");
+    plan->arrival = arrival;
     sherd_status status = build(plan, config, params, n_params, world, err);
+    plan->arrival = NULL;
     if (status) {
         sherd_plan_destroy(plan);
         return status;
     }
     *out = plan;
     return SHERD_OK;
+}
+
+sherd_status sherd_plan_create(const sherd_config *config, const sherd_param *params, uint32_t n_params,
+                               int32_t world, sherd_plan **out, sherd_error *err)
+{
+    if (!config || !out || (!params && n_params))
+        return sherd__fail(err, SHERD_EINVAL,
+                           "sherd_plan_create needs a configuration, parameters and a place for the plan");
+    return create(config, params, n_params, world, NULL, out, err);
+}
+
+sherd_status sherd__plan_reordered(const sherd_plan *plan, const uint32_t *arrival, sherd_plan **out, sherd_error *err)
+{
+    sherd_param *params = sherd__alloc(&sherd__default_allocator, plan->n_params, sizeof *params);
+    sherd_status status;
+
+    if (!params)
+        return sherd__fail(err, SHERD_ENOMEM, "no memory for a table of %" PRIu32 " parameters", plan->n_params);
+    for (uint32_t i = 0; i < plan->n_params; i++) {
+        const sherd__plan_param *from = &plan->params[i];
+        params[i] = (sherd_param){.name = from->name,
+                                  .ndim = from->ndim,
+                                  .dtype = from->dtype,
+                                  .grad_dtype = from->grad_dtype,
+                                  .group = from->group,
+                                  .uses = from->uses,
+                                  .flags = from->flags,
+                                  .storage = from->storage};
+        memcpy(params[i].shape, from->shape, sizeof from->shape);
+    }
+    status = create(&plan->config, params, plan->n_params, plan->world, arrival, out, err);
+    sherd__free(&sherd__default_allocator, params, plan->n_params, sizeof *params);
+    return status;
 }
 
 void sherd_plan_destroy(sherd_plan *plan)

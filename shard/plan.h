@@ -107,6 +107,7 @@ struct sherd_plan {
     uint32_t n_params, n_buckets;
     sherd__plan_param *params;
     uint32_t *order; /* parameters with a bucket, in bucket order */
+    const uint32_t *arrival; /* while the plan is made: every parameter, in the order wanted; NULL: from the last to the first */
     sherd__bucket *buckets;
     uint64_t param_bytes, ring_bytes, sum_bytes, shared_bytes; /* arena sizes; there are 1 + carries of sums */
     uint32_t carries;
@@ -198,6 +199,10 @@ typedef struct sherd__count {
 sherd__count sherd__plan_count(int64_t k);
 /* Places after the first that micro-steps 0 … accumulation − 1 need. */
 uint32_t sherd__plan_carries(int64_t accumulation);
+
+/* The same parameters and configuration laid out in another order: arrival[n_params] names every parameter once, first ready
+ * first. Refused with EINVAL where the new plan cannot be had, as sherd_plan_create does. */
+sherd_status sherd__plan_reordered(const sherd_plan *plan, const uint32_t *arrival, sherd_plan **out, sherd_error *err);
 
 /* The micro-batch number (NUMERICS: Numbering). */
 int64_t sherd__plan_micro_number(const sherd_plan *plan, int32_t rank, int64_t k);

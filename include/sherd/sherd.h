@@ -174,6 +174,7 @@ typedef struct sherd_config {
         sherd_nonfinite nonfinite;
         int64_t check_replicas;             /* every so many steps ranks compare their working copies; 0: never */
     } faults;
+    int32_t replan;                         /* sherd.replan: after the first step, once, by the order in which gradients came */
 } sherd_config;
 
 /* Defaults. `size` is sizeof(sherd_config) as the caller was compiled. */
@@ -388,9 +389,12 @@ typedef struct sherd_engine sherd_engine;
 
 /* COLLECTIVE. All ranks must hold the same plan (hashes are compared; EMISMATCH names a rank that differs). Plan, device and
  * communicator must outlive the engine; a communicator and a device serve one engine at a time. Everything the plan names is
- * allocated here and nothing later. Parameters start as zeros. */
+ * allocated here and nothing later (but for sherd.replan, once). Parameters start as zeros. */
 SHERD_API sherd_status sherd_engine_create(const sherd_plan *plan, sherd_device *device, sherd_comm *comm,
                                            sherd_engine **out, sherd_error *err);
+/* The plan that the engine executes: the one it was made with or, once it has made another (sherd.replan), that one; valid until
+ * the engine makes another or is destroyed. Local; not in a step. */
+SHERD_API const sherd_plan *sherd_engine_plan(const sherd_engine *engine);
 SHERD_API void sherd_engine_destroy(sherd_engine *engine); /* local; waits for the streams, within the limit */
 
 /* COLLECTIVE. Sets a parameter from rank 0's `data`, fp32, elems values in row order (other ranks' data may be NULL). The

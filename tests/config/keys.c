@@ -183,6 +183,7 @@ static const arrival arrivals[] = {
     ARRIVES("sherd.grad_sum", "\"bf16\"", 'i', sherd.grad_sum_bf16, 1),
     ARRIVES("sherd.exact_bucket_size", "true", 'i', sherd.exact_bucket_size, 1),
     ARRIVES("sherd.reproducible", "true", 'i', reproducible, 1),
+    ARRIVES("sherd.replan", "true", 'i', replan, 1),
     ARRIVES("sherd.transport", "\"nccl\"", 'i', transport.kind, SHERD_TRANSPORT_NCCL),
     ARRIVES("sherd.transport", "\"mpi\"", 'i', transport.kind, SHERD_TRANSPORT_MPI),
     ARRIVES("sherd.reduction", "\"native\"", 'i', transport.reduction, SHERD_REDUCTION_NATIVE),

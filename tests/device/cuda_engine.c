@@ -56,10 +56,12 @@ static sherd_status touch_by_cpu(sherd_device *device, sherd__tag tag, sherd__ac
 
 static int next_case(const run *run, uint32_t i, engine_case *out)
 {
-    if (run->wide == 3) { /* one tree over eight micro-batches */
+    if (run->wide == 3) { /* one tree over eight micro-batches; and a wrong order of parameters, mended */
         int more = case_at(i, run->world, run->steps, 0, out);
         out->reproducible = 1;
         out->accumulation = 8 / run->world;
+        out->replan = i % 2;
+        out->arrival = i % 2 ? ARRIVE_FORWARD : ARRIVE_BACKWARD;
         return more;
     }
     if (run->wide < 2)

@@ -226,6 +226,7 @@ sherd_status case_config(const engine_case *c, sherd_config *out, sherd_error *e
     out->groups[1] = (sherd_group){1e-3, 0.0};
     out->sherd.grad_sum_bf16 = c->grad_sum_bf16;
     out->reproducible = c->reproducible;
+    out->replan = c->replan;
     out->sherd.fail_after_s = 60;
     config_offload(c, out);
     return sherd_config_resolve(out, c->world, err);

@@ -53,6 +53,7 @@ typedef struct engine_case {
     int32_t evaluate;      /* parameters are read between micro-steps and between steps too */
     int32_t ranges;        /* at the end all state is read and written by ranges */
     int32_t reproducible;  /* one tree over micro-batches */
+    int32_t replan;        /* after the first step, by the order in which gradients came */
     uint64_t seed;
     sherd_transport transport;
     sherd_reduction reduction;
@@ -70,6 +71,8 @@ typedef struct case_result {
     int64_t updates;
     uint64_t parked, speculated, missed;
     uint64_t discarded, restarted; /* micro-steps; of them, others than their step's first */
+    uint64_t parked_first;  /* of them in the first step */
+    int32_t replanned;      /* the engine made a plan of its own */
     uint32_t buckets[3];    /* by tier */
     int32_t threads, nodes; /* that worked on offloaded state; 0: nothing was */
     int64_t stops;          /* steps that ended with ESTATE */

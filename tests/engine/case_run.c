@@ -146,6 +146,8 @@ static void record(case_result *out, const sherd_report *report)
         out->bad_param = report->bad_param;
     out->updates = report->updates;
     out->parked = report->parked;
+    if (step == 0)
+        out->parked_first = report->parked;
     out->speculated = report->speculated;
     out->missed = report->speculation_missed;
 }
@@ -375,9 +377,11 @@ void case_run_rank(const engine_case *c, sherd_device *device, sherd_comm *comm,
     if (out->status == SHERD_OK)
         out->status = train(c, plan, engine, params, n, sherd_comm_rank(comm), scratch, out);
     if (out->status == SHERD_OK)
-        note_places(plan, engine, out);
+        note_places(sherd_engine_plan(engine), engine, out);
     if (out->status == SHERD_OK)
-        out->memory_matches = memory_matches(device, plan, sherd_comm_rank(comm));
+        out->memory_matches = memory_matches(device, sherd_engine_plan(engine), sherd_comm_rank(comm));
+    if (out->status == SHERD_OK)
+        out->replanned = sherd_engine_plan(engine) != plan;
     sherd_engine_destroy(engine);
     sherd_plan_destroy(plan);
     free(scratch);

@@ -252,6 +252,38 @@ static void test_extremes(void **state)
     sherd_plan_destroy(plan);
 }
 
+/* The same parameters in the order asked for: buckets follow it, and ranks that ask for other orders hold other plans. */
+static void test_reordered(void **state)
+{
+    (void)state;
+    static const uint32_t orders[][4] = {{3, 2, 1, 0}, {0, 1, 2, 3}, {2, 0, 3, 1}};
+    uint8_t hashes[3][16];
+    make_table table = {.n = 0};
+    sherd_config config = make_config(2, 1, 1500);
+    sherd_plan *plan, *other;
+    for (int i = 0; i < 4; i++)
+        make_param(&table, 700 + i);
+    table.params[1].flags = SHERD_PARAM_FROZEN;
+    table.params[2].uses = 2;
+    assert_int_equal(sherd_plan_create(&config, table.params, table.n, 2, &plan, NULL), SHERD_OK);
+    for (size_t o = 0; o < 3; o++) {
+        uint32_t place = 0;
+        assert_int_equal(sherd__plan_reordered(plan, orders[o], &other, NULL), SHERD_OK);
+        for (int i = 0; i < 4; i++)
+            if (orders[o][i] != 1)
+                assert_int_equal(other->order[place++], orders[o][i]);
+        assert_int_equal(other->params[2].uses, 2);
+        assert_int_equal(other->params[1].bucket, -1);
+        assert_int_equal(other->n_buckets, plan->n_buckets);
+        assert_null(other->arrival);
+        sherd_plan_hash(other, hashes[o]);
+        for (size_t before = 0; before < o; before++)
+            assert_memory_not_equal(hashes[before], hashes[o], 16);
+        sherd_plan_destroy(other);
+    }
+    sherd_plan_destroy(plan);
+}
+
 static void refuse(sherd_config *config, sherd_param *params, uint32_t n, int32_t world, sherd_status want,
                    const char *part)
 {
@@ -404,6 +436,7 @@ int main(void)
         cmocka_unit_test(test_extremes),
         cmocka_unit_test(test_param_refusals),
         cmocka_unit_test(test_config_refusals),
+        cmocka_unit_test(test_reordered),
         cmocka_unit_test(test_micro_numbers),
         cmocka_unit_test(test_short_config),
     };

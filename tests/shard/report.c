@@ -59,6 +59,7 @@ static void must_differ(const uint8_t base[16], const sherd_config *config, cons
     X(prescale_gradients = 1)                                                                                        \
     X(allreduce_sum = 1)                                                                                             \
     X(reproducible = 1)                                                                                              \
+    X(replan = 1)                                                                                                    \
     X(dtype = SHERD_BF16)                                                                                            \
     X(check_grad_overflow ^= 1)                                                                                      \
     X(zero.stage = 2)                                                                                                \

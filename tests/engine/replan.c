@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * sherd.replan: a model whose parameters are registered in the wrong order parks gradients in its first step and none
+ * afterwards, and ends with the oracle's bits, which know nothing of plans; whatever the stage, the type and the tiers. A model
+ * that is registered as it should be keeps its plan.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/engine/case.h"
+#include "tests/engine/worlds.h"
+#include "tests/support/fail_alloc.h"
+
+enum { STEPS = 4, CASES = 24 };
+
+typedef struct run {
+    engine_case c;
+    case_result results[WORLD_MAX];
+} run;
+
+static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
+{
+    run *run = ctx;
+    case_run_rank(&run->c, device, comm, &run->results[rank]);
+}
+
+static engine_case wrong_order(uint32_t i, int32_t world)
+{
+    engine_case c = case_plain(world, i, STEPS);
+
+    c.arrival = ARRIVE_FORWARD;
+    c.replan = 1;
+    c.bucket = i % 3 ? 1 : 3000;
+    c.tenths = i % 4 == 0 ? 0 : i % 4 == 3 ? 5 : 10;
+    c.speculate = i % 4 == 1;
+    c.disk = i % 4 == 2 ? 1 : 0;
+    c.workers = 1;
+    c.read_back = i % 2;
+    c.bad_step = i % 5 == 1 ? 1 : 0;
+    return c;
+}
+
+static void run_and_compare(run *run, sherd_checker *checker)
+{
+    world_options options = {.world = run->c.world, .threads = 1, .checker = checker};
+    case_result want;
+
+    case_run_oracle(&run->c, SHERD_ORACLE_RIGHT, &want);
+    assert_int_equal(world_run_threads(&options, run_rank, run), 0);
+    for (int32_t r = 0; r < run->c.world; r++) {
+        if (run->results[r].status != SHERD_OK)
+            fail_msg("%s: rank %d: %s", case_name(&run->c), r, run->results[r].error.text);
+        if (!case_equal(&want, &run->results[r], run->c.steps))
+            fail_msg("%s: rank %d differs from the oracle", case_name(&run->c), r);
+        if (!run->results[r].memory_matches)
+            fail_msg("%s: rank %d: the ledger is not the plan", case_name(&run->c), r);
+    }
+}
+
+static void test_wrong_order_is_mended(void **state)
+{
+    uint64_t parked = 0;
+
+    (void)state;
+    for (int32_t world = 1; world <= 3; world++)
+        for (uint32_t i = (uint32_t)world % 2; i < CASES; i += 2) {
+            run run = {.c = wrong_order(i, world)};
+            run_and_compare(&run, NULL);
+            for (int32_t r = 0; r < world; r++) {
+                assert_true(run.results[r].replanned);
+                /* in later micro-steps of the first step, too; then never again */
+                assert_true(run.results[r].parked == run.results[r].parked_first);
+            }
+            parked += run.results[0].parked;
+            if (i > 2)
+                continue;
+            run.c.replan = 0;
+            run_and_compare(&run, NULL);
+            assert_false(run.results[0].replanned);
+            assert_true(run.results[0].parked == STEPS * run.results[0].parked_first);
+        }
+    assert_true(parked > 100);
+}
+
+static void test_right_order_stays(void **state)
+{
+    (void)state;
+    for (int32_t stage = 0; stage < 3; stage++) {
+        run run = {.c = wrong_order(0, 2)};
+        run.c.stage = stage;
+        run.c.arrival = ARRIVE_BACKWARD;
+        run.c.all_used = 1;
+        run.c.tied_large = 1; /* else the tied parameter waits, and so does its bucket */
+        run_and_compare(&run, NULL);
+        assert_int_equal(run.results[0].parked, 0);
+        assert_false(run.results[0].replanned);
+    }
+}
+
+static void test_checking_device(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 12; i++) {
+        run run = {.c = wrong_order(i, 2 + (int32_t)(i % 2))};
+        sherd_checker *checker;
+        sherd_error err;
+        uint64_t operations;
+        run.c.read_back = 0;
+        run.c.blind = i % 3 == 2;
+        assert_int_equal(sherd_checker_create(run.c.world, i + 1, &checker, &err), SHERD_OK);
+        run_and_compare(&run, checker);
+        if (sherd_checker_verdict(checker, &operations, &err) != SHERD_OK)
+            fail_msg("%s: %s", case_name(&run.c), err.text);
+        assert_true(operations > 100 && run.results[0].replanned);
+        sherd_checker_destroy(checker);
+    }
+}
+
+/* Ranks that are processes; and with `reproducible` on top. */
+static void test_processes(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 3; i++) {
+        run *run = world_shared(sizeof *run);
+        world_options options = {.world = 2, .threads = 1};
+        case_result want;
+        run->c = wrong_order(i, 2);
+        run->c.reproducible = 1;
+        run->c.accumulation = 4;
+        case_run_oracle(&run->c, SHERD_ORACLE_RIGHT, &want);
+        assert_int_equal(world_run_processes(&options, 60, run_rank, run), 0);
+        for (int32_t r = 0; r < 2; r++)
+            assert_true(case_equal(&want, &run->results[r], STEPS) && run->results[r].replanned);
+    }
+}
+
+static uint64_t held(sherd_device *device)
+{
+    sherd_memory live;
+    uint64_t bytes = 0;
+
+    sherd_device_memory(device, &live, NULL);
+    for (int t = 0; t < SHERD_TIERS; t++)
+        for (int category = 0; category < SHERD_CATEGORIES; category++)
+            bytes += category == SHERD_CAT_METADATA || category == SHERD_CAT_ROUNDING ? 0 : live.bytes[t][category];
+    return bytes;
+}
+
+/* No memory for a table, at any moment: an error, and nothing is left. */
+static void test_allocations(void **state)
+{
+    engine_case c = wrong_order(0, 1);
+    int64_t failed = 0;
+
+    (void)state;
+    c.steps = 1;
+    c.read_back = 0;
+    c.tenths = 10;
+    c.dtype = SHERD_BF16;
+    c.accumulation = 1;
+    for (int64_t k = 1;; k++) {
+        sherd_test_alloc counter = {.fail_at = k};
+        sherd_device_options options;
+        sherd_device *device = NULL;
+        sherd_comm *comm;
+        case_result result = {.status = SHERD_ENOMEM};
+        sherd_device_options_init(&options, sizeof options);
+        options.allocator = sherd_test_allocator(&counter);
+        assert_int_equal(sherd_comm_create_self(NULL, &comm, NULL), SHERD_OK);
+        if (sherd_device_create(&options, &device, NULL) == SHERD_OK) {
+            case_run_rank(&c, device, comm, &result);
+            assert_int_equal(held(device), 0);
+        }
+        sherd_comm_destroy(comm);
+        sherd_device_destroy(device);
+        assert_int_equal(counter.live_blocks, 0);
+        assert_int_equal(counter.wrong_sizes, 0);
+        if (counter.calls < k)
+            break;
+        failed += result.status != SHERD_OK;
+    }
+    assert_true(failed > 40);
+}
+
+static void test_refusal(void **state)
+{
+    const sherd_param param = {.name = "p", .shape = {300}, .ndim = 1};
+    sherd_config config;
+    sherd_plan *plan = NULL;
+    sherd_error err;
+
+    (void)state;
+    sherd_config_init(&config, sizeof config);
+    config.train_micro_batch_size_per_gpu = 1;
+    config.replan = 1;
+    config.transport.kind = SHERD_TRANSPORT_NCCL;
+    assert_int_equal(sherd_plan_create(&config, &param, 1, 2, &plan, &err), SHERD_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "sherd.replan needs sherd.transport 'direct'"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_wrong_order_is_mended), cmocka_unit_test(test_right_order_stays),
+        cmocka_unit_test(test_checking_device),       cmocka_unit_test(test_processes),
+        cmocka_unit_test(test_refusal),               cmocka_unit_test(test_allocations),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
