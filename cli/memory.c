@@ -94,8 +94,8 @@ static sherd_status plan_stage(forecast *f, int32_t stage, sherd_error *err)
 static int stage3_unit(const sherd_config *c)
 {
     int narrow = c->dtype != SHERD_FP32;
-    int moments =
-        c->optimizer.kind == SHERD_ADAMW || c->optimizer.kind == SHERD_ADAM || c->optimizer.kind == SHERD_LAMB ? 8 : 4;
+    int two = c->optimizer.kind == SHERD_ADAMW || c->optimizer.kind == SHERD_ADAM || c->optimizer.kind == SHERD_LAMB;
+    int moments = (two ? 2 : 1) * (c->moments_bf16 ? 2 : 4);
 
     return (narrow ? 2 + 4 : 4) + (narrow && c->sherd.grad_sum_bf16 ? 2 : 4) + moments;
 }

@@ -196,7 +196,8 @@ const sherd__key sherd__keys[] = {
     HONOURED("bf16.check_grad_overflow", BOOLEAN, ANY, I32, config.check_grad_overflow, "true",
              "a step with non-finite gradients is skipped"),
     REFUSED("bf16.bf16_master_weights_and_grads", BOOLEAN, ANY, "false", "masters are always fp32; leave it out"),
-    REFUSED("bf16.bf16_optimizer_states", BOOLEAN, ANY, "false", "moments are always fp32; leave it out"),
+    HONOURED("bf16.bf16_optimizer_states", BOOLEAN, ANY, I32, config.moments_bf16, "false",
+             "moments are kept as bf16, 2 bytes instead of 4, with any parameter type; masters stay fp32 (docs/numerics.md)"),
 
     /* ---- optimizer */
     SECTION("optimizer", HONOURED, 0, "absent: AdamW with the defaults below"),

@@ -11,26 +11,26 @@ static void access_tree_sum(const sherd__tree_sum *sum, sherd__access_fn fn, voi
         fn(ctx, sum->norm, sizeof *sum->norm, 1);
 }
 
-/* One array of the state: updated in place, or read here and written there. */
-static void access_state(const float *from, const float *out, uint64_t at, uint64_t n, sherd__access_fn fn, void *ctx)
+/* `bytes` from byte `at` of one array of the state: updated in place, or read here and written there. */
+static void access_state(const void *from, const void *out, uint64_t at, uint64_t bytes, sherd__access_fn fn, void *ctx)
 {
     if (!out || out == from) {
-        fn(ctx, from + at, n * sizeof *from, 1);
+        fn(ctx, (const char *)from + at, bytes, 1);
         return;
     }
-    fn(ctx, from + at, n * sizeof *from, 0);
-    fn(ctx, out + at, n * sizeof *out, 1);
+    fn(ctx, (const char *)from + at, bytes, 0);
+    fn(ctx, (const char *)out + at, bytes, 1);
 }
 
 static void access_update_span(const sherd__update *update, int64_t begin, int64_t end, sherd__access_fn fn, void *ctx)
 {
     uint64_t n = (uint64_t)(end - begin), at = (uint64_t)(begin - update->origin);
-    uint64_t sum_width = sherd_dtype_bytes(update->sum_dtype);
+    uint64_t sum_width = sherd_dtype_bytes(update->sum_dtype), width = sherd_dtype_bytes(update->moment_dtype);
     fn(ctx, (const char *)update->sum + at * sum_width, n * sum_width, 0);
-    access_state(update->master, update->master_out, at, n, fn, ctx);
+    access_state(update->master, update->master_out, at * sizeof(float), n * sizeof(float), fn, ctx);
     for (int m = 0; m < SHERD__MAX_MOMENTS; m++)
         if (update->moment[m])
-            access_state(update->moment[m], update->moment_out[m], at, n, fn, ctx);
+            access_state(update->moment[m], update->moment_out[m], at * width, n * width, fn, ctx);
     if (update->emit)
         fn(ctx, update->emit + at, n * sizeof *update->emit, 1);
 }
@@ -61,7 +61,7 @@ static void access_update(const sherd__update *update, sherd__access_fn fn, void
 
 static void access_trust(const sherd__update *update, sherd__access_fn fn, void *ctx)
 {
-    uint64_t sum_width = sherd_dtype_bytes(update->sum_dtype);
+    uint64_t sum_width = sherd_dtype_bytes(update->sum_dtype), width = sherd_dtype_bytes(update->moment_dtype);
     fn(ctx, update->scalars, sizeof *update->scalars, 0);
     access_tensors(update, update->trust, sizeof *update->trust, 1, fn, ctx);
     for (uint32_t i = 0; i < update->n_spans; i++) {
@@ -71,7 +71,7 @@ static void access_trust(const sherd__update *update, sherd__access_fn fn, void 
         fn(ctx, update->master + at, n * sizeof *update->master, 0);
         for (int m = 0; m < SHERD__MAX_MOMENTS; m++)
             if (update->moment[m])
-                fn(ctx, update->moment[m] + at, n * sizeof *update->moment[m], 0);
+                fn(ctx, (const char *)update->moment[m] + at * width, n * width, 0);
     }
 }
 

@@ -439,8 +439,26 @@ CUDA__FN void cuda__state_load(const sherd__cuda_update *a, uint32_t moments, in
     CUDA__UNROLL
     for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; ++m) {
         if (m < moments) {
-            out->moment[m] = cuda__load_f32(a->moment[m] + i);
+            out->moment[m] = cuda__load(a->moment[m], a->moment_type, i);
         }
+    }
+}
+
+CUDA__FN void cuda__moment_store(const sherd__cuda_update *a, uint32_t m, int64_t i, cuda__eight value)
+{
+    if (a->moment_type == SHERD_FP32) {
+        cuda__store_f32((float *)a->moment_out[m] + i, value);
+    } else {
+        cuda__store_half((uint16_t *)a->moment_out[m] + i, SHERD_BF16, value, 0);
+    }
+}
+
+CUDA__FN void cuda__moment_store_one(const sherd__cuda_update *a, int m, int64_t i, float value)
+{
+    if (a->moment_type == SHERD_FP32) {
+        ((float *)a->moment_out[m])[i] = value;
+    } else {
+        ((uint16_t *)a->moment_out[m])[i] = cuda__narrow(value, SHERD_BF16);
     }
 }
 
@@ -450,7 +468,7 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
     CUDA__UNROLL
     for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; ++m) {
         if (m < moments) {
-            cuda__store_f32(a->moment_out[m] + i, state->moment[m]);
+            cuda__moment_store(a, m, i, state->moment[m]);
         }
     }
     if (a->emit) {
@@ -483,12 +501,12 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
             state.sum.at[0] = cuda__load_one(a->sum, a->sum_type, i);                                                  \
             state.master.at[0] = a->master[i];                                                                         \
             for (int m = 0; m < (moments); ++m) {                                                                      \
-                state.moment[m].at[0] = a->moment[m][i];                                                               \
+                state.moment[m].at[0] = cuda__load_one(a->moment[m], a->moment_type, i);                               \
             }                                                                                                          \
             cuda__element_##name(s, first, factor, &state, 0);                                                         \
             a->master_out[i] = state.master.at[0];                                                                     \
             for (int m = 0; m < (moments); ++m) {                                                                      \
-                a->moment_out[m][i] = state.moment[m].at[0];                                                           \
+                cuda__moment_store_one(a, m, i, state.moment[m].at[0]);                                                \
             }                                                                                                          \
             if (a->emit) {                                                                                             \
                 a->emit[i] = cuda__narrow(state.master.at[0], a->emit_type);                                           \

@@ -43,7 +43,9 @@ typedef struct cuda__trust_shared {
             }                                                                                                          \
             CUDA__UNROLL                                                                                               \
             for (int m = 0; m < (moments); ++m) {                                                                      \
-                moment[m] = whole ? state.moment[m].at[j] : i + j < end ? a->moment[m][i + j] : 0.0f;                  \
+                moment[m] = whole         ? state.moment[m].at[j]                                                      \
+                            : i + j < end ? cuda__load_one(a->moment[m], a->moment_type, i + j)                        \
+                                          : 0.0f;                                                                      \
             }                                                                                                          \
             weight->at[j] = master;                                                                                    \
             direction->at[j] = i + j < end ? sherd__##name##_direction(s, sum * factor, master, moment) : 0.0f;        \

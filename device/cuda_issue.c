@@ -299,6 +299,7 @@ static sherd_status issue_spans(sherd__cuda_stream *stream, const sherd__op *op,
     args.emit = update->emit;
     args.kind = (uint8_t)update->kind;
     args.sum_type = (uint8_t)update->sum_dtype;
+    args.moment_type = (uint8_t)update->moment_dtype;
     args.emit_type = update->emit_dtype == SHERD_FP16 ? SHERD_FP16 : SHERD_BF16;
     args.master_out = update->master_out ? update->master_out : update->master;
     for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; m++) {

@@ -48,14 +48,15 @@ typedef struct sherd__cuda_update {
     const sherd__step_scalars *scalars;
     const void *sum;
     const float *master;
-    const float *moment[SHERD__MAX_MOMENTS];
+    const void *moment[SHERD__MAX_MOMENTS];
     float *master_out; /* where the new values go: `master` and `moment` themselves, or second buffers */
-    float *moment_out[SHERD__MAX_MOMENTS];
+    void *moment_out[SHERD__MAX_MOMENTS];
     uint16_t *emit;
     const float *ratios;      /* as sherd__update's, both */
     sherd__trust_sums *trust;
     uint32_t n_spans, n_tiles;
     uint8_t kind, sum_type, emit_type, vectors; /* vectors: every pointer and every span begins at 16 bytes */
+    uint8_t moment_type;
     sherd__cuda_span span[SHERD__CUDA_SPANS];
 } sherd__cuda_update;
 

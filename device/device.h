@@ -70,11 +70,12 @@ typedef struct sherd__update {
     const void *sum;         /* fp32 or bf16; element 0 is bucket element `origin`, as for all below */
     sherd_dtype sum_dtype;
     float *master;           /* fp32; for fp32 parameters this is the working copy */
-    float *moment[SHERD__MAX_MOMENTS]; /* NULL where the optimizer has fewer */
+    void *moment[SHERD__MAX_MOMENTS]; /* of moment_dtype; NULL where the optimizer has fewer */
     /* Where the new values go, each on its own; NULL: in place. Not in place: `master` and `moment` are only read, so a
      * refused speculation can be redone from them. A place may not overlap another array than its own, wholly. */
     float *master_out;
-    float *moment_out[SHERD__MAX_MOMENTS];
+    void *moment_out[SHERD__MAX_MOMENTS];
+    sherd_dtype moment_dtype; /* fp32, or bf16: widened, and rounded once when the element is done */
     uint16_t *emit;          /* 16-bit working copy, or NULL */
     sherd_dtype emit_dtype;  /* its type: fp16, else bf16 */
     int64_t origin;

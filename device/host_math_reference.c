@@ -79,7 +79,7 @@ static void update_element(const sherd__update *update, const sherd__optim *opti
     float sum = value_at(update->sum, update->sum_dtype, i);
     float master = update->master[i], moment[SHERD__MAX_MOMENTS] = {0}, own[SHERD__GROUP_SCALARS];
     for (uint32_t k = 0; k < optim->n_moments; ++k) {
-        moment[k] = update->moment[k][i];
+        moment[k] = value_at(update->moment[k], update->moment_dtype, i);
     }
     memcpy(own, scalars->group[span->group], sizeof own);
     if (update->ratios) {
@@ -87,7 +87,8 @@ static void update_element(const sherd__update *update, const sherd__optim *opti
     }
     optim->element(own, scalars->first, sum * scalars->factor, &master, moment);
     for (uint32_t k = 0; k < optim->n_moments; ++k) {
-        *(update->moment_out[k] ? &update->moment_out[k][i] : &update->moment[k][i]) = sherd__one_nan(moment[k]);
+        value_store(update->moment_out[k] ? update->moment_out[k] : update->moment[k], update->moment_dtype, i,
+                    sherd__one_nan(moment[k]));
     }
     *(update->master_out ? &update->master_out[i] : &update->master[i]) = sherd__one_nan(master);
     if (update->emit) {
@@ -115,7 +116,7 @@ static float direction_at(const sherd__update *update, const sherd__optim *optim
     const sherd__step_scalars *scalars = update->scalars;
     float sum = value_at(update->sum, update->sum_dtype, i), moment[SHERD__MAX_MOMENTS] = {0};
     for (uint32_t k = 0; k < optim->n_moments; ++k) {
-        moment[k] = update->moment[k][i];
+        moment[k] = value_at(update->moment[k], update->moment_dtype, i);
     }
     return optim->direction(scalars->group[group], sum * scalars->factor, update->master[i], moment);
 }

@@ -11,6 +11,7 @@ typedef struct trust_block {
     _Alignas(64) float gradient[SHERD__NORM_BLOCK];
     _Alignas(64) float weight[SHERD__NORM_BLOCK];
     _Alignas(64) float direction[SHERD__NORM_BLOCK];
+    _Alignas(64) float moment[SHERD__MAX_MOMENTS][SHERD__NORM_BLOCK]; /* where they are bf16 */
 } trust_block;
 
 typedef void (*trust_run_fn)(const sherd__update *update, const float *scalars, trust_block *block, int64_t at,
@@ -20,8 +21,8 @@ typedef void (*trust_run_fn)(const sherd__update *update, const float *scalars, 
     static void trust_run_##name(const sherd__update *update, const float *scalars, trust_block *block, int64_t at,    \
                                  int64_t n)                                                                            \
     {                                                                                                                  \
-        const float *master = update->master + at, *moment0 = update->moment[0] + at;                                  \
-        const float *moment1 = (moments) > 1 ? update->moment[1] + at : NULL;                                          \
+        const float *master = update->master + at, *moment0 = moment_in(update, 0, block->moment[0], at, n);           \
+        const float *moment1 = (moments) > 1 ? moment_in(update, 1, block->moment[1], at, n) : NULL;                   \
         gradient_block(block->gradient, update, update->scalars->factor, at, n);                                       \
         UPDATE_INDEPENDENT                                                                                             \
         for (int64_t i = 0; i < n; ++i) {                                                                              \

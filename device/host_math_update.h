@@ -59,12 +59,41 @@ static inline void gradient_block(float *restrict out, const sherd__update *upda
 /* Beyond the end this asks for what nobody needs, at no other cost. */
 static inline __attribute__((always_inline)) void fetch_block(const sherd__update *update, int64_t at)
 {
-    int64_t size = update->sum_dtype == SHERD_BF16 ? 2 : 4;
+    int64_t size = update->sum_dtype == SHERD_BF16 ? 2 : 4, moment_size = update->moment_dtype == SHERD_BF16 ? 2 : 4;
     fetch((const char *)update->sum + at * size, UPDATE_BLOCK * size);
     fetch(update->master + at, UPDATE_BLOCK * 4);
-    fetch(update->moment[0] + at, UPDATE_BLOCK * 4);
-    if (update->moment[1]) {
-        fetch(update->moment[1] + at, UPDATE_BLOCK * 4);
+    for (int k = 0; k < SHERD__MAX_MOMENTS; ++k) {
+        if (update->moment[k]) {
+            fetch((const char *)update->moment[k] + at * moment_size, UPDATE_BLOCK * moment_size);
+        }
+    }
+}
+
+/* Where a block's moment is read, and where its new values are computed: in place where they may, else widened. */
+static inline const float *moment_in(const sherd__update *update, int k, float *widened, int64_t at, int64_t n)
+{
+    if (update->moment_dtype == SHERD_FP32) {
+        return (const float *)update->moment[k] + at;
+    }
+    widen_strip(widened, (const uint16_t *)update->moment[k] + at, n);
+    return widened;
+}
+
+static inline float *new_moment_block(const sherd__update *update, int k, update_block *block, int64_t at)
+{
+    int in_place = update->moment_dtype == SHERD_FP32 && !update->moment_out[k];
+    return in_place ? (float *)update->moment[k] + at : block->state[1 + k];
+}
+
+static inline void store_bf16_moment(const update_job *job, int k, const float *values, int64_t at, int64_t n)
+{
+    const sherd__update *update = job->update;
+    uint16_t half[UPDATE_BLOCK];
+    narrow_strip(half, values, n);
+    if (update->moment_out[k]) {
+        store_strip((uint16_t *)update->moment_out[k] + at, half, (size_t)n * 2, job->past);
+    } else {
+        memcpy((uint16_t *)update->moment[k] + at, half, (size_t)n * 2);
     }
 }
 
@@ -77,8 +106,10 @@ static inline void store_block(const update_job *job, const update_block *block,
         store_strip(update->master_out + at, block->state[0], bytes, job->past);
     }
     for (int k = 0; k < SHERD__MAX_MOMENTS; ++k) {
-        if (update->moment_out[k]) {
-            store_strip(update->moment_out[k] + at, block->state[1 + k], bytes, job->past);
+        if (update->moment[k] && update->moment_dtype == SHERD_BF16) {
+            store_bf16_moment(job, k, block->state[1 + k], at, n);
+        } else if (update->moment_out[k]) {
+            store_strip((float *)update->moment_out[k] + at, block->state[1 + k], bytes, job->past);
         }
     }
     if (update->emit) {
@@ -99,11 +130,11 @@ static inline void store_block(const update_job *job, const update_block *block,
                                            int64_t at, int64_t n)                                                      \
     {                                                                                                                  \
         const sherd__update *update = job->update;                                                                     \
-        const float *master = update->master + at, *moment0 = update->moment[0] + at;                                  \
-        const float *moment1 = (moments) > 1 ? update->moment[1] + at : NULL;                                          \
+        const float *master = update->master + at, *moment0 = moment_in(update, 0, block->state[1], at, n);            \
+        const float *moment1 = (moments) > 1 ? moment_in(update, 1, block->state[2], at, n) : NULL;                    \
         float *new_master = update->master_out ? block->state[0] : update->master + at;                                \
-        float *new_moment0 = update->moment_out[0] ? block->state[1] : update->moment[0] + at;                         \
-        float *new_moment1 = (moments) < 2 || update->moment_out[1] ? block->state[2] : update->moment[1] + at;        \
+        float *new_moment0 = new_moment_block(update, 0, block, at);                                                   \
+        float *new_moment1 = (moments) < 2 ? block->state[2] : new_moment_block(update, 1, block, at);                 \
         uint32_t first = update->scalars->first;                                                                       \
         gradient_block(block->gradient, update, update->scalars->factor, at, n);                                       \
         UPDATE_INDEPENDENT                                                                                             \

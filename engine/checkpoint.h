@@ -16,6 +16,8 @@
 #include "store/manifest.h"
 
 #define SHERD__CHECKPOINT_MODEL "model.safetensors"
+/* The note that says how moments were kept while training; the files hold fp32 in any case. */
+#define SHERD__CHECKPOINT_MOMENTS "moments"
 #define SHERD__CHECKPOINT_PATH 1024 /* bytes of any path, with the NUL */
 
 typedef char sherd__checkpoint_path[SHERD__CHECKPOINT_PATH];
@@ -40,10 +42,12 @@ sherd_status sherd__checkpoint_install(const char *tmp, const char *folder, sher
 /* COLLECTIVE. Every rank says how its part went; all return the same: SHERD_OK, or the sentence of the first that
  * failed. */
 sherd_status sherd__checkpoint_agree(sherd_engine *engine, sherd_status mine, const sherd_error *why, sherd_error *err);
-/* Bytes from device (or offloaded) memory to the engine's staging block on the host, or back: at most
- * SHERD__STAGE_BYTES. */
-sherd_status sherd__checkpoint_lower(sherd_engine *engine, const void *from, uint64_t bytes, sherd_error *err);
-sherd_status sherd__checkpoint_raise(sherd_engine *engine, void *to, uint64_t bytes, sherd_error *err);
+/* Values of `dtype` from device (or offloaded) memory to the engine's staging block on the host, where they are `staged`, or
+ * back: at most SHERD__STAGE_BYTES there. */
+sherd_status sherd__checkpoint_lower(sherd_engine *engine, const void *from, sherd_dtype dtype, sherd_dtype staged,
+                                     int64_t elems, sherd_error *err);
+sherd_status sherd__checkpoint_raise(sherd_engine *engine, void *to, sherd_dtype dtype, sherd_dtype staged,
+                                     int64_t elems, sherd_error *err);
 /* Step state as text and back; powers and loss scale return bit for bit. */
 void sherd__checkpoint_state_text(const sherd__step_state *state, char *out, size_t bytes);
 int sherd__checkpoint_state_of_text(const char *text, sherd__step_state *out);

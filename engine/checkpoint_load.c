@@ -309,9 +309,10 @@ static sherd_status make_pieces(load *l, sherd_error *err)
 /* ----------------------------------------------------------------------------------------------------------- contents
  */
 
-static sherd_status load_state(load *l, const sherd__range_of_param *range, uint32_t which, int64_t first, float *to,
+static sherd_status load_state(load *l, const sherd__range_of_param *range, uint32_t which, int64_t first, void *to,
                                int64_t elems, sherd_error *err)
 {
+    sherd_dtype dtype = sherd__plan_state_dtype(l->engine->plan, which);
     sherd_status status = SHERD_OK;
     int64_t n;
 
@@ -323,7 +324,8 @@ static sherd_status load_state(load *l, const sherd__range_of_param *range, uint
             n = SHERD__STAGE_BYTES / (int64_t)sizeof(float);
         status = sherd_safetensors_read(l->file[piece->file], piece->tensor, skip, n, l->engine->stage, err);
         if (status == SHERD_OK)
-            status = sherd__checkpoint_raise(l->engine, to + i, (uint64_t)n * sizeof(float), err);
+            status = sherd__checkpoint_raise(l->engine, sherd__at(to, (uint64_t)i * sherd_dtype_bytes(dtype)), dtype,
+                                             SHERD_FP32, n, err);
     }
     return status;
 }
@@ -352,7 +354,7 @@ static sherd_status load_range(load *l, const sherd__range_of_param *range, sher
 
     for (uint32_t which = 0; which < l->n_states; which++)
         for (int64_t i = 0; status == SHERD_OK && i < range->elems; i += run) {
-            float *to = sherd__engine_state(l->engine, range->bucket, which, local + i, &run);
+            void *to = sherd__engine_state(l->engine, range->bucket, which, local + i, &run);
             run = run < range->elems - i ? run : range->elems - i;
             status = load_state(l, range, which, range->first + i, to, run, err);
             if (status == SHERD_OK && which == 0)
@@ -401,7 +403,7 @@ static sherd_status load_frozen(load *l, sherd_error *err)
             if (status == SHERD_OK)
                 status = sherd__checkpoint_raise(
                     l->engine, sherd__at(l->engine->params.local, param->param_offset + (uint64_t)i * size),
-                    (uint64_t)n * size, err);
+                    param->dtype, param->dtype, n, err);
         }
     }
     return status;
@@ -467,12 +469,16 @@ static sherd_status change(load *l, sherd_error *err)
     return status == SHERD_OK ? restore_step(l, err) : status;
 }
 
+/* Where fp32 moments were rounded to this run's bf16, the masters' digest is what can be compared. */
 static sherd_status compare_digest(load *l, sherd_error *err)
 {
-    uint8_t state[SHERD__DIGEST_BYTES];
-    sherd_status status = sherd_engine_hash(l->engine, NULL, state, err);
+    uint8_t digest[2][SHERD__DIGEST_BYTES];
+    int rounded = l->engine->plan->moment_dtype == SHERD_BF16 &&
+                  strcmp(find_note(l, SHERD__CHECKPOINT_MOMENTS), sherd_dtype_name(SHERD_BF16)) != 0;
+    sherd_status status = sherd_engine_hash(l->engine, digest[0], digest[1], err);
 
-    if (status == SHERD_OK && memcmp(state, l->manifest.state_hash, sizeof state) != 0)
+    if (status == SHERD_OK && memcmp(digest[!rounded], rounded ? l->manifest.param_hash : l->manifest.state_hash,
+                                     SHERD__DIGEST_BYTES) != 0)
         status = sherd__fail(
             err, SHERD_EIO,
             "'%.300s' was loaded, but the state's digest is not the manifest's; do not use this engine, load "

@@ -82,17 +82,20 @@ static void describe_ranges(save *s)
         }
 }
 
-/* `bytes` from device memory to the file, through the staging block. */
-static sherd_status write_bytes(save *s, sherd__safetensors_writer *writer, const void *from, uint64_t bytes,
-                                sherd_error *err)
+/* `elems` values of device memory to the file, as `written`, through the staging block. */
+static sherd_status write_values(save *s, sherd__safetensors_writer *writer, const void *from, sherd_dtype dtype,
+                                 sherd_dtype written, int64_t elems, sherd_error *err)
 {
+    const int64_t most = SHERD__STAGE_BYTES / (int64_t)sherd_dtype_bytes(written);
     sherd_status status = SHERD_OK;
 
-    for (uint64_t done = 0; status == SHERD_OK && done < bytes; done += SHERD__STAGE_BYTES) {
-        uint64_t part = bytes - done < SHERD__STAGE_BYTES ? bytes - done : SHERD__STAGE_BYTES;
-        status = sherd__checkpoint_lower(s->engine, sherd__at(from, done), part, err);
+    for (int64_t i = 0; status == SHERD_OK && i < elems; i += most) {
+        int64_t part = elems - i < most ? elems - i : most;
+        const void *at = sherd__at(from, (uint64_t)i * sherd_dtype_bytes(dtype));
+        status = sherd__checkpoint_lower(s->engine, at, dtype, written, part, err);
         if (status == SHERD_OK)
-            status = sherd__safetensors_write(writer, s->engine->stage, part, err);
+            status =
+                sherd__safetensors_write(writer, s->engine->stage, (uint64_t)part * sherd_dtype_bytes(written), err);
     }
     return status;
 }
@@ -106,9 +109,10 @@ static sherd_status write_range(save *s, sherd__safetensors_writer *writer, cons
 
     for (uint32_t which = 0; which < s->n_states; which++)
         for (int64_t i = 0; status == SHERD_OK && i < range->elems; i += run) {
-            const float *values = sherd__engine_state(s->engine, range->bucket, which, local + i, &run);
+            const void *values = sherd__engine_state(s->engine, range->bucket, which, local + i, &run);
             run = run < range->elems - i ? run : range->elems - i;
-            status = write_bytes(s, writer, values, (uint64_t)run * sizeof(float), err);
+            status =
+                write_values(s, writer, values, sherd__plan_state_dtype(s->engine->plan, which), SHERD_FP32, run, err);
         }
     return status;
 }
@@ -157,8 +161,8 @@ static sherd_status write_model(save *s, sherd__safetensors_writer *writer, sher
 
     for (uint32_t i = 0; status == SHERD_OK && i < plan->n_params; i++) {
         const sherd__plan_param *param = &plan->params[s->order[i]];
-        status = write_bytes(s, writer, sherd__at(s->engine->params.local, param->param_offset),
-                             (uint64_t)param->elems * sherd_dtype_bytes(param->dtype), err);
+        status = write_values(s, writer, sherd__at(s->engine->params.local, param->param_offset), param->dtype,
+                              param->dtype, param->elems, err);
     }
     return status;
 }
@@ -225,6 +229,9 @@ static void describe_notes(const save *s, const sherd_checkpoint *client, sherd_
         snprintf(manifest->notes[0].value, sizeof manifest->notes[0].value, "%s", client->client);
     snprintf(manifest->notes[1].key, sizeof manifest->notes[1].key, "step_state");
     sherd__checkpoint_state_text(&s->engine->mirror->state, manifest->notes[1].value, sizeof manifest->notes[1].value);
+    snprintf(manifest->notes[2].key, sizeof manifest->notes[2].key, SHERD__CHECKPOINT_MOMENTS);
+    snprintf(manifest->notes[2].value, sizeof manifest->notes[2].value, "%s",
+             sherd_dtype_name(s->engine->plan->moment_dtype));
 }
 
 static void describe_run(const save *s, const sherd_checkpoint *client, sherd__manifest *manifest)
@@ -262,7 +269,7 @@ static sherd_status write_manifest(save *s, const sherd_checkpoint *client, sher
     sherd_status status;
 
     sherd__manifest_init(&manifest, &engine->device->allocator);
-    status = sherd__manifest_reserve(&manifest, engine->plan->n_params, (uint32_t)engine->world + 1, 2, err);
+    status = sherd__manifest_reserve(&manifest, engine->plan->n_params, (uint32_t)engine->world + 1, 3, err);
     if (status != SHERD_OK)
         return status;
     describe_run(s, client, &manifest);

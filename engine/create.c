@@ -119,7 +119,8 @@ static sherd_status create_memory(sherd_engine *engine, sherd_error *err)
     if (status == SHERD_OK)
         status = sherd__engine_arena(engine, plan->master_elems * sizeof(float), SHERD_CAT_MASTER, &engine->master, err);
     for (uint32_t m = 0; status == SHERD_OK && m < plan->n_moments; m++)
-        status = sherd__engine_arena(engine, plan->moment_elems * sizeof(float), SHERD_CAT_MOMENTS, &engine->moment[m], err);
+        status = sherd__engine_arena(engine, plan->moment_elems * sherd_dtype_bytes(plan->moment_dtype), SHERD_CAT_MOMENTS,
+                       &engine->moment[m], err);
     return status;
 }
 
@@ -236,7 +237,8 @@ static void touch_all(sherd_engine *engine)
     (void)sherd__engine_touch(engine, "destruction", engine->carries, plan->sum_bytes * plan->carries, 1, NULL);
     (void)sherd__engine_touch(engine, "destruction", engine->master, plan->master_elems * sizeof(float), 1, NULL);
     for (uint32_t m = 0; m < plan->n_moments; m++)
-        (void)sherd__engine_touch(engine, "destruction", engine->moment[m], plan->moment_elems * sizeof(float), 1,
+        (void)sherd__engine_touch(engine, "destruction", engine->moment[m],
+                                  plan->moment_elems * sherd_dtype_bytes(plan->moment_dtype), 1,
                                   NULL);
 }
 

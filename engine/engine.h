@@ -79,7 +79,8 @@ struct sherd_engine {
     const void *ring_source; /* ring.local: the one source of ACCUMULATE */
     void *carries;           /* places 1 … of the counter: arenas like `sums`, one after the other */
     const void *carry_source; /* the same: the one source of CARRY */
-    float *master, *moment[SHERD__MAX_MOMENTS];
+    float *master;
+    void *moment[SHERD__MAX_MOMENTS]; /* of the plan's moment_dtype */
     void *shared;
     void *sum_slots;           /* on the device: sums on their way to the host */
     sherd__offload *offload;   /* NULL: nothing is offloaded */
@@ -183,9 +184,9 @@ sherd_status sherd__engine_offload_create(sherd_engine *engine, sherd_error *err
 void sherd__engine_offload_destroy(sherd_engine *engine);
 /* When the vote is known. */
 void sherd__engine_guessed(sherd_engine *engine);
-/* fp32 state `which` (0: master, then the moments) from element `local` of the own part on; *run: how many follow in a row. On any
- * tier, for the device's operations; between open and close, the streams idle. */
-float *sherd__engine_state(const sherd_engine *engine, uint32_t bucket, uint32_t which, int64_t local, int64_t *run);
+/* State `which` (0: master, then the moments; of type sherd__plan_state_dtype) from element `local` of the own part on; *run: how
+ * many follow in a row. On any tier, for the device's operations; between open and close, the streams idle. */
+void *sherd__engine_state(const sherd_engine *engine, uint32_t bucket, uint32_t which, int64_t local, int64_t *run);
 sherd_status sherd__engine_state_open(sherd_engine *engine, uint32_t bucket, sherd_error *err);
 sherd_status sherd__engine_state_close(sherd_engine *engine, uint32_t bucket, int32_t changed, sherd_error *err);
 

@@ -295,7 +295,8 @@ sherd__update sherd__engine_update_of(const sherd_engine *engine, uint32_t index
     update.emit = bucket->dtype == SHERD_FP32 ? NULL : working;
     update.emit_dtype = bucket->dtype;
     for (uint32_t m = 0; m < plan->n_moments; m++)
-        update.moment[m] = engine->moment[m] + bucket->state_offset;
+        update.moment[m] = sherd__at(engine->moment[m], bucket->state_offset * sherd_dtype_bytes(plan->moment_dtype));
+    update.moment_dtype = plan->moment_dtype;
     update.origin = begin;
     update.spans = entry->spans;
     update.n_spans = entry->n_spans;

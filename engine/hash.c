@@ -53,9 +53,10 @@ static sherd_status hash_segment(sherd_engine *engine, digest *digest, uint32_t 
     for (uint32_t which = 0; which <= engine->plan->n_moments; which++) {
         int64_t run;
         for (int64_t i = 0; status == SHERD_OK && i < n; i += run) {
-            const float *values = sherd__engine_state(engine, index, which, local + i, &run);
+            const void *values = sherd__engine_state(engine, index, which, local + i, &run);
             run = run < n - i ? run : n - i;
-            status = hash_values(engine, digest, id, (uint8_t)which, first + i, values, SHERD_FP32, run);
+            status = hash_values(engine, digest, id, (uint8_t)which, first + i, values,
+                                 sherd__plan_state_dtype(engine->plan, which), run);
         }
     }
     return status;

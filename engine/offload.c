@@ -193,7 +193,7 @@ void sherd__engine_guessed(sherd_engine *engine)
     engine->guess_parity = !engine->guess_parity;
 }
 
-float *sherd__engine_state(const sherd_engine *engine, uint32_t index, uint32_t which, int64_t local, int64_t *run)
+void *sherd__engine_state(const sherd_engine *engine, uint32_t index, uint32_t which, int64_t local, int64_t *run)
 {
     const sherd__bucket *bucket = &engine->plan->buckets[index];
 
@@ -201,7 +201,8 @@ float *sherd__engine_state(const sherd_engine *engine, uint32_t index, uint32_t 
         return sherd__offload_state(engine->offload, index, engine->buckets[index].parity, which, local, run);
     *run = sherd__engine_part_elems(engine, bucket) - local;
     if (which > 0)
-        return engine->moment[which - 1] + bucket->state_offset + local;
+        return sherd__at(engine->moment[which - 1],
+                         (bucket->state_offset + (uint64_t)local) * sherd__plan_state_width(engine->plan, which));
     if (bucket->dtype != SHERD_FP32)
         return engine->master + bucket->master_offset + local;
     return (float *)sherd__at(engine->params.local, bucket->param_offset) + sherd__engine_part_begin(engine, bucket) +

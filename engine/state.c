@@ -34,8 +34,9 @@ static stage stage_open(const sherd_engine *engine)
     return stage;
 }
 
-/* Enqueues: root's `data` (root only) into every rank's staging buffer. */
-static sherd_status stage_broadcast(sherd_engine *engine, stage *stage, const float *data, int64_t elems, int32_t root)
+/* Enqueues: root's `data` (root only), as fp32, into every rank's staging buffer. */
+static sherd_status stage_broadcast(sherd_engine *engine, stage *stage, const void *data, sherd_dtype dtype,
+                                    int64_t elems, int32_t root)
 {
     sherd__stream *stream = engine->stream[SHERD__COMM];
     sherd__tag tag = sherd__engine_tag(engine, "transfer", -1);
@@ -43,7 +44,7 @@ static sherd_status stage_broadcast(sherd_engine *engine, stage *stage, const fl
     sherd_status status = engine->comm->ops->released(engine->comm, stream, tag, stage->ticket, "staging reuse");
 
     if (status == SHERD_OK && engine->rank == root)
-        status = engine->device->ops->copy(stream, tag, stage->window->local, data, bytes);
+        status = engine->device->ops->convert(stream, tag, stage->window->local, SHERD_FP32, data, dtype, elems, 0);
     if (status == SHERD_OK)
         status = engine->comm->ops->broadcast(engine->comm, stream, tag, stage->window, 0, bytes, root, &stage->ticket);
     engine->last_ticket = stage->ticket;
@@ -80,7 +81,7 @@ static int in_parts(const sherd_engine *engine, const sherd__plan_param *param, 
 
 /* This rank's part of elements [first, first + *n) of a state that lies in parts: where it starts, clipped to what is
  * owned and lies in a row. *skip is how many elements of the request lie before it. NULL: nothing of it. */
-static float *state_part(const sherd_engine *engine, const range *range, int64_t first, int64_t *n, int64_t *skip)
+static void *state_part(const sherd_engine *engine, const range *range, int64_t first, int64_t *n, int64_t *skip)
 {
     const sherd__plan_param *param = range->param;
     const sherd__bucket *bucket = &engine->plan->buckets[param->bucket];
@@ -93,7 +94,7 @@ static float *state_part(const sherd_engine *engine, const range *range, int64_t
     if (from >= to)
         return NULL;
     *skip = from - begin;
-    float *at = sherd__engine_state(engine, (uint32_t)param->bucket, range->which, from - part, n);
+    void *at = sherd__engine_state(engine, (uint32_t)param->bucket, range->which, from - part, n);
     *n = *n < to - from ? *n : to - from;
     return at;
 }
@@ -114,10 +115,11 @@ static sherd_status write_chunk(sherd_engine *engine, const range *range, const 
         status = sherd__engine_lend(engine, range->id, first, n, tag, stream);
     while (status == SHERD_OK && in_parts(engine, param, range->which) && done < n) {
         int64_t part = n - done, skip = 0;
-        float *state = state_part(engine, range, first + done, &part, &skip);
+        void *state = state_part(engine, range, first + done, &part, &skip);
         if (!state)
             break;
-        status = ops->copy(stream, tag, state, staged + done + skip, (uint64_t)part * sizeof(float));
+        status = ops->convert(stream, tag, state, sherd__plan_state_dtype(engine->plan, range->which),
+                              staged + done + skip, SHERD_FP32, part, 0);
         done += skip + part;
     }
     return status;
@@ -173,7 +175,7 @@ static sherd_status write_range(sherd_engine *engine, range *range, const float 
     stage = stage_open(engine);
     for (int64_t i = 0; status == SHERD_OK && i < range->count; i += stage.elems) {
         int64_t n = range->count - i < stage.elems ? range->count - i : stage.elems;
-        status = stage_broadcast(engine, &stage, data ? data + i : NULL, n, range->root);
+        status = stage_broadcast(engine, &stage, data ? data + i : NULL, SHERD_FP32, n, range->root);
         if (status == SHERD_OK)
             status = write_chunk(engine, range, stage.window->local, range->first + i, n);
     }
@@ -223,7 +225,7 @@ static sherd_status read_sharded(sherd_engine *engine, const range *range, stage
                             engine->rank == owner ? sherd__engine_state(engine, (uint32_t)param->bucket, range->which,
                                                                         at % bucket->slice_elems, &run)
                                                   : NULL,
-                            n, (int32_t)owner);
+                            sherd__plan_state_dtype(engine->plan, range->which), n, (int32_t)owner);
         if (status == SHERD_OK)
             status = engine->device->ops->copy(engine->stream[SHERD__COMM], tag, data + i, stage->window->local,
                                                (uint64_t)n * sizeof(float));
@@ -247,8 +249,9 @@ static sherd_status read_local(sherd_engine *engine, const range *range, float *
                                                                 range->param->dtype, range->count, 0);
     for (int64_t i = 0; status == SHERD_OK && i < range->count; i += n) {
         n = range->count - i;
-        const float *state = state_part(engine, range, range->first + i, &n, &skip);
-        status = engine->device->ops->copy(stream, tag, data + i, state, (uint64_t)n * sizeof(float));
+        const void *state = state_part(engine, range, range->first + i, &n, &skip);
+        status = engine->device->ops->convert(stream, tag, data + i, SHERD_FP32, state,
+                                              sherd__plan_state_dtype(engine->plan, range->which), n, 0);
     }
     return status;
 }
@@ -319,7 +322,7 @@ sherd_status sherd__engine_share(sherd_engine *engine, int32_t root, uint32_t *w
 
     for (int64_t i = 0; status == SHERD_OK && i < count; i += stage.elems) {
         int64_t n = count - i < stage.elems ? count - i : stage.elems;
-        status = stage_broadcast(engine, &stage, (const float *)(const void *)(words + i), n, root);
+        status = stage_broadcast(engine, &stage, words + i, SHERD_FP32, n, root);
         if (status == SHERD_OK)
             status = engine->device->ops->copy(engine->stream[SHERD__COMM], tag, words + i, stage.window->local,
                                                (uint64_t)n * sizeof *words);

@@ -37,7 +37,7 @@ static void declare_trust(sherd__work *work)
         uint64_t n = (uint64_t)(place->end - place->begin);
         add(work, place->sum, n * sum_width, 0);
         for (uint32_t s = 0; s <= offload->plan->n_moments; s++)
-            add(work, sherd__place_now(place, 0, s), n * sizeof(float), 0);
+            add(work, sherd__place_now(place, 0, s), n * sherd__plan_state_width(offload->plan, s), 0);
     }
 }
 
@@ -62,9 +62,10 @@ static void declare_update(sherd__work *work, sherd__work_kind kind)
         uint64_t n = (uint64_t)(place->end - place->begin);
         add(work, place->sum, n * sum_width, 0);
         for (uint32_t s = 0; s <= offload->plan->n_moments; s++) {
-            add(work, sherd__place_now(place, work->parity, s), n * sizeof(float), !bucket->speculated);
+            uint64_t width = sherd__plan_state_width(offload->plan, s);
+            add(work, sherd__place_now(place, work->parity, s), n * width, !bucket->speculated);
             if (bucket->speculated)
-                add(work, sherd__place_next(place, work->parity, s), n * sizeof(float), 1);
+                add(work, sherd__place_next(place, work->parity, s), n * width, 1);
         }
         add(work, place->emit, n * sizeof(uint16_t), 1);
     }

@@ -16,8 +16,8 @@
 typedef struct sherd__place {
     int64_t begin, end; /* elements of the part; may be empty */
     void *sum;
-    float *state[SHERD__STATES];
-    float *shadow[SHERD__STATES]; /* NULL where not speculated */
+    void *state[SHERD__STATES];  /* fp32 master, moments of the plan's type */
+    void *shadow[SHERD__STATES]; /* NULL where not speculated */
     uint16_t *emit;               /* NULL for fp32, whose master is what is raised */
     void *record;                 /* disk: state[] lie in it, one after the other */
     uint64_t record_bytes, file_offset;
@@ -96,12 +96,12 @@ static inline sherd__work *sherd__work_of(const sherd__offload *offload, uint32_
 void sherd__places_cut(sherd__offload *offload);
 void sherd__places_address(sherd__offload *offload);
 /* The set that holds the truth at this parity, and the one that the step writes. */
-static inline float *sherd__place_now(const sherd__place *place, int32_t parity, uint32_t which)
+static inline void *sherd__place_now(const sherd__place *place, int32_t parity, uint32_t which)
 {
     return parity ? place->shadow[which] : place->state[which];
 }
 
-static inline float *sherd__place_next(const sherd__place *place, int32_t parity, uint32_t which)
+static inline void *sherd__place_next(const sherd__place *place, int32_t parity, uint32_t which)
 {
     return place->shadow[which] && !parity ? place->shadow[which] : place->state[which];
 }

@@ -65,9 +65,9 @@ sherd_status sherd__offload_store(sherd__offload *offload, sherd__stream *stream
  * updates are made with the vote's own scalars, last bucket first. `offload` is a sherd__offload. */
 void sherd__offload_voted(void *offload);
 
-/* fp32 state `which` (0: master, then the moments) of a bucket's part from element `local` on; *run: how many elements
+/* State `which` (0: master, then the moments; its type is the plan's) of a bucket's part from element `local` on; *run: how many elements
  * follow in a row there. A disk bucket's is valid between fetch and store. */
-float *sherd__offload_state(const sherd__offload *offload, uint32_t bucket, int32_t parity, uint32_t which,
+void *sherd__offload_state(const sherd__offload *offload, uint32_t bucket, int32_t parity, uint32_t which,
                             int64_t local, int64_t *run);
 /* Memory nodes that a part is cut over. */
 int32_t sherd__offload_nodes(const sherd__offload *offload);

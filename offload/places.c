@@ -35,7 +35,9 @@ static uint32_t states(const sherd__offload *offload)
 
 static uint64_t record_bytes(const sherd__offload *offload, const sherd__place *place)
 {
-    uint64_t bytes = elems_of(place) * sizeof(float) * states(offload);
+    const sherd_plan *plan = offload->plan;
+    uint64_t bytes =
+        elems_of(place) * (sherd__plan_state_width(plan, 0) + plan->n_moments * sherd__plan_state_width(plan, 1));
     return (bytes + SHERD__AIO_ALIGN - 1) / SHERD__AIO_ALIGN * SHERD__AIO_ALIGN;
 }
 
@@ -48,11 +50,11 @@ static void take_own(sherd__offload *offload, walk *w, uint32_t b, int32_t node)
     place->sum = take(w, n * sherd_dtype_bytes(sherd__plan_sum_dtype(offload->plan, bucket)));
     if (bucket->tier == SHERD_TIER_HOST)
         for (uint32_t s = 0; s < states(offload); s++)
-            place->state[s] = take(w, n * sizeof(float));
+            place->state[s] = take(w, n * sherd__plan_state_width(offload->plan, s));
     if (!bucket->speculated)
         return;
     for (uint32_t s = 0; s < states(offload); s++)
-        place->shadow[s] = take(w, n * sizeof(float));
+        place->shadow[s] = take(w, n * sherd__plan_state_width(offload->plan, s));
     if (bucket->dtype != SHERD_FP32)
         place->emit = take(w, n * sizeof(uint16_t));
 }
@@ -97,8 +99,10 @@ static void take_disk_slots(sherd__offload *offload, walk *w, int32_t node)
         char *record = slots[plan->buckets[b].disk_slot.index];
         place->record = record;
         place->record_bytes = record_bytes(offload, place);
-        for (uint32_t s = 0; s < states(offload) && record; s++)
-            place->state[s] = (float *)(void *)(record + s * elems_of(place) * sizeof(float));
+        for (uint32_t s = 0; s < states(offload) && record; s++) {
+            place->state[s] = record;
+            record += elems_of(place) * sherd__plan_state_width(plan, s);
+        }
     }
 }
 
@@ -139,14 +143,15 @@ void sherd__places_address(sherd__offload *offload)
             (void)walk_node(offload, node, sherd__arena_base(offload->arenas[node]));
 }
 
-float *sherd__offload_state(const sherd__offload *offload, uint32_t bucket, int32_t parity, uint32_t which,
+void *sherd__offload_state(const sherd__offload *offload, uint32_t bucket, int32_t parity, uint32_t which,
                             int64_t local, int64_t *run)
 {
     const sherd__place *place = sherd__places(offload, bucket);
     while (local >= place->end)
         place++;
     *run = place->end - local;
-    return sherd__place_now(place, parity, which) + (local - place->begin);
+    return (char *)sherd__place_now(place, parity, which) +
+           (uint64_t)(local - place->begin) * sherd__plan_state_width(offload->plan, which);
 }
 
 int32_t sherd__offload_nodes(const sherd__offload *offload)

@@ -52,6 +52,7 @@ static sherd__update update_of(const pass *p, const sherd__place *place)
                             .scalars = p->scalars,
                             .sum = place->sum,
                             .sum_dtype = sherd__plan_sum_dtype(plan, p->bucket),
+                            .moment_dtype = plan->moment_dtype,
                             .emit = place->emit,
                             .emit_dtype = p->bucket->dtype,
                             .origin = p->part_begin + place->begin,
@@ -96,13 +97,16 @@ static void update_range(const pass *p, const sherd__place *place, int64_t begin
 static void keep_range(const pass *p, const sherd__place *place, int64_t from, int64_t n)
 {
     const sherd__host_math *math = p->offload->math;
-    const float *master = sherd__place_now(place, p->parity, 0) + from;
+    const sherd_plan *plan = p->offload->plan;
+    const float *master = (const float *)sherd__place_now(place, p->parity, 0) + from;
 
     if (place->emit)
         math->convert(NULL, place->emit + from, p->bucket->dtype, master, SHERD_FP32, n, 0);
-    for (uint32_t s = 0; p->bucket->speculated && s <= p->offload->plan->n_moments; s++)
-        math->copy(NULL, sherd__place_next(place, p->parity, s) + from, sherd__place_now(place, p->parity, s) + from,
-                   (uint64_t)n * sizeof(float));
+    for (uint32_t s = 0; p->bucket->speculated && s <= plan->n_moments; s++) {
+        uint64_t width = sherd__plan_state_width(plan, s), at = (uint64_t)from * width;
+        math->copy(NULL, (char *)sherd__place_next(place, p->parity, s) + at,
+                   (const char *)sherd__place_now(place, p->parity, s) + at, (uint64_t)n * width);
+    }
 }
 
 static void run_chunk(void *arg, int64_t chunk, int32_t worker)

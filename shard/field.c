@@ -15,6 +15,7 @@ static const struct {
     {"check_grad_overflow", "bf16.check_grad_overflow"},
     {"zero.", "zero_optimization."},
     {"sherd.grad_sum_bf16", "sherd.grad_sum"},
+    {"moments_bf16", "bf16.bf16_optimizer_states"},
     {"transport.", "sherd."},
     {"transport(config)", "sherd.transport"},
     {"faults.", "sherd."},

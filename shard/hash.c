@@ -101,7 +101,7 @@ static void put_config(writer *to, const sherd_config *config)
     put(to, (uint64_t)config->replan);
 }
 
-/* What only one of the schedulers has, and the loss scale. */
+/* What only one of the schedulers has, the loss scale, and how moments are kept. */
 static void put_schedules_and_scale(writer *to, const sherd_config *config)
 {
     put_double(to, config->one_cycle.min_lr);
@@ -127,6 +127,7 @@ static void put_schedules_and_scale(writer *to, const sherd_config *config)
     put(to, (uint64_t)config->scaling.hysteresis);
     put(to, (uint64_t)config->scaling.consecutive_hysteresis);
     put(to, (uint64_t)config->scaling.loss_scale_window);
+    put(to, (uint64_t)config->moments_bf16);
 }
 
 static void put_rules(writer *to, const sherd_config *config)

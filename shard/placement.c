@@ -15,7 +15,7 @@
 
 uint64_t sherd__plan_state_bytes_per_elem(const sherd_plan *plan)
 {
-    return sizeof(float) * (1 + (uint64_t)plan->n_moments);
+    return sizeof(float) + sherd_dtype_bytes(plan->moment_dtype) * plan->n_moments;
 }
 
 static uint64_t bytes_of(sherd_plan *plan, sherd_tier tier, uint32_t n_disk, uint32_t n_off, uint32_t n_speculated)

@@ -92,6 +92,7 @@ static sherd_status take_config(sherd_plan *plan, const sherd_config *config, in
     plan->whole_state = plan->config.zero.stage == 0;
     plan->n_moments = sherd__optim_get(plan->config.optimizer.kind)->n_moments;
     plan->trust = sherd__optim_get(plan->config.optimizer.kind)->direction != NULL;
+    plan->moment_dtype = plan->config.moments_bf16 ? SHERD_BF16 : SHERD_FP32;
     plan->comm_bytes = sherd__plan_comm_bytes(world);
     if (plan->config.reproducible)
         plan->carries = sherd__plan_carries(plan->config.gradient_accumulation_steps);

@@ -104,6 +104,7 @@ struct sherd_plan {
     int32_t narrow_sums; /* 1: grad_sum bf16 in effect for bf16 buckets */
     int32_t sums_bf16;   /* 1: and stored as bf16 (K = 1) */
     uint32_t n_moments;
+    sherd_dtype moment_dtype; /* fp32 or bf16 */
     uint32_t n_params, n_buckets;
     sherd__plan_param *params;
     uint32_t *order; /* parameters with a bucket, in bucket order */
@@ -167,6 +168,17 @@ uint64_t sherd__plan_comm_bytes(int32_t world);
 static inline uint64_t sherd__plan_trust_device_bytes(const sherd_plan *plan)
 {
     return (plan->trust_slices + (plan->trust_slices > 1)) * plan->trust_slice_bytes + plan->ratio_bytes;
+}
+
+/* How state `which` (0: master, then the moments) is kept. */
+static inline sherd_dtype sherd__plan_state_dtype(const sherd_plan *plan, uint32_t which)
+{
+    return which == 0 ? SHERD_FP32 : plan->moment_dtype;
+}
+
+static inline uint64_t sherd__plan_state_width(const sherd_plan *plan, uint32_t which)
+{
+    return sherd_dtype_bytes(sherd__plan_state_dtype(plan, which));
 }
 
 /* 1: the bucket's master and moments are not on the device. */

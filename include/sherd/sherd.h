@@ -175,6 +175,7 @@ typedef struct sherd_config {
         int64_t check_replicas;             /* every so many steps ranks compare their working copies; 0: never */
     } faults;
     int32_t replan;                         /* sherd.replan: after the first step, once, by the order in which gradients came */
+    int32_t moments_bf16;                   /* 1: moments are kept as bf16 (docs/numerics.md); masters stay fp32 */
 } sherd_config;
 
 /* Defaults. `size` is sizeof(sherd_config) as the caller was compiled. */

@@ -69,6 +69,7 @@ static const struct {
     M(scheduler.warmup_linear, 'i'),
     M(n_groups, 'i'),
     M(sherd.grad_sum_bf16, 'i'),
+    M(moments_bf16, 'i'),
     M(sherd.exact_bucket_size, 'i'),
     M(sherd.warn_after_s, 'd'),
     M(sherd.fail_after_s, 'd'),

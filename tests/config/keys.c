@@ -128,6 +128,7 @@ static const arrival arrivals[] = {
     ARRIVES("zero_optimization.ignore_unused_parameters", "false", 'i', zero.ignore_unused_parameters, 0),
     ARRIVES("bf16.enabled", "true", 'i', dtype, SHERD_BF16),
     ARRIVES("bf16.check_grad_overflow", "false", 'i', check_grad_overflow, 0),
+    ARRIVES("bf16.bf16_optimizer_states", "true", 'i', moments_bf16, 1),
     ARRIVES("optimizer.type", "\"SGD\"", 'i', optimizer.kind, SHERD_SGD),
     ARRIVES("optimizer.type", "\"adamw\"", 'i', optimizer.kind, SHERD_ADAMW),
     ARRIVES("optimizer.type", "\"Lion\"", 'i', optimizer.kind, SHERD_LION),

@@ -194,6 +194,8 @@ typedef struct arrays {
     void *sum;
 } arrays;
 
+static sherd_dtype moment_dtype; /* of the updates that follow */
+
 static void arrays_init(arrays *a, sherd_dtype sum_dtype, value_mix mix)
 {
     a->master = array_new(ELEMS * 4);
@@ -202,10 +204,10 @@ static void arrays_init(arrays *a, sherd_dtype sum_dtype, value_mix mix)
     a->emit = array_new(ELEMS * 2);
     a->sum = array_new(ELEMS * 4);
     fill_values(a->master, SHERD_FP32, ELEMS, 1, mix);
-    fill_values(a->moment[0], SHERD_FP32, ELEMS, 2, mix);
-    fill_values(a->moment[1], SHERD_FP32, ELEMS, 3, mix);
-    for (int64_t i = 0; i < ELEMS && mix == FINITE; i++)
-        a->moment[1][i] = a->moment[1][i] < 0 ? -a->moment[1][i] : a->moment[1][i];
+    fill_values(a->moment[0], moment_dtype, ELEMS, 2, mix);
+    fill_values(a->moment[1], moment_dtype, ELEMS, 3, mix);
+    for (int64_t i = 0; i < ELEMS && mix == FINITE; i++) /* no sign: little-endian */
+        ((uint8_t *)a->moment[1])[(size_t)bytes_of(moment_dtype, i + 1) - 1] &= 0x7F;
     fill_values(a->sum, sum_dtype, ELEMS, 4, mix);
 }
 
@@ -235,8 +237,10 @@ static sherd__update update_of(const arrays *a, sherd_optimizer kind, sherd_dtyp
                             .emit = emit ? a->emit + shift : NULL,
                             .emit_dtype = emit == 2 ? SHERD_FP16 : SHERD_BF16,
                             .origin = ORIGIN};
-    update.moment[0] = a->moment[0] + shift;
-    update.moment[1] = sherd__optim_get(kind)->n_moments < 2 ? NULL : a->moment[1] + shift;
+    update.moment_dtype = moment_dtype;
+    update.moment[0] = (char *)a->moment[0] + bytes_of(moment_dtype, shift);
+    update.moment[1] =
+        sherd__optim_get(kind)->n_moments < 2 ? NULL : (char *)a->moment[1] + bytes_of(moment_dtype, shift);
     return update;
 }
 
@@ -293,8 +297,9 @@ static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, 
     update.n_spans = n_spans;
     if (elsewhere) {
         update.master_out = second.master + shift;
-        update.moment_out[0] = second.moment[0] + shift;
-        update.moment_out[1] = sherd__optim_get(kind)->n_moments < 2 ? NULL : second.moment[1] + shift;
+        update.moment_out[0] = (char *)second.moment[0] + bytes_of(moment_dtype, shift);
+        update.moment_out[1] =
+            sherd__optim_get(kind)->n_moments < 2 ? NULL : (char *)second.moment[1] + bytes_of(moment_dtype, shift);
     }
     OK(device->ops->prepare(stream, tag, &rules, vote, state, scalars));
     update.ratios = wants_ratios ? ratios : NULL;
@@ -345,6 +350,7 @@ static void updates_equal_reference(void **state)
         sherd_dtype sum_dtype = bits & 1 ? SHERD_BF16 : SHERD_FP32;
         value_mix mix = bits >> 1 & 1 ? SPECIAL : FINITE;
         int64_t shift = bits >> 4 & 1 ? 1 + k % 3 : 0;
+        moment_dtype = (bits + k) % 3 == 1 ? SHERD_BF16 : SHERD_FP32;
         int emit = (bits >> 2 & 1) * (1 + k % 2), first = bits >> 3 & 1;
         check_update((sherd_optimizer)(k % KINDS), sum_dtype, emit, first, 0, mix, shift, whole, 1, k % 7 == 2);
         check_update((sherd_optimizer)(k % KINDS), sum_dtype, emit, first, 0, mix, shift, odd, 7, k % 7 == 3);

@@ -29,7 +29,7 @@ typedef struct arrays {
 
 typedef struct update_case {
     sherd_optimizer kind;
-    sherd_dtype sum_dtype;
+    sherd_dtype sum_dtype, moment_dtype;
     int32_t emit, first, skip;
     int32_t elsewhere; /* bit 0: the master, bit k + 1: moment k goes to its second place */
     value_mix mix;
@@ -60,11 +60,12 @@ static void arrays_init(arrays *a, const update_case *c)
     a->emit = array_new(ELEMS * 2);
     a->sum = array_new(ELEMS * 4);
     fill_values(a->master, SHERD_FP32, ELEMS, 1, c->mix);
-    fill_values(a->moment[0], SHERD_FP32, ELEMS, 2, c->mix);
-    fill_values(a->moment[1], SHERD_FP32, ELEMS, 3, c->mix);
-    float *squares = a->moment[moments_of(c) - 1]; /* what may be a sum of squares is not negative */
-    for (int64_t i = 0; i < ELEMS && c->mix == FINITE; ++i) {
-        squares[i] = squares[i] < 0 ? -squares[i] : squares[i];
+    fill_values(a->moment[0], c->moment_dtype, ELEMS, 2, c->mix);
+    fill_values(a->moment[1], c->moment_dtype, ELEMS, 3, c->mix);
+    uint8_t *squares = (uint8_t *)a->moment[moments_of(c) - 1]; /* what may be a sum of squares is not negative */
+    size_t width = sherd_dtype_bytes(c->moment_dtype);
+    for (size_t i = 0; i < ELEMS && c->mix == FINITE; ++i) {
+        squares[(i + 1) * width - 1] &= 0x7F; /* the sign: little-endian */
     }
     fill_values(a->sum, c->sum_dtype, ELEMS, 4, c->mix);
     for (int k = 0; k < 3; ++k) {
@@ -98,6 +99,7 @@ static void run_update(const sherd__host_math *math, sherd__team *team, const up
                             .master = a->master, .moment = {a->moment[0], moments_of(c) < 2 ? NULL : a->moment[1]},
                             .emit = c->emit ? a->emit : NULL, .origin = ORIGIN, .spans = c->spans,
                             .n_spans = c->n_spans};
+    update.moment_dtype = c->moment_dtype;
     update.emit_dtype = c->emit == 2 ? SHERD_FP16 : SHERD_BF16;
     update.master_out = c->elsewhere & 1 ? a->second[0] : NULL;
     update.moment_out[0] = c->elsewhere & 2 ? a->second[1] : NULL;
@@ -163,9 +165,11 @@ static void check_update(const update_case *c, sherd__team *team, uint64_t *case
         arrays_init(&got, c);
         run_update(fast[v], team, c, &got);
         if (!same(&expected, &got)) {
-            fail_msg("%s, %d threads: optimizer %d, sums %d, emit %d, first %d, %u spans, mix %d, elsewhere %d: unlike "
+            fail_msg("%s, %d threads: optimizer %d, sums %d, moments %d, emit %d, first %d, %u spans, mix %d, "
+                     "elsewhere %d: unlike "
                      "the reference in place",
-                     fast[v]->name, (int)sherd__team_threads(team), (int)c->kind, (int)c->sum_dtype, (int)c->emit,
+                     fast[v]->name, (int)sherd__team_threads(team), (int)c->kind, (int)c->sum_dtype, (int)c->moment_dtype,
+                     (int)c->emit,
                      (int)c->first, c->n_spans, (int)c->mix, (int)c->elsewhere);
         }
         arrays_free(&got);
@@ -186,6 +190,7 @@ static void test_updates_equal_reference(void **state)
         int bits = k / KINDS;
         update_case c = {.kind = (sherd_optimizer)(k % KINDS), .sum_dtype = bits & 1 ? SHERD_BF16 : SHERD_FP32,
                          .emit = (bits >> 1 & 1) * (1 + k % 2), .first = bits >> 2 & 1, .mix = bits >> 3 & 1 ? SPECIAL : FINITE};
+        c.moment_dtype = (k / KINDS + k) % 3 == 1 ? SHERD_BF16 : SHERD_FP32;
         c.spans = k % 2 ? whole : odd;
         c.n_spans = k % 2 ? 1 : sizeof odd / sizeof *odd;
         check_update(&c, teams[k % 4], &cases);
@@ -196,6 +201,7 @@ static void test_updates_equal_reference(void **state)
         c.elsewhere = 0;
         check_update(&c, teams[(k + 1) % 4], &cases);
         c.elsewhere = 1 + k % 7;
+        c.moment_dtype = c.moment_dtype == SHERD_FP32 ? SHERD_BF16 : SHERD_FP32;
         check_update(&c, teams[(k + 3) % 4], &cases);
     }
     for (int32_t t = 0; t < 4; ++t) {

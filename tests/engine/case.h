@@ -54,6 +54,7 @@ typedef struct engine_case {
     int32_t ranges;        /* at the end all state is read and written by ranges */
     int32_t reproducible;  /* one tree over micro-batches */
     int32_t replan;        /* after the first step, by the order in which gradients came */
+    int32_t moments_bf16;
     uint64_t seed;
     sherd_transport transport;
     sherd_reduction reduction;

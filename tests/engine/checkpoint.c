@@ -161,6 +161,40 @@ static void any_world_loads_any_other(void **state)
         checkpoints_remove(folder[n]);
 }
 
+/* A run goes on with moments of the other type: bf16's as they are, fp32's rounded once, masters untouched. */
+static void moments_may_change_their_type(void **state)
+{
+    static const char *const names[] = {"fp32", "bf16"};
+    char folder[CHECKPOINTS_NAME];
+    case_result saved;
+
+    (void)state;
+    for (int from = 0; from < 2; from++) {
+        engine_case c = case_plain(2, 3, 3);
+        c.optimizer = SHERD_ADAMW;
+        c.bad_step = 0;
+        c.moments_bf16 = from;
+        checkpoints_folder(folder);
+        c.save_to = folder;
+        c.save_at = 3;
+        runs.n = 1;
+        runs.cases[0] = c;
+        run_cases(2);
+        saved = runs.results[0][0];
+        c.save_to = NULL;
+        c.load_from = folder;
+        c.first = 3;
+        c.moments_bf16 = !from;
+        c.tenths = from ? 10 : 0;
+        runs.cases[0] = c;
+        run_cases(2);
+        print_message("moments from %s to %s\n", names[from], names[!from]);
+        assert_memory_equal(runs.results[1][0].param_hash, saved.param_hash, 16);
+        assert_true((memcmp(runs.results[1][0].state_hash, saved.state_hash, 16) == 0) == from);
+        checkpoints_remove(folder);
+    }
+}
+
 /* Every access of saving and loading on the checking device, in several orders. */
 static void no_wait_is_missing(void **state)
 {
@@ -201,6 +235,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(resumed_runs_equal_the_uninterrupted),
                                        cmocka_unit_test(any_world_loads_any_other),
+                                       cmocka_unit_test(moments_may_change_their_type),
                                        cmocka_unit_test(no_wait_is_missing)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     printf("%u combinations\n", combinations);

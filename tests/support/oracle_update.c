@@ -108,6 +108,14 @@ static float lamb_ratio(const sherd_oracle *oracle, const oracle_tensor *t, cons
     return (float)fmin(fmax(weight / length, oracle->config.lamb.min_coeff), oracle->config.lamb.max_coeff);
 }
 
+/* As they are stored between steps. */
+static void keep_moments(const sherd_oracle *oracle, oracle_tensor *t, int64_t i)
+{
+    for (int k = 0; oracle->config.moments_bf16 && k < 2 && t->moment[k]; ++k) {
+        t->moment[k][i] = oracle_through_bf16(t->moment[k][i]);
+    }
+}
+
 /* The whole parameter in two passes; the directions take the place of the sums. */
 static void lamb_tensor(const sherd_oracle *oracle, const scalars *s, oracle_tensor *t)
 {
@@ -122,6 +130,7 @@ static void lamb_tensor(const sherd_oracle *oracle, const scalars *s, oracle_ten
         t->sum[i] = s->decay != 0.0f ? fmaf(t->master[i], s->decay, u) : u;
         *m = oracle_one_nan(*m);
         *v = oracle_one_nan(*v);
+        keep_moments(oracle, t, i);
     }
     rate = s->rate * lamb_ratio(oracle, t, t->sum);
     for (int64_t i = 0; i < t->elems; ++i) {
@@ -150,6 +159,7 @@ void oracle_update_tensor(sherd_oracle *oracle, oracle_tensor *t, double lr, flo
             t->moment[1][i] = oracle_one_nan(t->moment[1][i]);
         }
         t->moment[0][i] = oracle_one_nan(t->moment[0][i]);
+        keep_moments(oracle, t, i);
         t->master[i] = oracle_one_nan(t->master[i]);
     }
 }
