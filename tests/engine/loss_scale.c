@@ -12,43 +12,13 @@
 
 #include <cmocka.h>
 
-#include "tests/engine/case.h"
-#include "tests/engine/worlds.h"
+#include "tests/engine/compare.h"
 
 enum { STEPS = 13, BAD = 1 << 4 | 1 << 5 | 1 << 7 };
 
 /* From 16, window 2, hysteresis 2: doubled after the third good step in a row, the first overflow is borne, the second and
  * all that come before the next doubling halve. */
 static const double dynamic_scales[STEPS] = {16, 16, 16, 32, 32, 16, 16, 8, 8, 8, 16, 16, 32};
-
-typedef struct run {
-    engine_case c;
-    case_result results[WORLD_MAX];
-} run;
-
-static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
-{
-    run *run = ctx;
-    case_run_rank(&run->c, device, comm, &run->results[rank]);
-}
-
-static void run_case(run *run)
-{
-    world_options options = {.world = run->c.world, .threads = 1};
-    assert_int_equal(world_run_threads(&options, run_rank, run), 0);
-}
-
-static void run_and_compare(run *run, case_result *want)
-{
-    run_case(run);
-    case_run_oracle(&run->c, SHERD_ORACLE_RIGHT, want);
-    for (int32_t r = 0; r < run->c.world; r++) {
-        if (run->results[r].status != SHERD_OK)
-            fail_msg("%s: rank %d: %s", case_name(&run->c), r, run->results[r].error.text);
-        if (!case_equal(want, &run->results[r], run->c.steps))
-            fail_msg("%s: rank %d differs from the oracle", case_name(&run->c), r);
-    }
-}
 
 static engine_case scaled_case(uint32_t i, int32_t world)
 {
@@ -76,14 +46,14 @@ static engine_case scaled_case(uint32_t i, int32_t world)
 static void test_scale_follows_the_rules(void **state)
 {
     case_result want, plain;
-    run run;
+    compared_run run;
 
     (void)state;
     for (int32_t world = 1; world <= 3; world++)
         for (uint32_t i = 0; i < 12; i++) {
             engine_case unscaled;
             run.c = scaled_case(i, world);
-            run_and_compare(&run, &want);
+            compared_run_and_compare(&run, &want);
             for (int s = 0; s < STEPS; s++) {
                 double expected = run.c.scaling == SHERD_SCALING_STATIC ? 128 : dynamic_scales[s];
                 assert_true(run.results[0].loss_scale[s] == expected);
@@ -100,13 +70,13 @@ static void test_scale_follows_the_rules(void **state)
 /* 16, borne; 16, 8, 4, 2 halved; 1 is the least. */
 static void test_at_the_least_scale_it_is_an_error(void **state)
 {
-    run run;
+    compared_run run;
 
     (void)state;
     for (int32_t world = 1; world <= 2; world++) {
         run.c = scaled_case(0, world);
         run.c.bad_steps = ~0u;
-        run_case(&run);
+        compared_run_world(&run);
         for (int32_t r = 0; r < world; r++) {
             const case_result *got = &run.results[r];
             assert_int_equal(got->status, SHERD_ESTATE);
@@ -122,7 +92,7 @@ static void test_cycled_betas(void **state)
     static const sherd_optimizer kinds[] = {SHERD_ADAMW, SHERD_ADAM, SHERD_SGD, SHERD_LION, SHERD_ADAGRAD,
                                             SHERD_LAMB};
     case_result want, plain;
-    run run;
+    compared_run run;
 
     (void)state;
     for (uint32_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
@@ -133,7 +103,7 @@ static void test_cycled_betas(void **state)
         run.c.moments_bf16 = i > 1;
         run.c.one_cycle = 1;
         run.c.steps = 8;
-        run_and_compare(&run, &want);
+        compared_run_and_compare(&run, &want);
         run.c.one_cycle = 0; /* it must matter */
         case_run_oracle(&run.c, SHERD_ORACLE_RIGHT, &plain);
         assert_memory_not_equal(plain.state_hash, want.state_hash, 16);
@@ -144,7 +114,7 @@ static void test_cycled_betas(void **state)
 static void test_fp16(void **state)
 {
     case_result want, plain;
-    run run;
+    compared_run run;
 
     (void)state;
     for (uint32_t i = 0; i < 9; i++) {
@@ -152,7 +122,7 @@ static void test_fp16(void **state)
         run.c = scaled_case(i, 1 + (int32_t)(i / 3));
         run.c.dtype = SHERD_FP16;
         run.c.read_back = i == 4;
-        run_and_compare(&run, &want);
+        compared_run_and_compare(&run, &want);
         for (int s = 0; s < STEPS; s++)
             assert_true(run.results[0].loss_scale[s] ==
                         (run.c.scaling == SHERD_SCALING_STATIC ? 128 : dynamic_scales[s]));

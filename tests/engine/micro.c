@@ -12,33 +12,7 @@
 
 #include <cmocka.h>
 
-#include "tests/engine/case.h"
-#include "tests/engine/worlds.h"
-
-typedef struct run {
-    engine_case c;
-    case_result results[WORLD_MAX];
-} run;
-
-static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
-{
-    run *run = ctx;
-    case_run_rank(&run->c, device, comm, &run->results[rank]);
-}
-
-static void run_and_compare(run *run, case_result *want)
-{
-    world_options options = {.world = run->c.world, .threads = 1};
-
-    assert_int_equal(world_run_threads(&options, run_rank, run), 0);
-    case_run_oracle(&run->c, SHERD_ORACLE_RIGHT, want);
-    for (int32_t r = 0; r < run->c.world; r++) {
-        if (run->results[r].status != SHERD_OK)
-            fail_msg("%s: rank %d: %s", case_name(&run->c), r, run->results[r].error.text);
-        if (!case_equal(want, &run->results[r], run->c.steps))
-            fail_msg("%s: rank %d differs from the oracle", case_name(&run->c), r);
-    }
-}
+#include "tests/engine/compare.h"
 
 static engine_case micro_case(uint32_t i, int32_t world)
 {
@@ -62,13 +36,13 @@ static void test_equal_to_the_oracle(void **state)
 {
     uint64_t discarded = 0, restarted = 0, speculated = 0;
     case_result want;
-    run run;
+    compared_run run;
 
     (void)state;
     for (int32_t world = 1; world <= 3; world++)
         for (uint32_t i = 0; i < 18; i++) {
             run.c = micro_case(i, world);
-            run_and_compare(&run, &want);
+            compared_run_and_compare(&run, &want);
             discarded += run.results[0].discarded;
             restarted += run.results[0].restarted;
             speculated += run.results[0].speculated;

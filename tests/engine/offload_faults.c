@@ -22,8 +22,7 @@
 #include <cmocka.h>
 
 #include "device/device.h"
-#include "tests/engine/case.h"
-#include "tests/support/fail_alloc.h"
+#include "tests/engine/compare.h"
 #include "tests/support/fail_io.h"
 
 static engine_case disk_case(void)
@@ -40,18 +39,6 @@ static engine_case disk_case(void)
     c.workers = 1;
     c.read_back = 1;
     return c;
-}
-
-static uint64_t held(sherd_device *device)
-{
-    sherd_memory live;
-    uint64_t bytes = 0;
-    sherd_device_memory(device, &live, NULL);
-    for (int tier = 0; tier < SHERD_TIERS; tier++)
-        for (int category = 0; category < SHERD_CATEGORIES; category++)
-            if (category != SHERD_CAT_METADATA && category != SHERD_CAT_RUNTIME)
-                bytes += live.bytes[tier][category];
-    return bytes;
 }
 
 /* One run on a device of its own; afterwards nothing is held. */
@@ -72,7 +59,7 @@ static void run(const engine_case *c, sherd_test_io *faults, case_result *out)
     }
     case_run_rank(c, device, comm, out);
     sherd_comm_destroy(comm);
-    assert_int_equal(held(device), 0);
+    assert_int_equal(compared_planned_bytes(device), 0);
     sherd_device_destroy(device);
     assert_int_equal(sherd_test_open_files(), files);
 }
@@ -142,33 +129,11 @@ static void test_short_transfers(void **state)
 static void test_allocations(void **state)
 {
     engine_case c = disk_case();
-    int64_t failed = 0;
 
     (void)state;
     c.steps = 1;
     c.read_back = 0;
-    for (int64_t k = 1;; k++) {
-        sherd_test_alloc counter = {.fail_at = k};
-        sherd_device_options options;
-        sherd_device *device = NULL;
-        sherd_comm *comm;
-        case_result result = {.status = SHERD_ENOMEM};
-        sherd_device_options_init(&options, sizeof options);
-        options.allocator = sherd_test_allocator(&counter);
-        assert_int_equal(sherd_comm_create_self(NULL, &comm, NULL), SHERD_OK);
-        if (sherd_device_create(&options, &device, NULL) == SHERD_OK) {
-            case_run_rank(&c, device, comm, &result);
-            assert_int_equal(held(device), 0);
-        }
-        sherd_comm_destroy(comm);
-        sherd_device_destroy(device);
-        assert_int_equal(counter.live_blocks, 0);
-        assert_int_equal(counter.wrong_sizes, 0);
-        if (counter.calls < k)
-            break;
-        failed += result.status != SHERD_OK;
-    }
-    assert_true(failed > 20);
+    assert_true(compared_fail_allocations(&c) > 20);
 }
 
 static void drop_lock_capability(void)
