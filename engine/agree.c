@@ -91,27 +91,17 @@ sherd_status sherd__engine_difference(sherd_engine *engine, uint32_t n, sherd__d
     return SHERD_OK;
 }
 
-static void number_text(uint64_t bits, int real, char out[32])
-{
-    double value;
-
-    memcpy(&value, &bits, sizeof value);
-    if (real)
-        snprintf(out, 32, "%.17g", value);
-    else
-        snprintf(out, 32, "%" PRId64, (int64_t)bits);
-}
-
-/* Word `word` of the last exchange. */
-static sherd_status fail_values(const sherd_engine *engine, const char *what, uint32_t word, int real, sherd_error *err)
+/* Word `word` of the last exchange, whose values read as `field` says. */
+static sherd_status fail_values(const sherd_engine *engine, const char *what, uint32_t word,
+                                const sherd__plan_field *field, sherd_error *err)
 {
     sherd__difference who = {.odd = -1};
     char there[32], here[32];
 
     if (!differ(engine, word, &who))
         return SHERD_OK;
-    number_text(told(engine, who.odd, word), real, there);
-    number_text(told(engine, who.other, word), real, here);
+    sherd__plan_value_text(field, told(engine, who.odd, word), there, sizeof there);
+    sherd__plan_value_text(field, told(engine, who.other, word), here, sizeof here);
     return sherd__fail_rank(err, SHERD_EMISMATCH, who.alone ? who.odd : -1,
                             "%s is %s on rank %" PRId32 " and %s on rank %" PRId32, what, there, who.odd, here,
                             who.other);
@@ -137,7 +127,7 @@ static sherd_status fail_field(sherd_engine *engine, uint32_t index, sherd_error
 
     sherd__plan_field_at(engine->plan, index, &field);
     status = sherd__engine_exchange(engine, &field.bits, sizeof field.bits, err);
-    return status == SHERD_OK ? fail_values(engine, field.name, 0, field.real, err) : status;
+    return status == SHERD_OK ? fail_values(engine, field.name, 0, &field, err) : status;
 }
 
 /* What is written about a parameter fits a line. */
@@ -158,9 +148,10 @@ static sherd_status fail_param(sherd_engine *engine, uint32_t id, sherd_error *e
     sherd_status status = sherd__engine_exchange(engine, line, sizeof line, err);
 
     for (uint32_t i = 0; status == SHERD_OK && i < PARTS; i++) {
+        const sherd__plan_field type = {.choices = "fp32|bf16|fp16"}, number = {.choices = NULL};
         char what[320];
         snprintf(what, sizeof what, "the %s of parameter %" PRIu32 " ('%.200s')", names[i], id, param->name);
-        status = fail_values(engine, what, i, 0, err);
+        status = fail_values(engine, what, i, strstr(names[i], "type") ? &type : &number, err);
     }
     return status;
 }
@@ -219,7 +210,7 @@ sherd_status sherd__engine_fail_spoken(sherd_engine *engine, sherd_error *err)
     if (status != SHERD_OK)
         return status;
     for (uint32_t i = 0; status == SHERD_OK && i < SHERD__SPOKEN; i++)
-        status = fail_values(engine, names[i], i, i == 3, &what);
+        status = fail_values(engine, names[i], i, &(sherd__plan_field){.real = i == 3}, &what);
     return sherd__fail_rank(err, SHERD_EMISMATCH, what.rank,
                             "step %" PRId64 ": ranks disagree on where they are: %.300s; nothing was updated; make the "
                                             "same calls (sherd_micro_last too) on "

@@ -50,7 +50,7 @@ static inline uint64_t sherd__plan_sum_elem_bytes(const sherd_plan *plan, const 
     return sherd_dtype_bytes(sherd__plan_sum_dtype(plan, bucket));
 }
 
-/* A member of sherd_config as C writes it, "(uint64_t)config->zero.stage", as its key. */
-void sherd__plan_field_name(const char *member, char *out, size_t capacity);
+/* A member of sherd_config as C writes it, "(uint64_t)config->zero.stage": its key, and what its values are called. */
+void sherd__plan_field_name(const char *member, sherd__plan_field *out);
 
 #endif

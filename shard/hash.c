@@ -48,7 +48,7 @@ static void look_at(writer *to, const char *text, uint64_t value, int real)
         return;
     to->digest = mix(to->digest + 1, value);
     if (to->first && index == to->begin) {
-        sherd__plan_field_name(text, to->first->name, sizeof to->first->name);
+        sherd__plan_field_name(text, to->first);
         to->first->bits = value;
         to->first->real = real;
     }

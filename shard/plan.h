@@ -132,9 +132,12 @@ struct sherd_plan {
 typedef struct sherd__plan_field {
     char name[96]; /* as the configuration file has it: "zero_optimization.stage" */
     uint64_t bits;
-    int32_t real; /* 1: those of a double */
+    int32_t real;        /* 1: those of a double */
+    const char *choices; /* "tree|native": what 0, 1, … are called there; NULL: it is a number. Static */
 } sherd__plan_field;
 void sherd__plan_field_at(const sherd_plan *plan, uint32_t index, sherd__plan_field *out);
+/* `bits` as the configuration file would have it: a name where there is one for it, else the number. */
+void sherd__plan_value_text(const sherd__plan_field *field, uint64_t bits, char *out, size_t capacity);
 /* Digests of fields, and of parameters, [begin, end); fields past the last count for nothing. */
 uint64_t sherd__plan_fields_digest(const sherd_plan *plan, uint32_t begin, uint32_t end);
 uint64_t sherd__plan_params_digest(const sherd_plan *plan, uint32_t begin, uint32_t end);

@@ -142,6 +142,12 @@ CONFIG(other_scheduler, config->scheduler.warmup_num_steps = 77)
 CONFIG(other_scale, config->scaling.loss_scale = 64)
 CONFIG(other_cycle, config->one_cycle.max_lr = 0.5)
 CONFIG(other_policy, config->faults.nonfinite = SHERD_NONFINITE_STOP)
+CONFIG(other_optimizer, config->optimizer.kind = SHERD_LION)
+CONFIG(other_schedule, config->scheduler.kind = SHERD_SCHED_WARMUP_COSINE)
+CONFIG(other_sums, config->sherd.grad_sum_bf16 = 1)
+CONFIG(other_reduction, config->allreduce_sum = 1)
+CONFIG(other_overlap, config->zero.overlap_comm = 0)
+CONFIG(other_type, params[2].dtype = params[2].grad_dtype = SHERD_BF16)
 CONFIG(other_groups, (config->n_groups = 1, config->groups[0].lr = 1e-3))
 CONFIG(other_offload, (config->offload.tier = SHERD_TIER_HOST, config->offload.ratio = 1.0))
 CONFIG(other_count, *n = 3)
@@ -158,7 +164,13 @@ static const difference plans[] = {
     {.config = other_scheduler, .says = {": scheduler.params.warmup_num_steps is 77 on rank "}},
     {.config = other_scale, .says = {": fp16.loss_scale is 64 on rank "}},
     {.config = other_cycle, .says = {": scheduler.params.cycle_max_lr is 0.5 on rank "}},
-    {.config = other_policy, .says = {": sherd.nonfinite is 2 on rank "}},
+    {.config = other_policy, .says = {": sherd.nonfinite is stop on rank ", "and auto on rank 0"}},
+    {.config = other_optimizer, .says = {": optimizer.type is Lion on rank ", "and AdamW on rank 0"}},
+    {.config = other_schedule, .says = {": scheduler.type is WarmupCosineLR on rank ", "and none on rank 0"}},
+    {.config = other_sums, .says = {": sherd.grad_sum is bf16 on rank ", "and fp32 on rank 0"}},
+    {.config = other_reduction, .says = {": gradient_allreduce_op is sum on rank ", "and mean on rank 0"}},
+    {.config = other_overlap, .says = {": zero_optimization.overlap_comm is false on rank ", "and true on rank 0"}},
+    {.config = other_type, .says = {": the type of parameter 2 ('c') is bf16 on rank ", "and fp32 on rank 0"}},
     {.config = other_groups, .says = {": the number of parameter groups is 1 on rank "}},
     {.config = other_offload, .says = {": the number of buckets off the device"}},
     {.config = other_count, .says = {": the number of parameters is 3 on rank ", "and 4 on rank 0"}},
