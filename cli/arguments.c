@@ -66,8 +66,8 @@ static const struct {
     {TRAIN, {"val", OPT_VAL, "PATH", 0, "text or tokens that are not trained on, as --data; their loss is told at the end", 0}},
     {TRAIN, {"eval-every", OPT_EVAL_EVERY, "N", 0, "and after every N steps", 0}},
     {TRAIN, {"eval-batches", OPT_EVAL_BATCHES, "M", 0, "takes the first M global batches of --val (20)", 0}},
-    {TRAIN, {"init", OPT_INIT, "FILE", 0, "first weights from a safetensors file with Hugging Face's names for Llama, in "
-             "fp32, bf16 or fp16, instead of random ones", 0}},
+    {TRAIN, {"init", OPT_INIT, "PATH", 0, "first weights with Hugging Face's names for Llama, in fp32, bf16 or fp16, instead of "
+             "random ones: a safetensors file, an index of several, or a folder with either", 0}},
     {TRAIN, {"log", OPT_LOG, "FILE", 0, "writes one JSON object per step, over what is there", 0}},
     {TRAIN, {"sample", OPT_SAMPLE, "N", 0, "continues a text by N characters at the end", 0}},
     {TRAIN, {"prompt", OPT_PROMPT, "TEXT", 0, "the text to continue", 0}},

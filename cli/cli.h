@@ -16,7 +16,7 @@ typedef enum cli_transport { CLI_AUTO = 0, CLI_DIRECT = 1, CLI_NCCL = 2 } cli_tr
 typedef struct cli_options {
     const char *model, *config, *log, *trace, *prompt;
     const char *save, *resume, *out; /* folders of checkpoints; a file to write */
-    const char *init;                /* a file of weights */
+    const char *init;                /* weights: a file, an index, a folder */
     const char *words[2];            /* of sub-commands that take words */
     size_t n_words;
     int takes_words;

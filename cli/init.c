@@ -34,15 +34,15 @@ static int same_shape(const sherd_tensor_info *info, const sherd_param *param)
 }
 
 /* Tensors of the model that the file has not. */
-static sherd_status check_missing(const sherd_safetensors *file, const char *path, const sherd_param *params,
-                                  uint32_t n, sherd_error *err)
+static sherd_status check_missing(const cli_weights *file, const char *path, const sherd_param *params, uint32_t n,
+                                  sherd_error *err)
 {
     const char *first = NULL;
     uint32_t missing = 0;
     int tied_head;
 
     for (uint32_t i = 0; i < n; i++) {
-        if (sherd_safetensors_find(file, params[i].name) < 0) {
+        if (cli_weights_find(file, params[i].name) < 0) {
             first = first != NULL ? first : params[i].name;
             missing++;
         }
@@ -57,7 +57,7 @@ static sherd_status check_missing(const sherd_safetensors *file, const char *pat
                               : "give the --model that the file was made for, in Hugging Face's names for Llama");
 }
 
-static sherd_status check_shapes(const sherd_safetensors *file, const char *path, const sherd_param *params, uint32_t n,
+static sherd_status check_shapes(const cli_weights *file, const char *path, const sherd_param *params, uint32_t n,
                                  sherd_error *err)
 {
     sherd_tensor_info info, first = {0};
@@ -66,9 +66,9 @@ static sherd_status check_shapes(const sherd_safetensors *file, const char *path
     uint32_t wrong = 0;
 
     for (uint32_t i = 0; i < n; i++) {
-        int64_t index = sherd_safetensors_find(file, params[i].name);
+        int64_t index = cli_weights_find(file, params[i].name);
 
-        if (sherd_safetensors_info(file, (size_t)index, &info) == SHERD_OK && info.kind < 0) {
+        if (cli_weights_info(file, (size_t)index, &info) == SHERD_OK && info.kind < 0) {
             return cli_fail(err, SHERD_EUNSUPPORTED,
                             "--init %.200s: tensor '%s' is of type %s; F32, BF16 and F16 are read", path, info.name,
                             info.dtype);
@@ -99,16 +99,16 @@ static int beside_weights(const char *name)
     return (length >= tail && strcmp(name + length - tail, ending) == 0) || strcmp(name, "lm_head.weight") == 0;
 }
 
-static sherd_status check_others(const sherd_safetensors *file, const char *path, const sherd_param *params, uint32_t n,
+static sherd_status check_others(const cli_weights *file, const char *path, const sherd_param *params, uint32_t n,
                                  sherd_error *err)
 {
     sherd_tensor_info info, first = {0};
     uint32_t others = 0;
 
-    for (size_t i = 0; i < sherd_safetensors_count(file); i++) {
+    for (size_t i = 0; i < cli_weights_count(file); i++) {
         int known = 0;
 
-        if (sherd_safetensors_info(file, i, &info) != SHERD_OK || beside_weights(info.name)) {
+        if (cli_weights_info(file, i, &info) != SHERD_OK || beside_weights(info.name)) {
             continue;
         }
         for (uint32_t p = 0; p < n && !known; p++) {
@@ -126,11 +126,11 @@ static sherd_status check_others(const sherd_safetensors *file, const char *path
                     path, (unsigned)others, others > 1 ? "s" : "", first.name);
 }
 
-sherd_status cli_init_open(const char *path, const sherd_param *params, uint32_t n_params, sherd_safetensors **out,
+sherd_status cli_init_open(const char *path, const sherd_param *params, uint32_t n_params, cli_weights **out,
                            sherd_error *err)
 {
-    sherd_safetensors *file;
-    sherd_status status = sherd_safetensors_open(path, NULL, &file, err);
+    cli_weights *file;
+    sherd_status status = cli_weights_open(path, &file, err);
 
     if (status != SHERD_OK) {
         return status;
@@ -146,7 +146,7 @@ sherd_status cli_init_open(const char *path, const sherd_param *params, uint32_t
         *out = file;
         return SHERD_OK;
     }
-    sherd_safetensors_close(file);
+    cli_weights_close(file);
     return status;
 }
 
@@ -168,12 +168,12 @@ sherd_status cli_init_look(const char *path, const sherd_model_shape *shape, she
     return status;
 }
 
-sherd_status cli_init_read(const sherd_safetensors *file, const sherd_param *param, float *values, sherd_error *err)
+sherd_status cli_init_read(const cli_weights *file, const sherd_param *param, float *values, sherd_error *err)
 {
-    int64_t index = sherd_safetensors_find(file, param->name), elems = 1;
+    int64_t index = cli_weights_find(file, param->name), elems = 1;
 
     for (uint32_t d = 0; d < param->ndim; d++) {
         elems *= param->shape[d];
     }
-    return sherd_safetensors_read_fp32(file, (size_t)index, 0, elems, values, err);
+    return cli_weights_read(file, (size_t)index, 0, elems, values, err);
 }

@@ -70,7 +70,7 @@ static sherd_status write_weights(cli_session *session, sherd_error *err)
 {
     const cli_options *options = session->rank->options;
     int first = session->rank->rank == 0;
-    sherd_safetensors *file = NULL;
+    cli_weights *file = NULL;
     sherd_status status = SHERD_OK;
 
     if (first && options->init != NULL) {
@@ -94,7 +94,7 @@ static sherd_status write_weights(cli_session *session, sherd_error *err)
         }
         free(values);
     }
-    sherd_safetensors_close(file);
+    cli_weights_close(file);
     return status;
 }
 

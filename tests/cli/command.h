@@ -15,8 +15,10 @@ typedef struct outcome {
 
 /* Makes a folder for this program's files and a text in it, and goes there. `sherd` is the command's path. */
 void command_begin(const char *sherd);
-void command_end(void);
+/* A group's teardown. */
+int command_end(void **state);
 const char *command_folder(void);
+const char *command_path(void); /* of the command */
 /* Runs `timeout 60 [prefix] sherd ARGUMENTS` through the shell. */
 void command_run(outcome *o, const char *prefix, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* The same with errors in the output; fails the test unless the exit code is this one and the output has `says`. */

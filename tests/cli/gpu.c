@@ -188,13 +188,6 @@ static void bench_runs_and_nccl_wants_a_gpu_a_rank(void **state)
     assert_non_null(strstr(o.out, "a GPU for each rank"));
 }
 
-static int end_group(void **state)
-{
-    (void)state;
-    command_end();
-    return 0;
-}
-
 int main(int argc, char **argv)
 {
     const struct CMUnitTest absent[] = {cmocka_unit_test(one_sentence_and_no_step)};
@@ -216,9 +209,9 @@ int main(int argc, char **argv)
     learn();
     if ((reason != NULL) != wants_absent) {
         printf("skipped: %s\n", reason != NULL ? reason : "there is a GPU");
-        command_end();
+        command_end(NULL);
         return SKIPPED;
     }
-    return wants_absent ? cmocka_run_group_tests(absent, NULL, end_group)
-                        : cmocka_run_group_tests(present, NULL, end_group);
+    return wants_absent ? cmocka_run_group_tests(absent, NULL, command_end)
+                        : cmocka_run_group_tests(present, NULL, command_end);
 }

@@ -458,13 +458,6 @@ static void mpirun_gives_the_same_bits(void **state)
     assert_ptr_equal(strstr(strstr(o.out, "cannot be opened") + 1, "cannot be opened"), NULL); /* said once */
 }
 
-static int end_group(void **state)
-{
-    (void)state;
-    command_end();
-    return 0;
-}
-
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -490,6 +483,6 @@ int main(int argc, char **argv)
     }
     mpirun = argc > 2 ? argv[2] : NULL;
     command_begin(argv[1]);
-    return mpirun != NULL ? cmocka_run_group_tests(mpi_tests, NULL, end_group)
-                          : cmocka_run_group_tests(tests, NULL, end_group);
+    return mpirun != NULL ? cmocka_run_group_tests(mpi_tests, NULL, command_end)
+                          : cmocka_run_group_tests(tests, NULL, command_end);
 }

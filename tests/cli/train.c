@@ -15,23 +15,9 @@
 
 #define TRAIN "train --model tiny --set train_batch_size=4 --seq 16 --threads 1 "
 
+#define run(code, says, ...) command_expect(&o, code, says, __VA_ARGS__)
+
 static outcome o;
-
-static void run(int code, const char *says, const char *format, ...) __attribute__((format(printf, 3, 4)));
-
-static void run(int code, const char *says, const char *format, ...)
-{
-    char arguments[900];
-    va_list args;
-
-    va_start(args, format);
-    vsnprintf(arguments, sizeof arguments, format, args);
-    va_end(args);
-    command_run(&o, "", "%s 2>&1", arguments);
-    if (o.code != code || strstr(o.out, says) == NULL) {
-        fail_msg("sherd %s: code %d, not %d with '%s': %s", arguments, o.code, code, says, o.out);
-    }
-}
 
 /* One token per byte: the same training, to the bit. */
 static void tokens_of_bytes_train_as_the_text_does(void **state)
@@ -279,13 +265,6 @@ static void monitors_say_what_the_log_says(void **state)
         TRAIN "--set wandb.enabled=true --data text.txt");
 }
 
-static int end_group(void **state)
-{
-    (void)state;
-    command_end();
-    return 0;
-}
-
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -304,5 +283,5 @@ int main(int argc, char **argv)
         return EXIT_FAILURE;
     }
     command_begin(argv[1]);
-    return cmocka_run_group_tests(tests, NULL, end_group);
+    return cmocka_run_group_tests(tests, NULL, command_end);
 }

@@ -23,7 +23,9 @@ flags=(-std=c17 -g1 -O1 -D_GNU_SOURCE "-DSHERD_VERSION_STRING=\"fuzz\"" "-I$root
     -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all)
 newest=$(find "$root/base" "$root/store" "$root/config" "$root/cli" "$root/include" -name '*.h' -printf '%T@\n' | sort -n | tail -1)
 sources=("$root"/base/*.c "$root"/config/*.c "$root"/store/{digest,durable,io,manifest,safetensors}*.c)
-[ "$target" != tokens ] || sources=("$root/cli/tokens.c")
+case $target in
+tokens | index) sources=("$root/cli/$target.c" "$root/tests/fuzz/fail.c") ;;
+esac
 objects=()
 exec 9>"$work/lock"
 flock 9

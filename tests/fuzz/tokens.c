@@ -5,24 +5,9 @@
  */
 #include "cli/tokens.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 
-#include "cli/cli.h"
 #include "tests/fuzz/target.h"
-
-/* The command's, without the command. */
-sherd_status cli_fail(sherd_error *err, sherd_status status, const char *format, ...)
-{
-    va_list args;
-
-    err->status = status;
-    va_start(args, format);
-    vsnprintf(err->text, sizeof err->text, format, args);
-    va_end(args);
-    return status;
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
