@@ -2,101 +2,71 @@
  *
  * Embedding, second way: the program keeps its own gradient buffers and hands them over by sherd_grad_copy.
  *
- *     mlp_own [RANKS] [STEPS]         ranks are processes over shared memory; ZeRO stage 1, SGD, two micro-steps per step
+ *     mlp_own [RANKS] [STEPS]         ranks are processes over shared memory; ZeRO stage 1, SGD, two micro-steps per
+ * step
  */
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "examples/mlp.h"
-#include "sherd/sherd.h"
+#include "examples/mlp_sherd.h"
 
 static int world = 2, steps = 20;
 
-static void check(sherd_status status, const sherd_error *err)
+static void configure(sherd_config *config)
 {
-    if (status != SHERD_OK) {
-        fprintf(stderr, "mlp_own: %s\n", err->text);
-        exit(1);
-    }
-}
-
-static sherd_plan *make_plan(void)
-{
-    static const char *const names[MLP_PARAMS] = {"w1", "b1", "w2", "b2"};
     static const char *const sets[] = {"optimizer={\"type\":\"SGD\",\"params\":{\"lr\":0.05,\"momentum\":0.9}}",
                                        "zero_optimization.stage=1", "gradient_accumulation_steps=2",
                                        "train_micro_batch_size_per_gpu=16"};
-    sherd_param params[MLP_PARAMS] = {0};
-    sherd_config config;
-    sherd_plan *plan;
     sherd_error err;
-    for (int p = 0; p < MLP_PARAMS; p++)
-        params[p] = (sherd_param){.name = names[p], .ndim = 1, .shape = {mlp_elems[p]}};
-    sherd_config_init(&config, sizeof config);
-    check(sherd_config_read(&config, NULL, sets, sizeof sets / sizeof *sets, NULL, &err), &err);
-    check(sherd_plan_create(&config, params, MLP_PARAMS, world, &plan, &err), &err);
-    return plan;
+
+    sherd_config_init(config, sizeof *config);
+    check(sherd_config_read(config, NULL, sets, sizeof sets / sizeof *sets, NULL, &err), &err);
 }
 
-static double micro_step(sherd_engine *engine, float *const grads[MLP_PARAMS])
+static double micro_step(sherd_engine *engine, void *ctx)
 {
+    float *const *grads = ctx;
     const float *weights[MLP_PARAMS];
     sherd_error err = {0};
     sherd_micro micro;
     double loss;
+
     check(sherd_micro_begin(engine, &micro), &err);
-    for (uint32_t p = 0; p < MLP_PARAMS; p++) {
-        const void *data;
-        check(sherd_param_acquire(engine, p, &data), &err);
-        weights[p] = data;
-    }
+    mlp_acquire(engine, weights);
     loss = mlp_gradient(micro.step, micro.number, weights, grads);
-    for (uint32_t p = MLP_PARAMS; p-- > 0;) {
+    for (uint32_t p = MLP_PARAMS; p-- > 0;)
         check(sherd_grad_copy(engine, p, grads[p], SHERD_FP32), &err);
-        check(sherd_param_release(engine, p), &err);
-    }
+    mlp_release(engine);
     check(sherd_engine_step(engine, NULL, &err), &err);
     return loss;
 }
 
-static void train(sherd_engine *engine, int rank)
-{
-    float *grads[MLP_PARAMS];
-    sherd_error err;
-
-    for (int p = 0; p < MLP_PARAMS; p++) {
-        grads[p] = malloc((size_t)mlp_elems[p] * sizeof(float));
-        mlp_init(p, grads[p]);
-        check(sherd_param_write(engine, (uint32_t)p, grads[p], &err), &err);
-    }
-    for (int s = 1; s <= steps; s++) {
-        double loss = micro_step(engine, grads) + micro_step(engine, grads);
-        check(sherd_engine_sum(engine, &loss, &err), &err);
-        if (rank == 0)
-            printf("step %d loss %a (%.6f)\n", s, loss / (2 * world), loss / (2 * world));
-    }
-    for (int p = 0; p < MLP_PARAMS; free(grads[p++])) {}
-}
-
 static int rank_main(sherd_rendezvous *rendezvous, int rank)
 {
-    sherd_plan *plan = make_plan();
+    float *grads[MLP_PARAMS];
+    sherd_config config;
+    sherd_plan *plan;
     sherd_device *device;
     sherd_comm *comm;
     sherd_engine *engine;
     sherd_error err;
 
+    for (int p = 0; p < MLP_PARAMS; p++)
+        grads[p] = malloc((size_t)mlp_elems[p] * sizeof(float));
+    configure(&config);
+    plan = mlp_plan(&config, world, NULL);
     check(sherd_rendezvous_join(rendezvous, rank, &err), &err);
     check(sherd_comm_create_local(NULL, rank, world, sherd_rendezvous_allgather, rendezvous, &comm, &err), &err);
     check(sherd_device_create(NULL, &device, &err), &err);
     check(sherd_engine_create(plan, device, comm, &engine, &err), &err);
-    train(engine, rank);
+    mlp_write(engine);
+    mlp_train(engine, comm, steps, 2, micro_step, grads);
     sherd_engine_destroy(engine);
     sherd_comm_destroy(comm);
     sherd_device_destroy(device);
     sherd_plan_destroy(plan);
+    for (int p = 0; p < MLP_PARAMS; free(grads[p++])) {
+    }
     return 0;
 }
 

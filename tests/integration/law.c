@@ -157,10 +157,10 @@ static const struct {
     const char *prefix;
     const char *allowed[8]; /* patterns of paths */
 } foreign[] = {
-    {"cuda", {"device/cuda*", "comm/nccl*", "models/*cuda*", "include/sherd/sherd_cuda.h", "tests/*", "bench/*"}},
+    {"cuda", {"device/cuda*", "comm/nccl*", "models/*cuda*", "include/sherd/sherd_cuda.h", "examples/*nccl*", "tests/*", "bench/*"}},
     {"cublas", {"models/*cuda*", "tests/*", "bench/*"}},
     {"cudnn", {"models/*cuda*", "tests/*", "bench/*"}},
-    {"nccl", {"comm/nccl*", "include/sherd/sherd_cuda.h", "tests/*", "bench/*"}},
+    {"nccl", {"comm/nccl*", "include/sherd/sherd_cuda.h", "examples/*nccl*", "tests/*", "bench/*"}},
     {"MPI_", {"comm/*mpi*", "cli/*mpi*", "examples/*mpi*", "include/sherd/sherd_mpi.h", "tests/*", "bench/*"}},
 };
 
