@@ -242,19 +242,17 @@ static void the_checking_device_says_what_it_saw(void **state)
     assert_says("the ranks are threads of one process");
 }
 
-/* A helper process kills the last of the ranks as soon as the first step is in the log, and says when. Markers
- * have this test's process number: other runs of it may be under way. */
-static void kill_a_rank_later(void)
+/* A helper process does `what` to the last of the ranks ($rank) as soon as the first step is in the log, and says when it
+ * was through. Markers have this test's process number: other runs of it may be under way. */
+static void to_a_rank_later(const char *what)
 {
-    char script[512];
+    char script[640];
 
-    snprintf(
-        script, sizeof script,
-        "(for i in $(seq 300); do test -s death.jsonl && break; sleep 0.1; done; "
-        "for p in $(pgrep -f 'sherd-death-%d-marke[r]'); do pgrep -P $p -f 'sherd-death-%d-marke[r]'; done | sort -n | "
-        "tail -1 | xargs -r kill -9; cut -d' ' -f1 /proc/uptime >killed) >/dev/null 2>&1 &",
-        (int)getpid(), (int)getpid());
-
+    snprintf(script, sizeof script,
+             "(for i in $(seq 300); do test -s death.jsonl && break; sleep 0.1; done; "
+             "rank=$(for p in $(pgrep -f 'sherd-death-%d-marke[r]'); do pgrep -P $p -f 'sherd-death-%d-marke[r]'; done | "
+             "sort -n | tail -1); %s; cut -d' ' -f1 /proc/uptime >done) >/dev/null 2>&1 &",
+             (int)getpid(), (int)getpid(), what);
     remove("death.jsonl");
     assert_int_equal(system(script), 0);
 }
@@ -265,7 +263,7 @@ static void a_killed_rank_ends_the_others(void **state)
     FILE *file;
 
     (void)state;
-    kill_a_rank_later();
+    to_a_rank_later("kill -9 $rank");
     command_run(&o, "", TRAIN "--steps 2000000 --ranks 3 --log death.jsonl --prompt sherd-death-%d-marker 2>&1",
                 (int)getpid());
     file = fopen("/proc/uptime", "r");
@@ -276,11 +274,54 @@ static void a_killed_rank_ends_the_others(void **state)
     assert_says("was ended by signal 9");
     assert_says(") died during ");
     sleep(1);
-    file = fopen("killed", "r");
+    file = fopen("done", "r");
     assert_non_null(file);
     assert_int_equal(fscanf(file, "%lf", &killed), 1);
     fclose(file);
     assert_true(ended - killed < 10);
+}
+
+/* Standard error of a run of two ranks, of which the second is stopped after the first step, and then has done to it what
+ * `later` says. */
+static void run_with_a_stopped_rank(const char *later)
+{
+    char what[300];
+    FILE *file;
+
+    snprintf(what, sizeof what,
+             "kill -STOP $rank; for i in $(seq 200); do grep -q 'did not arrive' stopped.txt && break; sleep 0.1; done; %s",
+             later);
+    to_a_rank_later(what);
+    command_run(&o, "", TRAIN "--steps 2000000 --ranks 2 --log death.jsonl --prompt sherd-death-%d-marker "
+                              "--set sherd.warn_after_s=0.5 --set sherd.fail_after_s=2 >/dev/null 2>stopped.txt",
+                (int)getpid());
+    file = fopen("stopped.txt", "r");
+    assert_non_null(file);
+    o.out[fread(o.out, 1, sizeof o.out - 1, file)] = '\0';
+    fclose(file);
+    assert_says("rank 0 waited ");
+    assert_says("sherd: rank 0: rank 1 (pid ");
+    assert_says(") did not arrive within 2 s at ");
+}
+
+/* The survivor says who is missing, and the one that wakes up finds itself alone. */
+static void a_stopped_rank_ends_the_others(void **state)
+{
+    (void)state;
+    run_with_a_stopped_rank("kill -CONT $rank");
+    assert_code(1);
+    assert_says("sherd: rank 1: ");
+    assert_null(strstr(o.out, "are killed"));
+}
+
+/* One that never wakes up is killed in the end. */
+static void a_rank_that_stays_stopped_is_killed(void **state)
+{
+    (void)state;
+    run_with_a_stopped_rank("true");
+    assert_code(1);
+    assert_says("1 of 2 ranks did not end within 15 s and are killed");
+    assert_says("was ended by signal 9");
 }
 
 /* 143 = 128 + SIGTERM: the command's own code, which timeout hands on. No rank is left behind. */
@@ -468,6 +509,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(reproducible_runs_agree_over_worlds),
         cmocka_unit_test(the_checking_device_says_what_it_saw),
         cmocka_unit_test(a_killed_rank_ends_the_others),
+        cmocka_unit_test(a_stopped_rank_ends_the_others),
         cmocka_unit_test(a_signal_reaches_the_ranks),
         cmocka_unit_test(bench_prints_a_row_per_batch),
         cmocka_unit_test(memory_adds_up),
@@ -476,13 +518,17 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_trace_is_valid),
     };
     const struct CMUnitTest mpi_tests[] = {cmocka_unit_test(mpirun_gives_the_same_bits)};
+    const struct CMUnitTest long_tests[] = {cmocka_unit_test(a_rank_that_stays_stopped_is_killed)};
 
     if (argc < 2) {
-        fprintf(stderr, "usage: %s SHERD [MPIRUN]\n", argv[0]);
+        fprintf(stderr, "usage: %s SHERD [long|MPIRUN]\n", argv[0]);
         return EXIT_FAILURE;
     }
     mpirun = argc > 2 ? argv[2] : NULL;
     command_begin(argv[1]);
+    if (mpirun != NULL && strcmp(mpirun, "long") == 0) {
+        return cmocka_run_group_tests(long_tests, NULL, command_end);
+    }
     return mpirun != NULL ? cmocka_run_group_tests(mpi_tests, NULL, command_end)
                           : cmocka_run_group_tests(tests, NULL, command_end);
 }

@@ -15,6 +15,8 @@ if(SHERD_CUDA_STUB)
   sherd_test(NAME device_cuda_faults SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_faults.c LIBS sherd_cuda_stub sherd_test_engine TIMEOUT 120)
   sherd_test(NAME device_cuda_windows SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_windows.c "${PROJECT_SOURCE_DIR}/tests/comm/bodies.c"
     "${PROJECT_SOURCE_DIR}/tests/comm/world.c" LIBS sherd_cuda_stub TIMEOUT 120)
+  sherd_test(NAME device_cuda_replicas SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_replicas.c LIBS sherd_cuda_stub sherd_test_engine
+    TIMEOUT 120)
   # Minutes under the thread sanitizer, which sees the engine on this device in comm_nccl_engine.
   sherd_test(NAME device_cuda_engine SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_engine.c LIBS sherd_cuda_stub sherd_test_engine
     LABELS quick no-tsan TIMEOUT 300)

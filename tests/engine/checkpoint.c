@@ -66,8 +66,16 @@ static engine_case elsewhere(engine_case c, uint32_t way)
     return c;
 }
 
+/* LAMB looks at whole parameters before it updates, so nothing of it is speculated. */
+static engine_case with_lamb(engine_case c)
+{
+    c.optimizer = SHERD_LAMB;
+    c.speculate = 0;
+    return c;
+}
+
 /* For each case: saved on the way by one run, which goes on; then another run from there to the end. */
-static void resume_all(int32_t world, uint32_t from, uint32_t n)
+static void resume_all(int32_t world, uint32_t from, uint32_t n, int lamb)
 {
     char folders[MAX_CASES][CHECKPOINTS_NAME];
 
@@ -78,14 +86,18 @@ static void resume_all(int32_t world, uint32_t from, uint32_t n)
         c.seed = 100 + i;
         c.bad_step = i % 3 == 0 ? 2 : i % 3 == 1 ? 3 : 0;
         c.save_at = SAVE_AT;
+        c.borrow = i % 4 == 1;
+        c.read_back = c.read_back || c.borrow;
         checkpoints_folder(folders[i]);
         c.save_to = folders[i];
-        runs.cases[runs.n++] = c;
+        runs.cases[runs.n++] = lamb ? with_lamb(c) : c;
         c = elsewhere(c, from + i);
         c.save_to = NULL;
         c.load_from = folders[i];
         c.first = SAVE_AT;
-        runs.cases[runs.n++] = c;
+        c.borrow = i % 4 >= 2;
+        c.read_back = c.read_back || c.borrow;
+        runs.cases[runs.n++] = lamb ? with_lamb(c) : c;
     }
     run_cases(world);
     for (uint32_t i = 0; i < runs.n; i++) {
@@ -111,23 +123,31 @@ static void resume_all(int32_t world, uint32_t from, uint32_t n)
 static void resumed_runs_equal_the_uninterrupted(void **state)
 {
     (void)state;
-    resume_all(1, 0, 18);
-    resume_all(2, 1, 18);
-    resume_all(3, 2, 12);
+    resume_all(1, 0, 18, 0);
+    resume_all(2, 1, 18, 0);
+    resume_all(3, 2, 12, 0);
 }
 
-/* N ranks save, M load: stage, buckets and placement change too. */
-static void any_world_loads_any_other(void **state)
+/* Its ratios are formed anew from what was loaded. */
+static void resumed_runs_with_lamb_equal_the_uninterrupted(void **state)
+{
+    (void)state;
+    resume_all(1, 1, 6, 1);
+    resume_all(2, 0, 6, 1);
+    resume_all(3, 4, 6, 1);
+}
+
+/* N ranks save, M load: stage, buckets and placement change too, and where the working copies lie. */
+static void load_across_worlds(sherd_optimizer optimizer)
 {
     static const int32_t worlds[] = {1, 2, 3, 4, 8};
     static const sherd_dtype types[] = {SHERD_BF16, SHERD_FP32, SHERD_FP16, SHERD_BF16, SHERD_FP16};
     char folder[5][CHECKPOINTS_NAME];
     case_result saved[5];
 
-    (void)state;
     for (uint32_t n = 0; n < 5; n++) {
         engine_case c = case_plain(worlds[n], n, 1);
-        c.optimizer = SHERD_ADAMW;
+        c.optimizer = optimizer;
         c.dtype = types[n];
         checkpoints_folder(folder[n]);
         c.save_to = folder[n];
@@ -141,11 +161,13 @@ static void any_world_loads_any_other(void **state)
         runs.n = 0;
         for (uint32_t n = 0; n < 5; n++) {
             engine_case c = elsewhere(case_plain(worlds[m], n, 1), n + 5 * m);
-            c.optimizer = SHERD_ADAMW;
+            c.optimizer = optimizer;
+            c.speculate = c.speculate && optimizer != SHERD_LAMB;
             c.dtype = types[n];
             c.load_from = folder[n];
             c.first = 1;
             c.read_back = 1;
+            c.borrow = (n + m) % 2 == 0;
             runs.cases[runs.n++] = c;
         }
         run_cases(worlds[m]);
@@ -159,6 +181,13 @@ static void any_world_loads_any_other(void **state)
     }
     for (uint32_t n = 0; n < 5; n++)
         checkpoints_remove(folder[n]);
+}
+
+static void any_world_loads_any_other(void **state)
+{
+    (void)state;
+    load_across_worlds(SHERD_ADAMW);
+    load_across_worlds(SHERD_LAMB);
 }
 
 /* A run goes on with moments of the other type: bf16's as they are, fp32's rounded once, masters untouched. */
@@ -234,6 +263,7 @@ static void no_wait_is_missing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(resumed_runs_equal_the_uninterrupted),
+                                       cmocka_unit_test(resumed_runs_with_lamb_equal_the_uninterrupted),
                                        cmocka_unit_test(any_world_loads_any_other),
                                        cmocka_unit_test(moments_may_change_their_type),
                                        cmocka_unit_test(no_wait_is_missing)};

@@ -101,6 +101,27 @@ static void test_eight_micro_batches(void **state)
     }
 }
 
+/* LAMB's norms too are of the same sums, whatever the world: exact, and of whole parameters. */
+static void test_lamb(void **state)
+{
+    (void)state;
+    for (uint32_t kind = 0; kind < 3; kind++) {
+        engine_case alone = plain_case(1, 8, kind);
+        case_result want;
+        alone.optimizer = SHERD_LAMB;
+        case_run_oracle(&alone, SHERD_ORACLE_RIGHT, &want);
+        for (int32_t world = 1; world <= 8; world *= 2)
+            for (int32_t stage = 0; stage < 3; stage++) {
+                run run = {.c = plain_case(world, 8, kind)};
+                run.c.optimizer = SHERD_LAMB;
+                run.c.stage = stage;
+                run.c.bucket = stage == 1 ? 1 : 3000;
+                place_state(&run.c, (kind + (uint32_t)stage) % 2 ? 2 : 0);
+                run_and_compare(&run, &want, NULL);
+            }
+    }
+}
+
 /* Other numbers: every division that the plan takes gives the tree's bits, the others are refused with a reason. */
 static void test_odd_numbers(void **state)
 {
@@ -180,6 +201,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_other_orders_differ),
         cmocka_unit_test(test_eight_micro_batches),
+        cmocka_unit_test(test_lamb),
         cmocka_unit_test(test_odd_numbers),
         cmocka_unit_test(test_checking_device),
     };

@@ -27,6 +27,8 @@ static sherd_device *make_device(const world_options *options, int32_t rank)
     sherd_device *device = NULL;
     sherd_error err;
 
+    if (options->make_device)
+        return options->make_device();
     sherd_device_options_init(&device_options, sizeof device_options);
     device_options.kind = options->checker ? SHERD_DEVICE_CHECK : SHERD_DEVICE_HOST;
     device_options.checker = options->checker;

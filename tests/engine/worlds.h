@@ -20,6 +20,7 @@ typedef struct world_options {
     double fail_after_s; /* 0: 60 */
     double warn_after_s; /* 0: the default */
     sherd_log log;       /* of the communicators */
+    sherd_device *(*make_device)(void); /* of each rank; NULL: the host's, or the checking one. NULL from it: it failed */
 } world_options;
 
 /* Ranks as threads of this process. Returns 0, or prints why not and returns 1. */
