@@ -67,7 +67,9 @@ const sherd__key sherd__keys[] = {
     CHOICE("gradient_allreduce_op", 0, 0, config.allreduce_sum, "mean|sum", "\"mean\"",
            "mean divides the summed gradient by the number of ranks, sum does not"),
     CHOICE("communication_data_type", 0, 0, communication_dtype, "fp32|bf16|fp16", "",
-           "accepted where it is the gradients' own type; another type on the wire is not built yet"),
+           "type in which a micro-batch's gradient is summed and travels. bf16 and fp16: gradients of other types are "
+           "narrowed to it once, before anything is added, which halves fp32's bytes. fp32 changes no bit: sums are fp32 "
+           "whatever this says, so 16-bit gradients travel as they are"),
     HONOURED("wall_clock_breakdown", BOOLEAN, ANY, I32, config.wall_clock_breakdown, "false",
              "adds the parts of the step's time to the progress line"),
     HONOURED("memory_breakdown", BOOLEAN, ANY, I32, config.memory_breakdown, "false",

@@ -15,7 +15,7 @@
 typedef struct sherd__draft {
     sherd_config config;
     int32_t fp16_enabled, bf16_enabled, adam_w_mode;
-    int32_t communication_dtype; /* sherd_dtype, or -1: not given */
+    int32_t communication_dtype; /* place in the row's choices, those of sherd_wire from its second on; -1: not given */
     int32_t offload_device;                 /* sherd_tier, or -1: not given */
     int32_t cpu_offload;                    /* the old form of offload_device = SHERD_TIER_HOST */
     int32_t optimizer_type, scheduler_type; /* index into the row's choices, -1: not given */

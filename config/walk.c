@@ -311,7 +311,27 @@ static sherd_status finish_offload(walk *w)
     return SHERD_OK;
 }
 
-static sherd_status finish_types(walk *w, json_t *root)
+static void finish_wire(walk *w)
+{
+    sherd__draft *draft = w->draft;
+
+    if (draft->communication_dtype < 0) {
+        return;
+    }
+    draft->config.wire = (sherd_wire)(draft->communication_dtype + 1);
+    if (draft->config.wire == SHERD_WIRE_FP32 && draft->config.dtype != SHERD_FP32) {
+        sherd__source_log(w->source, SHERD_LOG_INFO, "communication_data_type",
+                          "\"fp32\" changes no bit: gradients are summed in fp32 whatever their type, and travel in "
+                          "their own");
+    }
+    if (draft->config.wire == SHERD_WIRE_FP16 && draft->config.scaling.kind == SHERD_SCALING_NONE) {
+        sherd__source_log(w->source, SHERD_LOG_INFO, "communication_data_type",
+                          "\"fp16\" without a loss scale: gradients up to 2^-25 become 0, those from 65520 on infinite, "
+                          "and such a step is one whose gradients are not finite; \"bf16\" has the range of fp32");
+    }
+}
+
+static sherd_status finish_types(walk *w)
 {
     sherd__draft *draft = w->draft;
 
@@ -330,9 +350,7 @@ static sherd_status finish_types(walk *w, json_t *root)
                                   "\"stop\" does not go with a dynamic loss scale, which finds its value by overflows and stops by "
                                   "itself at fp16.min_loss_scale; leave it out, or give fp16.loss_scale a value");
     }
-    if (draft->communication_dtype >= 0 && draft->communication_dtype != (int32_t)draft->config.dtype) {
-        refuse(w, sherd__key_find("communication_data_type"), json_object_get(root, "communication_data_type"));
-    }
+    finish_wire(w);
     return SHERD_OK;
 }
 
@@ -345,7 +363,7 @@ sherd_status sherd__walk(const sherd__source *source, json_t *root, sherd__draft
                 members_of(root, "scheduler", SHERD__FOR_SCHEDULERS, &w.scheduler_open);
     status = walk_section(&w, root, "");
     if (status == SHERD_OK) {
-        status = finish_types(&w, root);
+        status = finish_types(&w);
     }
     if (status == SHERD_OK) {
         status = finish_optimizer(&w, root);

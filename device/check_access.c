@@ -101,6 +101,9 @@ void sherd__op_accesses(const sherd__op *op, sherd__access_fn fn, void *ctx)
         fn(ctx, op->u.convert.src, (uint64_t)op->u.convert.elems * sherd_dtype_bytes(op->u.convert.src_dtype), 0);
         fn(ctx, op->u.convert.dst, (uint64_t)op->u.convert.elems * sherd_dtype_bytes(op->u.convert.dst_dtype), 1);
         break;
+    case SHERD__OP_NARROW:
+        fn(ctx, op->u.convert.dst, (uint64_t)op->u.convert.elems * sherd_dtype_bytes(op->u.convert.src_dtype), 1);
+        break;
     case SHERD__OP_TREE_SUM:
         access_tree_sum(&op->u.tree_sum, fn, ctx);
         break;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The bodies of the small kernels (cuda_body.h says what a body is): zero, convert, reduce, and the table of the
- * sources of a sum that has more of them than a kernel takes as parameters.
+ * The bodies of the small kernels (cuda_body.h says what a body is): zero, convert, narrow, reduce, and the table of
+ * the sources of a sum that has more of them than a kernel takes as parameters.
  */
 #ifndef SHERD_DEVICE_CUDA_BODY_SMALL_H
 #define SHERD_DEVICE_CUDA_BODY_SMALL_H
@@ -86,6 +86,48 @@ CUDA__FN void cuda__convert_block(const sherd__cuda_convert *a, int64_t block, i
                 for (int64_t j = i; j < a->elems && j < i + CUDA__VECTOR; ++j) {
                     cuda__convert_one(a, j);
                 }
+            }
+        }
+    }
+}
+
+typedef struct cuda__narrow_shared {
+    uint16_t half[SHERD__CUDA_NARROW_HEAD] __attribute__((aligned(16)));
+} cuda__narrow_shared;
+
+/* Thread t's vectors of all elements; the last may be shorter. */
+#define CUDA__EACH_EIGHT(t, i)                                                                                         \
+    for (int64_t i = (int64_t)(t) * CUDA__VECTOR; i < a->elems; i += SHERD__CUDA_THREADS * CUDA__VECTOR)
+
+/* Everything is read before anything is written. */
+CUDA__FN void cuda__narrow_head(const sherd__cuda_convert *a, cuda__narrow_shared *s)
+{
+    CUDA__EACH(t)
+    {
+        CUDA__EACH_EIGHT(t, i)
+        {
+            if (a->vectors && i + CUDA__VECTOR <= a->elems) {
+                cuda__store_half(s->half + i, a->dst_type, cuda__load(a->src, a->src_type, i), 1);
+                continue;
+            }
+            for (int64_t j = i; j < a->elems && j < i + CUDA__VECTOR; ++j) {
+                s->half[j] = cuda__narrow(cuda__load_one(a->src, a->src_type, j), a->dst_type);
+            }
+        }
+    }
+    CUDA__BARRIER();
+    CUDA__EACH(t)
+    {
+        CUDA__EACH_EIGHT(t, i)
+        {
+#if defined(__CUDACC__)
+            if (a->vectors && i + CUDA__VECTOR <= a->elems) {
+                *(uint4 *)((uint16_t *)a->dst + i) = *(const uint4 *)(s->half + i);
+                continue;
+            }
+#endif
+            for (int64_t j = i; j < a->elems && j < i + CUDA__VECTOR; ++j) {
+                ((uint16_t *)a->dst)[j] = s->half[j];
             }
         }
     }

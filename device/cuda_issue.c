@@ -412,6 +412,33 @@ static sherd_status issue_convert(sherd__cuda_stream *stream, const sherd__op *o
     return launch_convert(stream, op, op->u.convert.dst, op->u.convert.src, op->u.convert.elems);
 }
 
+/* Where elements shrink: one thread block reads the first of them before it writes any; then ever more, since [a, 2a)
+ * goes where [a / 2, a) was. So the launches are as many as the elements have binary digits, less the head's. */
+static sherd_status issue_narrow(sherd__cuda_stream *stream, const sherd__op *op)
+{
+    char *data = op->u.convert.dst;
+    int64_t elems = op->u.convert.elems, at = elems < SHERD__CUDA_NARROW_HEAD ? elems : SHERD__CUDA_NARROW_HEAD, n;
+    sherd__cuda_convert head = {.dst = data, .src = data, .elems = at};
+    int outside = 0;
+    sherd_status status = ask_pageable(stream, op, data, &outside);
+    if (status == SHERD_OK && outside)
+        return sherd__cuda_refuse(stream, op, "narrowing in pageable memory");
+    if (status == SHERD_OK && sherd_dtype_bytes(op->u.convert.dst_dtype) == sherd_dtype_bytes(op->u.convert.src_dtype))
+        return launch_convert(stream, op, data, data, elems);
+    head.dst_type = (uint8_t)op->u.convert.dst_dtype;
+    head.src_type = (uint8_t)op->u.convert.src_dtype;
+    head.vectors = aligned(data, SHERD__CUDA_VECTOR_BYTES);
+    if (status == SHERD_OK)
+        status = sherd__cuda_pace(stream);
+    if (status == SHERD_OK && at > 0)
+        status = check(stream, &op->tag, sherd__cuda_launch_narrow(&head, stream->handle), "narrow kernel");
+    for (; status == SHERD_OK && at < elems; at += n) {
+        n = elems - at < at ? elems - at : at;
+        status = launch_convert(stream, op, data + at * 2, data + at * 4, n);
+    }
+    return status;
+}
+
 /* ------------------------------------------------------------------------------------------------------------ events
  */
 
@@ -450,6 +477,7 @@ static const struct {
     [SHERD__OP_COPY] = {issue_copy, 1},
     [SHERD__OP_ZERO] = {issue_zero, 1},
     [SHERD__OP_CONVERT] = {issue_convert, 1},
+    [SHERD__OP_NARROW] = {issue_narrow, 1},
     [SHERD__OP_TREE_SUM] = {sherd__cuda_issue_tree_sum, 1},
     [SHERD__OP_REDUCE_U64] = {sherd__cuda_issue_reduce, 1},
     [SHERD__OP_PREPARE] = {issue_prepare, 1},

@@ -40,6 +40,12 @@ KERNEL sherd__cuda_kernel_convert(const __grid_constant__ sherd__cuda_convert ar
     cuda__convert_block(&args, blockIdx.x, gridDim.x);
 }
 
+KERNEL sherd__cuda_kernel_narrow(const __grid_constant__ sherd__cuda_convert args)
+{
+    __shared__ cuda__narrow_shared shared;
+    cuda__narrow_head(&args, &shared);
+}
+
 KERNEL sherd__cuda_kernel_reduce(const __grid_constant__ sherd__cuda_reduce args) { cuda__reduce_block(&args); }
 
 KERNEL sherd__cuda_kernel_sources(const __grid_constant__ sherd__cuda_sources args) { cuda__sources_block(&args); }
@@ -126,6 +132,13 @@ int sherd__cuda_launch_convert(const sherd__cuda_convert *args, uint32_t width, 
     return launch(sherd__cuda_kernel_convert, args, blocks_of(&resident_convert, tiles, width), stream);
 }
 
+int sherd__cuda_launch_narrow(const sherd__cuda_convert *args, void *stream)
+{
+    if (args->elems > SHERD__CUDA_NARROW_HEAD)
+        return cudaErrorInvalidValue;
+    return launch(sherd__cuda_kernel_narrow, args, args->elems > 0, stream);
+}
+
 int sherd__cuda_launch_reduce(const sherd__cuda_reduce *args, void *stream)
 {
     return launch(sherd__cuda_kernel_reduce, args, 1, stream);
@@ -154,6 +167,8 @@ int sherd__cuda_load_kernels(void)
         code = load(sum_kernels[i].kernel, &resident_sums[i]);
     if (code == cudaSuccess)
         code = load(sherd__cuda_kernel_convert, &resident_convert);
+    if (code == cudaSuccess)
+        code = load(sherd__cuda_kernel_narrow);
     if (code == cudaSuccess)
         code = load(sherd__cuda_kernel_reduce);
     if (code == cudaSuccess)

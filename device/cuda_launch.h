@@ -26,6 +26,7 @@ extern "C" {
 #define SHERD__CUDA_SUM_TILE 4096     /* elements a thread block sums at a time: 16 norm blocks */
 #define SHERD__CUDA_UPDATE_TILE 2048  /* elements a thread block updates */
 #define SHERD__CUDA_ZERO_TILE 65536   /* bytes a thread block clears */
+#define SHERD__CUDA_NARROW_HEAD 16384 /* elements that one thread block narrows in place, by way of its shared memory */
 
 typedef struct sherd__cuda_sum {
     const void *src[SHERD__CUDA_SOURCES]; /* offset added */
@@ -103,6 +104,8 @@ int sherd__cuda_launch_update(const sherd__cuda_update *args, void *stream);
 int sherd__cuda_launch_trust(const sherd__cuda_update *args, void *stream);
 int sherd__cuda_launch_zero(const sherd__cuda_zero *args, void *stream);
 int sherd__cuda_launch_convert(const sherd__cuda_convert *args, uint32_t width, void *stream);
+/* In place, and at most SHERD__CUDA_NARROW_HEAD elements: dst may begin where src does. */
+int sherd__cuda_launch_narrow(const sherd__cuda_convert *args, void *stream);
 int sherd__cuda_launch_reduce(const sherd__cuda_reduce *args, void *stream);
 int sherd__cuda_launch_sources(const sherd__cuda_sources *args, void *stream);
 /* Loads every kernel's code now, so that what it takes can be measured and no step pays for it. */

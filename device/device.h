@@ -169,6 +169,10 @@ typedef struct sherd__device_ops {
     /* dst = or += src, narrowed or widened; add is done in fp32 and narrowed once. */
     sherd_status (*convert)(sherd__stream *stream, sherd__tag tag, void *dst, sherd_dtype dst_dtype, const void *src,
                             sherd_dtype src_dtype, int64_t elems, int32_t add);
+    /* elems values of `from` at data become values of `to`, a 16-bit type other than `from`, from data on. What lies
+     * behind them, up to where the former ones ended, is undefined then. Memory of the device, aligned to 16 bytes. */
+    sherd_status (*narrow)(sherd__stream *stream, sherd__tag tag, void *data, sherd_dtype to, sherd_dtype from,
+                           int64_t elems);
     sherd_status (*tree_sum)(sherd__stream *stream, sherd__tag tag, const sherd__tree_sum *sum);
     /* dst[0..n_sum) = sums, dst[n_sum..n_sum+n_min) = minima over n_src arrays at src[i] + offset (bytes). dst may not
      * be a source. */

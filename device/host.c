@@ -124,6 +124,7 @@ static const sherd__device_ops host_ops = {
     .copy = sherd__op_copy,
     .zero = sherd__op_zero,
     .convert = sherd__op_convert,
+    .narrow = sherd__op_narrow,
     .tree_sum = sherd__op_tree_sum,
     .reduce_u64 = sherd__op_reduce_u64,
     .prepare = sherd__op_prepare,

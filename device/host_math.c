@@ -56,6 +56,25 @@ const sherd__host_math *sherd__host_math_best(void)
     return best;
 }
 
+/* Where elements shrink, element i comes to lie where i / 2 was. One thread in rising order writes only what it has
+ * read; several may share out [a, 2a) once [0, a) is done, because they write where [a / 2, a) was. */
+void sherd__host_narrow(const sherd__host_math *math, sherd__team *team, void *data, sherd_dtype to, sherd_dtype from,
+                        int64_t elems)
+{
+    const int64_t alone = 16384;
+    int64_t at = elems < alone ? elems : alone;
+    if (sherd_dtype_bytes(to) == sherd_dtype_bytes(from)) {
+        math->convert(team, data, to, data, from, elems, 0);
+        return;
+    }
+    math->convert(NULL, data, to, data, from, at, 0);
+    while (at < elems) {
+        int64_t n = elems - at < at ? elems - at : at;
+        math->convert(team, (uint16_t *)data + at, to, (const float *)data + at, from, n, 0);
+        at += n;
+    }
+}
+
 void sherd__host_reduce_u64(uint64_t *dst, const void *const *src, uint32_t n_src, uint64_t offset, uint32_t n_sum,
                             uint32_t n_min)
 {

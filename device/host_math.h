@@ -25,6 +25,10 @@ const sherd__host_math *sherd__host_math_best(void);
 /* All that this build has and this processor can run, best first, the reference last; returns how many. */
 uint32_t sherd__host_math_all(const sherd__host_math **out, uint32_t capacity);
 
+/* As sherd__device_ops.narrow, over the variant's convert. */
+void sherd__host_narrow(const sherd__host_math *math, sherd__team *team, void *data, sherd_dtype to, sherd_dtype from,
+                        int64_t elems);
+
 void sherd__host_reduce_u64(uint64_t *dst, const void *const *src, uint32_t n_src, uint64_t offset, uint32_t n_sum,
                             uint32_t n_min);
 

@@ -25,6 +25,10 @@ void sherd__op_run(const sherd__op *op, const sherd__host_math *math, sherd__tea
         math->convert(team, op->u.convert.dst, op->u.convert.dst_dtype, op->u.convert.src, op->u.convert.src_dtype,
                       op->u.convert.elems, op->u.convert.add);
         break;
+    case SHERD__OP_NARROW:
+        sherd__host_narrow(math, team, op->u.convert.dst, op->u.convert.dst_dtype, op->u.convert.src_dtype,
+                           op->u.convert.elems);
+        break;
     case SHERD__OP_TREE_SUM:
         math->tree_sum(team, &op->u.tree_sum);
         break;
@@ -102,6 +106,18 @@ sherd_status sherd__op_convert(sherd__stream *stream, sherd__tag tag, void *dst,
     op.u.convert.dst_dtype = dst_dtype;
     op.u.convert.src_dtype = src_dtype;
     op.u.convert.add = add;
+    return stream->submit(stream, &op);
+}
+
+sherd_status sherd__op_narrow(sherd__stream *stream, sherd__tag tag, void *data, sherd_dtype to, sherd_dtype from,
+                              int64_t elems)
+{
+    sherd__op op = {.kind = SHERD__OP_NARROW, .tag = tag};
+    op.u.convert.dst = data;
+    op.u.convert.src = data;
+    op.u.convert.elems = elems;
+    op.u.convert.dst_dtype = to;
+    op.u.convert.src_dtype = from;
     return stream->submit(stream, &op);
 }
 

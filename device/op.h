@@ -22,6 +22,7 @@ typedef enum sherd__op_kind {
     SHERD__OP_COPY,
     SHERD__OP_ZERO,
     SHERD__OP_CONVERT,
+    SHERD__OP_NARROW, /* u.convert, dst is src */
     SHERD__OP_TREE_SUM,
     SHERD__OP_REDUCE_U64,
     SHERD__OP_PREPARE,
@@ -117,6 +118,8 @@ sherd_status sherd__op_zero(sherd__stream *stream, sherd__tag tag, void *base, c
                             uint32_t n);
 sherd_status sherd__op_convert(sherd__stream *stream, sherd__tag tag, void *dst, sherd_dtype dst_dtype, const void *src,
                                sherd_dtype src_dtype, int64_t elems, int32_t add);
+sherd_status sherd__op_narrow(sherd__stream *stream, sherd__tag tag, void *data, sherd_dtype to, sherd_dtype from,
+                              int64_t elems);
 sherd_status sherd__op_tree_sum(sherd__stream *stream, sherd__tag tag, const sherd__tree_sum *sum);
 sherd_status sherd__op_reduce_u64(sherd__stream *stream, sherd__tag tag, uint64_t *dst, const void *const *src,
                                   uint32_t n_src, uint64_t offset, uint32_t n_sum, uint32_t n_min);

@@ -80,6 +80,14 @@ static sherd_status execute_pads(sherd_engine *engine, const sherd__action *acti
                                      entry->pads, entry->n_pads);
 }
 
+static sherd_status execute_narrow(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    const sherd__bucket *bucket = plan_bucket(engine, action);
+    return engine->device->ops->narrow(stream, sherd__engine_tag(engine, "narrow", (int32_t)action->bucket),
+                                       sherd__at(engine->ring.local, bucket->ring_offset), bucket->wire_dtype,
+                                       bucket->grad_dtype, bucket->elems);
+}
+
 /* Where a bucket's sums lie on the device: their place, or a slot on the way to the host. */
 static void *sums_of(const sherd_engine *engine, const sherd__bucket *bucket)
 {
@@ -137,7 +145,7 @@ static sherd_status execute_reduce(sherd_engine *engine, const sherd__action *ac
     sum = slice_sum(engine, &as);
     if (action->flags & SHERD__F_COUNT)
         sum.dst = place_of(engine, bucket, count.place);
-    sum.src_dtype = bucket->grad_dtype;
+    sum.src_dtype = bucket->wire_dtype;
     sum.add = !count.assign;
     move_shard(engine, action->bucket, as.flags & SHERD__F_FINAL ? SHERD__SUMMED : SHERD__ACCUMULATING);
     status = engine->comm->ops->reduce_scatter(engine->comm, stream,
@@ -156,7 +164,7 @@ static sherd_status execute_accumulate(sherd_engine *engine, const sherd__action
     sum.src = &engine->ring_source;
     sum.n_src = 1;
     sum.src_offset = bucket->ring_offset;
-    sum.src_dtype = bucket->grad_dtype;
+    sum.src_dtype = bucket->wire_dtype;
     sum.dst_dtype = SHERD_FP32;
     sum.dst = place_of(engine, bucket, count.place);
     sum.elems = bucket->elems;
@@ -406,6 +414,7 @@ static const execute_fn executors[SHERD__ACTIONS] = {
     [SHERD__ACT_TRUST] = sherd__engine_execute_trust,
     [SHERD__ACT_HOST_TRUST] = sherd__engine_execute_host_trust,
     [SHERD__ACT_RATIOS] = sherd__engine_execute_ratios,
+    [SHERD__ACT_NARROW] = execute_narrow,
 };
 
 sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)

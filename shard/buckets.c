@@ -19,8 +19,8 @@ static int has_bucket(const sherd__plan_param *param)
     return param->elems > 0 && !(param->flags & SHERD_PARAM_FROZEN);
 }
 
-/* Bytes of all gradients on the wire. */
-static int64_t wire_bytes(const sherd_plan *plan)
+/* Bytes of all gradients as they come: buckets are the same whatever travels. */
+static int64_t gradient_bytes(const sherd_plan *plan)
 {
     int64_t bytes = 0;
     for (uint32_t i = 0; i < plan->n_params; i++)
@@ -47,7 +47,7 @@ static int64_t target_from(const sherd_plan *plan, int64_t model_bytes, sherd_dt
 
 int64_t sherd__plan_target_elems(const sherd_plan *plan, sherd_dtype grad_dtype)
 {
-    return target_from(plan, wire_bytes(plan), grad_dtype);
+    return target_from(plan, gradient_bytes(plan), grad_dtype);
 }
 
 /* 1 if `param` cannot join a bucket that holds `content` elements so far. */
@@ -106,7 +106,7 @@ static uint32_t nth_param(const sherd_plan *plan, uint32_t i)
 
 static sherd_status fill_buckets(sherd_plan *plan, sherd_error *err)
 {
-    int64_t model_bytes = wire_bytes(plan), content = 0, padded = 0;
+    int64_t model_bytes = gradient_bytes(plan), content = 0, padded = 0;
     uint64_t block = 0;
     uint32_t place = 0;
     sherd_status status;

@@ -35,6 +35,8 @@ sherd_status sherd__plan_check_reproducible(const sherd_plan *plan, sherd_error 
 
 /* transport.c: is the transport possible; its receive scratch, once the buckets are formed. */
 sherd_status sherd__plan_check_transport(const sherd_config *config, sherd_error *err);
+/* Every bucket's wire type, once they are formed. */
+sherd_status sherd__plan_choose_wire(sherd_plan *plan, sherd_error *err);
 void sherd__plan_place_receive(sherd_plan *plan);
 /* memory.c: what the ratios of whole parameters take, once the buckets are formed. */
 void sherd__plan_place_trust(sherd_plan *plan);

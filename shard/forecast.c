@@ -2,9 +2,9 @@
  *
  * What a step costs, by running the plan's schedule on streams whose clocks are numbers. All ranks are taken to be
  * alike, so a collective ends on all of them at once and a slot is released when its reduction ends. Moves, pads,
- * local additions and the scalars are taken to cost nothing. The caller's part is modelled as a decoder's: forward
- * visits buckets last to first, backward first to last, and the caller returns from the boundary when the vote is
- * known.
+ * narrowing, local additions and the scalars are taken to cost nothing. The caller's part is modelled as a decoder's:
+ * forward visits buckets last to first, backward first to last, and the caller returns from the boundary when the vote
+ * is known.
  *
  * Steady state: the first steps fill the pipeline and are not counted.
  */
@@ -48,7 +48,8 @@ static double duration(const simulation *sim, const sherd__action *action)
     const sherd__bucket *bucket = &plan->buckets[action->bucket];
     double elems = (double)bucket->elems, state = (double)sherd__plan_part_elems(plan, bucket);
     switch (action->kind) {
-    case SHERD__ACT_REDUCE: return cost->collective_ns + (double)bucket->ring_bytes * cost->reduce_ns_per_byte;
+    case SHERD__ACT_REDUCE:
+        return cost->collective_ns + elems * (double)sherd_dtype_bytes(bucket->wire_dtype) * cost->reduce_ns_per_byte;
     case SHERD__ACT_REDUCE_OWN: return cost->collective_ns + elems * 4 * cost->reduce_ns_per_byte;
     case SHERD__ACT_GATHER_SUMS:
         return cost->collective_ns +

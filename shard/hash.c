@@ -99,6 +99,7 @@ static void put_config(writer *to, const sherd_config *config)
     put(to, (uint64_t)config->faults.nonfinite);
     put(to, (uint64_t)config->faults.check_replicas);
     put(to, (uint64_t)config->replan);
+    put(to, (uint64_t)config->wire);
 }
 
 /* What only one of the schedulers has, the loss scale, and how moments are kept. */

@@ -64,6 +64,8 @@ static sherd_status check_config(const sherd_config *config, sherd_error *err)
     if (config->optimizer.kind == SHERD_LAMB && !(config->lamb.min_coeff >= 0 && config->lamb.max_coeff >= config->lamb.min_coeff))
         return sherd__fail(err, SHERD_EINVAL, "optimizer Lamb: min_coeff %g and max_coeff %g; give 0 or more, the least first",
                            config->lamb.min_coeff, config->lamb.max_coeff);
+    if ((unsigned)config->wire > SHERD_WIRE_FP16)
+        return sherd__fail(err, SHERD_EINVAL, "wire %d is unknown; use a value of sherd_wire", (int)config->wire);
     if (check_faults(config, err) != SHERD_OK)
         return SHERD_EINVAL;
     return check_scaling(config, err);
@@ -112,7 +114,7 @@ static sherd_status build(sherd_plan *plan, const sherd_config *config, const sh
         (status = sherd__plan_take_params(plan, params, n_params, err)) ||
         (status = sherd__plan_form_buckets(plan, err)))
         return status;
-    if ((status = sherd__plan_place_ring(plan, err)))
+    if ((status = sherd__plan_choose_wire(plan, err)) || (status = sherd__plan_place_ring(plan, err)))
         return status;
     sherd__plan_place_receive(plan);
     sherd__plan_place_trust(plan);

@@ -50,6 +50,7 @@ typedef struct sherd__slot {
 typedef struct sherd__bucket {
     uint32_t first, count; /* into plan->order */
     sherd_dtype dtype, grad_dtype;
+    sherd_dtype wire_dtype; /* of leaves: what reductions read from the slot's begin on, and what travels */
     int64_t elems, slice_elems;
     uint64_t first_block;  /* number of the bucket's first 256-element block: parameters' blocks in bucket order,
                               bucket padding not counted, so numbers do not depend on bucket sizes */
@@ -157,6 +158,9 @@ static inline sherd_transport sherd__plan_transport(const sherd_config *config)
 
 const char *sherd__transport_name(sherd_transport transport); /* "nccl" */
 
+/* Type of the leaves that gradients of this type become. */
+sherd_dtype sherd__plan_wire_dtype(const sherd_config *config, sherd_dtype grad_dtype);
+
 /* COMMUNICATION, per rank: the communicator's control block, the engine's step block (vote, norm, step state and
  * scalars), and a scratch window with one line for every rank; with receive_bytes beside them. */
 #define SHERD__CONTROL_BYTES          4096u
@@ -186,6 +190,12 @@ static inline uint64_t sherd__plan_state_width(const sherd_plan *plan, uint32_t 
 
 /* 1: the bucket's master and moments are not on the device. */
 static inline int sherd__bucket_offloaded(const sherd__bucket *bucket) { return bucket->tier != SHERD_TIER_DEVICE; }
+
+/* 1: the client's gradients are narrowed in their slot before they are summed. */
+static inline int sherd__bucket_narrowed(const sherd__bucket *bucket)
+{
+    return bucket->wire_dtype != bucket->grad_dtype;
+}
 
 /* What a rank updates of a bucket: all of it at stage 0, else its slice. Elements, and where they begin in the bucket. */
 static inline int64_t sherd__plan_part_begin(const sherd_plan *plan, const sherd__bucket *bucket, int32_t rank)

@@ -246,6 +246,8 @@ static sherd__range emit_on_ready(const sherd_plan *plan, sherd__schedule *sched
     action = emit(schedule, &scratch, SHERD__ACT_MOVE, SHERD__COMM, bucket, SHERD__F_SLOT);
     wait_for(action, SHERD__EV_READY, bucket);
     emit(schedule, &scratch, SHERD__ACT_PADS, SHERD__COMM, bucket, 0);
+    if (sherd__bucket_narrowed(&plan->buckets[bucket]))
+        emit(schedule, &scratch, SHERD__ACT_NARROW, SHERD__COMM, bucket, 0);
     action = emit(schedule, &scratch, plan->full_mode ? SHERD__ACT_ACCUMULATE : SHERD__ACT_REDUCE, SHERD__COMM,
                   bucket, assign | final | count);
     if (first && plan->whole_state && bucket == 0) {

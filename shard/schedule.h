@@ -6,6 +6,7 @@
  * Per micro-step and bucket, when the bucket's last gradient is ready and those before it have started (comm stream):
  *   RING: MOVE, PADS, REDUCE[, GATHER_SUMS at stage 0 in the last micro-step]
  *   FULL: MOVE, PADS, ACCUMULATE[, REDUCE_OWN (, GATHER_SUMS) in the last]
+ * Where leaves have another type than the client's gradients, NARROW stands before REDUCE and ACCUMULATE.
  * Under `reproducible` REDUCE and ACCUMULATE are followed by CARRY; which places they work on depends on the micro-step
  * (sherd__plan_count).
  * At the boundary: VOTE and SCALARS on the comm stream; UPDATE of every bucket on the update stream, last bucket
@@ -47,7 +48,8 @@
     X(CARRY, "carry")             /* reproducible: sums of as many micro-steps each are joined in pairs */           \
     X(TRUST, "trust")             /* norms of the parameters and of their directions */                              \
     X(HOST_TRUST, "host_trust")   /* the same of an offloaded bucket */                                              \
-    X(RATIOS, "ratios")           /* all ranks' norms → each parameter's ratio */
+    X(RATIOS, "ratios")           /* all ranks' norms → each parameter's ratio */                                   \
+    X(NARROW, "narrow")           /* the slot's gradients into the wire's type, in place */
 
 typedef enum sherd__action_kind {
 #define X(name, text) SHERD__ACT_##name,

@@ -30,6 +30,29 @@ static void put_header(sherd__text *to, const sherd_plan *plan)
                                         : "fp32");
 }
 
+/* What is narrowed in its slot travels as fewer bytes than the slot has. */
+static void put_narrowed(sherd__text *to, const sherd_plan *plan)
+{
+    const sherd__bucket *last = NULL;
+    uint64_t slots = 0, leaves = 0;
+    uint32_t n = 0;
+    for (uint32_t b = 0; b < plan->n_buckets; b++) {
+        const sherd__bucket *bucket = &plan->buckets[b];
+        slots += bucket->ring_bytes;
+        leaves += (uint64_t)bucket->elems * sherd_dtype_bytes(bucket->wire_dtype);
+        if (sherd__bucket_narrowed(bucket)) {
+            last = bucket;
+            n++;
+        }
+    }
+    if (last)
+        sherd__text_put(to,
+                        "leaves: %" PRIu32 " of %" PRIu32
+                        " buckets are narrowed to %s in their slots before they are summed; of all, "
+                        "%" PRIu64 " bytes come and %" PRIu64 " are read\n",
+                        n, plan->n_buckets, sherd_dtype_name(last->wire_dtype), slots, leaves);
+}
+
 static void put_buckets(sherd__text *to, const sherd_plan *plan)
 {
     sherd__text_put(to, "buckets, in order of reduction\n  %6s %7s %14s %12s %-9s %14s %12s  %-7s slot free after\n",
@@ -45,6 +68,7 @@ static void put_buckets(sherd__text *to, const sherd_plan *plan)
                         bucket->ring_after_previous ? " of the former micro-step" : "");
     }
     sherd__text_put(to, "ring: %" PRIu64 " bytes\n", plan->ring_bytes);
+    put_narrowed(to, plan);
 }
 
 /* What the client's own copies of working copies take beside them. */

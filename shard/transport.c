@@ -32,6 +32,37 @@ sherd_status sherd__plan_check_transport(const sherd_config *config, sherd_error
     return SHERD_OK;
 }
 
+sherd_dtype sherd__plan_wire_dtype(const sherd_config *config, sherd_dtype grad_dtype)
+{
+    switch (config->wire) {
+    case SHERD_WIRE_BF16:
+        return SHERD_BF16;
+    case SHERD_WIRE_FP16:
+        return SHERD_FP16;
+    case SHERD_WIRE_FP32: /* inner nodes are fp32 whatever the leaves are: widening them first would add bytes only */
+    case SHERD_WIRE_GRADIENT:
+        break;
+    }
+    return grad_dtype;
+}
+
+sherd_status sherd__plan_choose_wire(sherd_plan *plan, sherd_error *err)
+{
+    const sherd_config *config = &plan->config;
+    for (uint32_t b = 0; b < plan->n_buckets; b++) {
+        sherd__bucket *bucket = &plan->buckets[b];
+        bucket->wire_dtype = sherd__plan_wire_dtype(config, bucket->grad_dtype);
+        if (config->transport.reduction == SHERD_REDUCTION_NATIVE && config->wire == SHERD_WIRE_FP32 &&
+            bucket->grad_dtype != SHERD_FP32 && !plan->full_mode)
+            return sherd__fail(
+                err, SHERD_EUNSUPPORTED,
+                "communication_data_type 'fp32' with gradients in %s: sherd.reduction 'native' sums them in "
+                "their own type; use 'tree', which sums in fp32, or leave the key out",
+                sherd_dtype_name(bucket->grad_dtype));
+    }
+    return SHERD_OK;
+}
+
 /* fp32 slices beside what is received: sums for half of the other ranks, one of the own node, and one for each level of
  * the tree and its root. */
 static uint64_t partial_slices(int32_t world)
@@ -42,7 +73,7 @@ static uint64_t partial_slices(int32_t world)
     return world > 2 ? (uint64_t)(world - 1) / 2 + 1 + levels : 0;
 }
 
-/* Leaves in the gradient's type; fp32 sums where they are reduced after the last micro-step. */
+/* Leaves in the wire's type; fp32 sums where they are reduced after the last micro-step. */
 void sherd__plan_place_receive(sherd_plan *plan)
 {
     uint64_t largest = 0, largest_sum = 0;
@@ -52,7 +83,7 @@ void sherd__plan_place_receive(sherd_plan *plan)
     for (uint32_t b = 0; b < plan->n_buckets; b++) {
         const sherd__bucket *bucket = &plan->buckets[b];
         uint64_t bytes =
-            (uint64_t)bucket->slice_elems * (plan->full_mode ? sizeof(float) : sherd_dtype_bytes(bucket->grad_dtype));
+            (uint64_t)bucket->slice_elems * (plan->full_mode ? sizeof(float) : sherd_dtype_bytes(bucket->wire_dtype));
         uint64_t sum_bytes = (uint64_t)bucket->slice_elems * sizeof(float);
         largest = bytes > largest ? bytes : largest;
         largest_sum = sum_bytes > largest_sum ? sum_bytes : largest_sum;

@@ -104,7 +104,7 @@ static void add_bucket(wire *wire, const sherd_plan *plan, const sherd__bucket *
     if (plan->full_mode)
         add_reduction(wire, sum, sum);
     for (int64_t k = 0; !plan->full_mode && k < plan->config.gradient_accumulation_steps; k++)
-        add_reduction(wire, elems * sherd_dtype_bytes(bucket->grad_dtype), sum);
+        add_reduction(wire, elems * sherd_dtype_bytes(bucket->wire_dtype), sum);
     add_gather(wire,
                elems * sherd_dtype_bytes(plan->whole_state ? sherd__plan_sum_dtype(plan, bucket) : bucket->dtype));
 }

@@ -56,8 +56,15 @@ typedef enum sherd_transport {
 } sherd_transport;
 
 /* TREE: the balanced tree over ranks, the same bits on every transport. NATIVE: the transport's own reduction in the
- * gradient's type; its bits depend on the transport, its version and the machine. */
+ * wire's type; its bits depend on the transport, its version and the machine. */
 typedef enum sherd_reduction { SHERD_REDUCTION_TREE = 0, SHERD_REDUCTION_NATIVE = 1 } sherd_reduction;
+
+/* The type in which a micro-batch's gradient is summed and travels (communication_data_type). GRADIENT: its own. BF16,
+ * FP16: each is narrowed to it once, before anything is added (docs/numerics.md). FP32 changes no bit, because sums are
+ * fp32 anyway: gradients travel as they are. */
+typedef enum sherd_wire {
+    SHERD_WIRE_GRADIENT = 0, SHERD_WIRE_FP32 = 1, SHERD_WIRE_BF16 = 2, SHERD_WIRE_FP16 = 3
+} sherd_wire;
 
 /* A parameter group. lr and weight_decay override the optimizer's own. With a scheduler, a group's rate is the scheduled
  * rate times lr / optimizer.lr. */
@@ -176,6 +183,7 @@ typedef struct sherd_config {
     } faults;
     int32_t replan;                         /* sherd.replan: after the first step, once, by the order in which gradients came */
     int32_t moments_bf16;                   /* 1: moments are kept as bf16 (docs/numerics.md); masters stay fp32 */
+    sherd_wire wire;                        /* communication_data_type */
 } sherd_config;
 
 /* Defaults. `size` is sizeof(sherd_config) as the caller was compiled. */
@@ -220,7 +228,7 @@ typedef struct sherd_param {
     int64_t shape[SHERD_MAX_DIMS];
     uint32_t ndim;     /* 0: a scalar, one element. A dimension of 0 makes an empty parameter, which is legal. */
     sherd_dtype dtype; /* of the working copy */
-    sherd_dtype grad_dtype; /* of its gradient, and so on the wire: must be fp32, or equal to dtype */
+    sherd_dtype grad_dtype; /* of its gradient, and on the wire without config.wire: must be fp32, or equal to dtype */
     uint32_t group;    /* index into config.groups; 0 without groups */
     uint32_t uses;     /* gradient contributions per micro-step; 0 counts as 1 */
     uint32_t flags;    /* SHERD_PARAM_… */

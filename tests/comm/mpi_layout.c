@@ -108,7 +108,7 @@ static void test_blocks(void **state)
     sherd__mpi_layout_fini(&layout, &sherd__default_allocator);
 }
 
-static uint64_t planned(int32_t world, sherd_dtype dtype)
+static uint64_t planned(int32_t world, sherd_dtype dtype, sherd_wire wire)
 {
     sherd_config config;
     sherd_plan *plan = NULL;
@@ -119,6 +119,7 @@ static uint64_t planned(int32_t world, sherd_dtype dtype)
         sherd_config_init(&config, sizeof config);
         config.train_micro_batch_size_per_gpu = 1;
         config.zero.stage = 2;
+        config.wire = wire;
         config.transport.kind = mpi ? SHERD_TRANSPORT_MPI : SHERD_TRANSPORT_DIRECT;
         assert_int_equal(sherd_plan_create(&config, &param, 1, world, &plan, NULL), SHERD_OK);
         assert_int_equal(sherd_plan_memory(plan, 0, mpi ? &with : &without), SHERD_OK);
@@ -148,7 +149,9 @@ static void check_scratch(const int32_t *nodes, int32_t world)
                 levels++;
             }
             needed += (mine ? sum : 0) + (world > 2 ? (uint64_t)levels * sum : 0);
-            assert_true(layout.nodes == 1 || needed <= planned(world, dtype));
+            assert_true(layout.nodes == 1 || needed <= planned(world, dtype, SHERD_WIRE_GRADIENT));
+            if (dtype == SHERD_BF16) /* likewise where it is only the wire's */
+                assert_true(layout.nodes == 1 || needed <= planned(world, SHERD_FP32, SHERD_WIRE_BF16));
             sherd__mpi_layout_fini(&layout, &sherd__default_allocator);
         }
     }
@@ -162,13 +165,14 @@ static void test_scratch(void **state)
 
 /* The plan's bytes between nodes, against closed forms of equal nodes; and what is sent is received, in any grouping.
  */
-static sherd_plan *small_plan(int32_t world)
+static sherd_plan *small_plan(int32_t world, sherd_dtype dtype, sherd_wire wire)
 {
     sherd_config config;
     sherd_plan *plan = NULL;
     sherd_param param = {
-        .name = "p", .shape = {(int64_t)world * ELEMS}, .ndim = 1, .dtype = SHERD_BF16, .grad_dtype = SHERD_BF16};
+        .name = "p", .shape = {(int64_t)world * ELEMS}, .ndim = 1, .dtype = dtype, .grad_dtype = dtype};
     sherd_config_init(&config, sizeof config);
+    config.wire = wire;
     config.train_micro_batch_size_per_gpu = 1;
     config.gradient_accumulation_steps = 3;
     config.zero.stage = 2;
@@ -179,7 +183,7 @@ static sherd_plan *small_plan(int32_t world)
 
 static void check_conserved(const int32_t *nodes, int32_t world)
 {
-    sherd_plan *plan = small_plan(world);
+    sherd_plan *plan = small_plan(world, SHERD_BF16, SHERD_WIRE_GRADIENT);
     uint64_t sent = 0, received = 0;
     int32_t apart = 0;
     for (int32_t rank = 0; rank < world; rank++) {
@@ -197,7 +201,7 @@ static void test_wire(void **state)
 {
     static const int32_t pairs[] = {0, 0, 1, 1, 2, 2}, alone[] = {0, 1, 2, 3, 4, 5};
     uint64_t vote = (SHERD__VOTE_SUMS + SHERD__VOTE_MINS) * 8 + 32, out[2], leaf = ELEMS * 2 + 32, sum = ELEMS * 4 + 32;
-    sherd_plan *plan = small_plan(6);
+    sherd_plan *plan = small_plan(6, SHERD_BF16, SHERD_WIRE_GRADIENT);
     (void)state;
     for (int32_t rank = 0; rank < 2; rank++) {
         assert_int_equal(sherd_plan_wire_bytes(plan, pairs, rank, &out[rank], NULL), SHERD_OK);
@@ -206,6 +210,14 @@ static void test_wire(void **state)
     assert_int_equal(sherd_plan_wire_bytes(plan, alone, 3, &out[0], NULL), SHERD_OK);
     assert_int_equal(out[0], 3 * 5 * leaf + 5 * leaf + 5 * vote);
     assert_int_equal(sherd_plan_wire_bytes(plan, alone, 6, &out[0], NULL), SHERD_EINVAL);
+    sherd_plan_destroy(plan);
+    plan = small_plan(6, SHERD_FP32, SHERD_WIRE_FP16); /* gradients as bf16's, working copies as fp32's */
+    assert_int_equal(sherd_plan_wire_bytes(plan, alone, 3, &out[0], NULL), SHERD_OK);
+    assert_int_equal(out[0], 3 * 5 * leaf + 5 * sum + 5 * vote);
+    sherd_plan_destroy(plan);
+    plan = small_plan(6, SHERD_BF16, SHERD_WIRE_FP32);
+    assert_int_equal(sherd_plan_wire_bytes(plan, alone, 3, &out[0], NULL), SHERD_OK);
+    assert_int_equal(out[0], 3 * 5 * leaf + 5 * leaf + 5 * vote);
     sherd_plan_destroy(plan);
     all_groupings(check_conserved);
 }

@@ -21,7 +21,7 @@ enum { MAX_CASES = 512, STEPS = 4 };
 
 typedef struct matrix {
     int64_t steps;
-    int wide; /* 2: LAMB */
+    int wide; /* 2: LAMB; 3: types on the wire */
     uint32_t first, stride;
     sherd_reduction reduction;
     case_result results[NCCL_RANKS][MAX_CASES];
@@ -32,7 +32,9 @@ static uint32_t combinations, accumulated;
 static int matrix_case(const matrix *m, uint32_t i, int32_t world, engine_case *out)
 {
     if (i >= MAX_CASES || (m->wide == 2 && i >= CASE_LAMB_PLAIN) ||
-        !(m->wide == 2 ? case_lamb_at(i, world, m->steps, out) : case_at(i, world, m->steps, m->wide, out)))
+        !(m->wide == 2   ? case_lamb_at(i, world, m->steps, out)
+          : m->wide == 3 ? case_wire_at(i, world, m->steps, out)
+                         : case_at(i, world, m->steps, m->wide, out)))
         return 0;
     out->read_back = 0;
     out->transport = SHERD_TRANSPORT_NCCL;
@@ -125,6 +127,8 @@ static void test_wide(void **state)
     run_world(4, 3, 1, 4, 23);
     run_world(2, 3, 2, 0, 7);
     run_world(3, 3, 2, 1, 11);
+    run_world(2, 3, 3, 0, 7);
+    run_world(3, 3, 3, 2, 5);
     printf("combinations: %u, with several micro-steps: %u\n", combinations, accumulated);
     assert_true(accumulated > 4);
 }
@@ -216,6 +220,12 @@ static void test_plan_bytes(void **state)
         assert_int_equal(bytes[1].bytes[SHERD_TIER_DEVICE][SHERD_CAT_COMMUNICATION],
                          bytes[0].bytes[SHERD_TIER_DEVICE][SHERD_CAT_COMMUNICATION]);
         sherd_plan_destroy(plan[0]);
+        config.wire = SHERD_WIRE_FP32; /* NCCL adds what travels: fp32 sums after the last of several micro-steps, else leaves */
+        assert_int_equal(sherd_plan_create(&config, params, 2, 3, &plan[0], &err), k > 1 ? SHERD_OK : SHERD_EUNSUPPORTED);
+        if (k > 1)
+            sherd_plan_destroy(plan[0]);
+        else
+            assert_non_null(strstr(err.text, "communication_data_type 'fp32' with gradients in bf16"));
         config.transport.kind = SHERD_TRANSPORT_DIRECT;
         assert_int_equal(sherd_plan_create(&config, params, 2, 3, &plan[0], &err), SHERD_EUNSUPPORTED);
         assert_non_null(strstr(err.text, "transport 'direct' has none"));

@@ -70,6 +70,7 @@ static const struct {
     M(n_groups, 'i'),
     M(sherd.grad_sum_bf16, 'i'),
     M(moments_bf16, 'i'),
+    M(wire, 'i'),
     M(sherd.exact_bucket_size, 'i'),
     M(sherd.warn_after_s, 'd'),
     M(sherd.fail_after_s, 'd'),
@@ -149,6 +150,9 @@ static const struct {
     {"disk", SHERD_TIER_DISK},
     {"static", SHERD_SCALING_STATIC},
     {"dynamic", SHERD_SCALING_DYNAMIC},
+    {"fp32-wire", SHERD_WIRE_FP32},
+    {"bf16-wire", SHERD_WIRE_BF16},
+    {"fp16-wire", SHERD_WIRE_FP16},
 };
 
 typedef struct expectation {

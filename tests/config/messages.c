@@ -102,9 +102,8 @@ static const fault faults[] = {
     {"{\"sherd\": {\"device_memory_budget\": \"12 gigs\"}}", NULL, SHERD_EINVAL,
      "ds.json: line 1, column 12: sherd.device_memory_budget: found the string \"12 gigs\", give a number of bytes, a size as "
      "\"12GiB\", or \"auto\""},
-    {"{" BF16 ", \"communication_data_type\": \"fp32\"}", NULL, SHERD_EUNSUPPORTED,
-     "ds.json: line 1, column 29: communication_data_type: \"fp32\" is refused: accepted where it is the gradients' "
-     "own type; another type on the wire is not built yet"},
+    {"{" BF16 ", \"communication_data_type\": \"int8\"}", NULL, SHERD_EINVAL,
+     "ds.json: line 1, column 29: communication_data_type: found the string \"int8\", give one of \"fp32\", \"bf16\", \"fp16\""},
     /* validated first, then refused */
     {"{\"zero_optimization\": {\"stage\": 3},\n \"bf16\": {\"enabeld\": true}}", NULL, SHERD_EINVAL,
      "ds.json: line 2, column 11: bf16.enabeld: unknown key, did you mean bf16.enabled?"},

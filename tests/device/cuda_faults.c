@@ -18,7 +18,7 @@
 
 static const char *const functions[] = {
     "cudaEventRecord", "cudaStreamWaitEvent", "cudaMemcpyAsync", "cudaLaunchHostFunc",
-    "cudaEventQuery",  "zero",                "convert",
+    "cudaEventQuery",  "zero",                "convert",         "narrow",
 };
 
 /* Work that uses every kind of call a few times. Its first error is in the device. */
@@ -40,6 +40,7 @@ static void work(sherd_device *device)
         (void)device->ops->event_wait(b, event, "a");
         (void)device->ops->await(b, tag, &await);
         (void)device->ops->convert(b, tag, other, SHERD_BF16, other + 4096, SHERD_FP32, 512, 0);
+        (void)device->ops->narrow(b, tag, other, SHERD_BF16, SHERD_FP32, 512);
     }
     (void)device->ops->event_record(b, end[0]);
     (void)device->ops->event_record(a, end[1]);

@@ -437,6 +437,38 @@ static void conversions_equal_reference(void **state)
     assert_int_equal(cases, 216);
 }
 
+/* In place, at places that allow vectors and others, in one launch and several. */
+static void check_narrow(sherd_dtype to, sherd_dtype from, int64_t elems, int64_t shift)
+{
+    size_t bytes = (size_t)bytes_of(from, elems), at = (size_t)shift * 4;
+    char *data = device_block(device, at + bytes + 64), *want = array_new(bytes_of(to, elems));
+    memset(data, 0x77, at + bytes + 64);
+    fill_values(data + at, from, elems, 23, SPECIAL);
+    reference_variant()->convert(NULL, want, to, data + at, from, elems, 0);
+    OK(device->ops->narrow(stream, tag, data + at, to, from, elems));
+    OK(sync_stream(device, stream));
+    if (memcmp(data + at, want, (size_t)bytes_of(to, elems)) != 0)
+        fail_msg("type %d to %d, %lld elements, shift %lld", from, to, (long long)elems, (long long)shift);
+    for (size_t i = 0; i < at + 64; i++)
+        assert_int_equal(data[i < at ? i : bytes + i], 0x77);
+    sherd_device_free(device, data);
+    free(want);
+}
+
+static void narrows_in_place(void **state)
+{
+    static const int64_t sizes[] = {0, 1, 7, 8, 2047, 16384, 16385, 40000, 65536, 300001};
+    static const sherd_dtype pairs[][2] = {
+        {SHERD_BF16, SHERD_FP32}, {SHERD_FP16, SHERD_FP32}, {SHERD_FP16, SHERD_BF16}, {SHERD_BF16, SHERD_FP16}};
+    (void)state;
+    uint64_t before = cuda_stub_calls("narrow");
+    for (size_t p = 0; p < 4; p++)
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+            for (int64_t shift = 0; shift < 4; shift += 3)
+                check_narrow(pairs[p][0], pairs[p][1], sizes[s], shift);
+    assert_int_equal(cuda_stub_calls("narrow") - before, 2 * 2 * 9); /* one each where elements shrink */
+}
+
 static void check_reduction(uint32_t n_src)
 {
     enum { SUMS = 300, MINS = 3, WORDS = 2 + SUMS + MINS };
@@ -465,13 +497,10 @@ static void reductions(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sums_equal_reference),
-        cmocka_unit_test(updates_equal_reference),
-        cmocka_unit_test(zeros_exactly_the_ranges),
-        cmocka_unit_test(conversions_equal_reference),
-        cmocka_unit_test(reductions),
-        cmocka_unit_test(wide_sums_equal_reference),
-        cmocka_unit_test(wide_sums_in_a_row),
+        cmocka_unit_test(sums_equal_reference),      cmocka_unit_test(updates_equal_reference),
+        cmocka_unit_test(zeros_exactly_the_ranges),  cmocka_unit_test(conversions_equal_reference),
+        cmocka_unit_test(narrows_in_place),          cmocka_unit_test(reductions),
+        cmocka_unit_test(wide_sums_equal_reference), cmocka_unit_test(wide_sums_in_a_row),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -262,6 +262,42 @@ static void test_conversions_equal_reference(void **state)
     }
 }
 
+/* In place, against a conversion out of place; what lies behind the values that were there is not touched. */
+static void narrow_case(const sherd__host_math *math, sherd__team *team, int kind, int64_t elems)
+{
+    static const sherd_dtype pairs[][2] = {
+        {SHERD_BF16, SHERD_FP32}, {SHERD_FP16, SHERD_FP32}, {SHERD_FP16, SHERD_BF16}, {SHERD_BF16, SHERD_FP16}};
+    sherd_dtype to = pairs[kind][0], from = pairs[kind][1];
+    size_t bytes = (size_t)elems * (size_t)sherd_dtype_bytes(from);
+    char *data = array_new((int64_t)bytes), *want = array_new(elems * 2);
+    fill_values(data, from, elems, 17, SPECIAL);
+    reference_variant()->convert(NULL, want, to, data, from, elems, 0);
+    sherd__host_narrow(math, team, data, to, from, elems);
+    if (memcmp(data, want, (size_t)elems * 2) != 0) {
+        fail_msg("%s, %lld elements of type %d to %d", math->name, (long long)elems, from, to);
+    }
+    for (int i = 0; i < 4096; ++i) {
+        assert_int_equal((unsigned char)data[bytes + (size_t)i], 0xA5);
+    }
+    free(data);
+    free(want);
+}
+
+static void test_narrowing_in_place(void **state)
+{
+    static const int64_t lengths[] = {0, 1, 2, 3, 511, 513, 16383, 16384, 16385, 32768, 32769, 100001, 262144, 300007};
+    const sherd__host_math *all[MAX_VARIANTS];
+    uint32_t n = sherd__host_math_all(all, MAX_VARIANTS);
+    (void)state;
+    for (int kind = 0; kind < 4; ++kind) {
+        for (size_t s = 0; s < sizeof lengths / sizeof *lengths; ++s) {
+            for (uint32_t v = 0; v < n; ++v) {
+                narrow_case(all[v], teams[(kind + s + v) % 5], kind, lengths[s]);
+            }
+        }
+    }
+}
+
 /* Known values of the narrowing rule: nearest, ties away from zero, overflow to infinity, one NaN. */
 static void test_narrowing_rule(void **state)
 {
@@ -315,10 +351,15 @@ static void test_variants(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_variants), cmocka_unit_test(test_order_is_the_balanced_tree),
-        cmocka_unit_test(test_sums_equal_reference), cmocka_unit_test(test_large_sums_and_copies),
-        cmocka_unit_test(test_minus_zero_survives), cmocka_unit_test(test_conversions_equal_reference),
-        cmocka_unit_test(test_narrowing_rule), cmocka_unit_test(test_reduce_u64),
+        cmocka_unit_test(test_variants),
+        cmocka_unit_test(test_order_is_the_balanced_tree),
+        cmocka_unit_test(test_sums_equal_reference),
+        cmocka_unit_test(test_large_sums_and_copies),
+        cmocka_unit_test(test_minus_zero_survives),
+        cmocka_unit_test(test_conversions_equal_reference),
+        cmocka_unit_test(test_narrowing_in_place),
+        cmocka_unit_test(test_narrowing_rule),
+        cmocka_unit_test(test_reduce_u64),
     };
     return cmocka_run_group_tests(tests, make_teams, drop_teams);
 }

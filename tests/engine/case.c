@@ -22,16 +22,18 @@ static const struct {
 
 const char *case_name(const engine_case *c)
 {
-    static _Thread_local char text[280];
+    static _Thread_local char text[320];
     static const char *const arrivals[] = {"backward", "shuffled", "forward"};
+    static const char *const wires[] = {"own", "fp32", "bf16", "fp16"};
     snprintf(text, sizeof text,
              "world %d stage %d bucket %lld %s %s K %lld clip %g grad_sum %s overlap %d arrival %s tenths %d disk %d "
-             "speculate %d workers %d%s moments %s seed %llu",
+             "speculate %d workers %d%s moments %s wire %s%s seed %llu",
              c->world, c->stage, (long long)c->bucket,
              sherd__optim_get(c->optimizer)->name,
              sherd_dtype_name(c->dtype), (long long)c->accumulation, c->clipping, c->grad_sum_bf16 ? "bf16" : "fp32",
              c->overlap, arrivals[c->arrival], c->tenths, c->disk, c->speculate, c->workers,
-             c->reproducible ? " reproducible" : "", c->moments_bf16 ? "bf16" : "fp32", (unsigned long long)c->seed);
+             c->reproducible ? " reproducible" : "", c->moments_bf16 ? "bf16" : "fp32", wires[c->wire],
+             c->mixed ? " mixed" : "", (unsigned long long)c->seed);
     return text;
 }
 
@@ -100,6 +102,35 @@ int case_offload_at(uint32_t index, int32_t world, int64_t steps, engine_case *o
     out->disk = way == 2 ? 1 : way == 3 ? 2 : 0;
     out->workers = 1 + (int32_t)(index % 3);
     return out->tenths <= 10;
+}
+
+int case_wire_at(uint32_t index, int32_t world, int64_t steps, engine_case *out)
+{
+    static const struct {
+        sherd_dtype dtype;
+        int32_t mixed;
+        sherd_wire wire;
+    } pairs[] = {
+        {SHERD_FP32, 0, SHERD_WIRE_BF16}, {SHERD_BF16, 0, SHERD_WIRE_FP16}, {SHERD_FP16, 0, SHERD_WIRE_BF16},
+        {SHERD_FP32, 0, SHERD_WIRE_FP16}, {SHERD_BF16, 1, SHERD_WIRE_BF16}, {SHERD_BF16, 1, SHERD_WIRE_FP16},
+        {SHERD_BF16, 0, SHERD_WIRE_FP32}, {SHERD_FP16, 0, SHERD_WIRE_FP32},
+    };
+    enum { PAIRS = sizeof pairs / sizeof *pairs };
+    static const int64_t buckets[] = {3000, 1, (int64_t)1 << 40};
+    uint32_t pair = index % PAIRS, rest = index / PAIRS;
+
+    *out = case_plain(world, index, steps);
+    out->dtype = pairs[pair].dtype;
+    out->mixed = pairs[pair].mixed;
+    out->wire = pairs[pair].wire;
+    out->stage = (int32_t)(rest % 3);
+    out->accumulation = rest / 3 % 2 ? 3 : 1;
+    out->bucket = buckets[(index + rest) % 3];
+    out->optimizer = index % 4 == 3 ? SHERD_SGD : SHERD_ADAMW;
+    out->arrival = (case_arrival)(index / 5 % 3);
+    out->copy_grads = index % 5 == 4;
+    out->bad_step = index % 7 == 3 ? 2 : 0;
+    return rest < 6;
 }
 
 sherd_dtype case_dtype(const engine_case *c, uint32_t p)
@@ -229,6 +260,7 @@ sherd_status case_config(const engine_case *c, sherd_config *out, sherd_error *e
     out->reproducible = c->reproducible;
     out->replan = c->replan;
     out->moments_bf16 = c->moments_bf16;
+    out->wire = c->wire;
     out->sherd.fail_after_s = 60;
     config_offload(c, out);
     return sherd_config_resolve(out, c->world, err);

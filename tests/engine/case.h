@@ -56,6 +56,7 @@ typedef struct engine_case {
     int32_t replan;        /* after the first step, by the order in which gradients came */
     int32_t moments_bf16;
     uint64_t seed;
+    sherd_wire wire;
     sherd_transport transport;
     sherd_reduction reduction;
     int32_t unchecked;         /* bf16.check_grad_overflow is false */
@@ -90,6 +91,9 @@ const char *case_folder(void);
 /* The same for offloading: every tenth on the host, speculated, on disk, and in parts on all three; stages, types, optimizers,
  * accumulation vary along. */
 int case_offload_at(uint32_t index, int32_t world, int64_t steps, engine_case *out);
+/* Types on the wire: every type of gradients and mixed ones, stages, accumulation; bucket sizes, orders of arrival,
+ * optimizers vary along. */
+int case_wire_at(uint32_t index, int32_t world, int64_t steps, engine_case *out);
 /* LAMB: stages, bucket sizes, types and accumulation (CASE_LAMB_PLAIN of them), then every tenth on the host and on disk. */
 #define CASE_LAMB_PLAIN 54
 int case_lamb_at(uint32_t index, int32_t world, int64_t steps, engine_case *out);

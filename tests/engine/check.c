@@ -56,6 +56,7 @@ static int case_number(uint32_t i, int32_t world, engine_case *out)
     out->arrival = (case_arrival)(i % 3 == 0 ? i / 3 % 3 : (i / 2) % 3);
     out->optimizer = i % 5 == 4 ? SHERD_SGD : SHERD_ADAMW;
     out->overlap = i != 11;
+    out->wire = i % 4 == 2 ? SHERD_WIRE_BF16 : i % 8 == 3 ? SHERD_WIRE_FP16 : SHERD_WIRE_GRADIENT;
     out->blind = i >= 12 && i < 26;
     out->all_used = i % 2;
     out->tied_large = i / 4 % 2;

@@ -147,6 +147,7 @@ CONFIG(other_schedule, config->scheduler.kind = SHERD_SCHED_WARMUP_COSINE)
 CONFIG(other_sums, config->sherd.grad_sum_bf16 = 1)
 CONFIG(other_reduction, config->allreduce_sum = 1)
 CONFIG(other_overlap, config->zero.overlap_comm = 0)
+CONFIG(other_wire, config->wire = SHERD_WIRE_BF16)
 CONFIG(other_type, params[2].dtype = params[2].grad_dtype = SHERD_BF16)
 CONFIG(other_groups, (config->n_groups = 1, config->groups[0].lr = 1e-3))
 CONFIG(other_offload, (config->offload.tier = SHERD_TIER_HOST, config->offload.ratio = 1.0))
@@ -170,6 +171,7 @@ static const difference plans[] = {
     {.config = other_sums, .says = {": sherd.grad_sum is bf16 on rank ", "and fp32 on rank 0"}},
     {.config = other_reduction, .says = {": gradient_allreduce_op is sum on rank ", "and mean on rank 0"}},
     {.config = other_overlap, .says = {": zero_optimization.overlap_comm is false on rank ", "and true on rank 0"}},
+    {.config = other_wire, .says = {": communication_data_type is bf16 on rank ", "and absent on rank 0"}},
     {.config = other_type, .says = {": the type of parameter 2 ('c') is bf16 on rank ", "and fp32 on rank 0"}},
     {.config = other_groups, .says = {": the number of parameter groups is 1 on rank "}},
     {.config = other_offload, .says = {": the number of buckets off the device"}},

@@ -6,6 +6,7 @@
  *     test_engine_matrix_mpi STEPS R               nodes of R ranks: messages between them
  *     test_engine_matrix_mpi STEPS R offload       the same with state offloaded to host and disk
  *     test_engine_matrix_mpi STEPS R wide          accumulation, bf16 sums, Adam, parked gradients, skipped steps
+ *     test_engine_matrix_mpi STEPS R wire          gradients that travel in other types than their own
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,7 +85,10 @@ int main(int argc, char **argv)
 {
     int provided, failed;
     int32_t ranks_per_node = argc > 2 ? atoi(argv[2]) : 0;
-    case_list at = argc <= 3 ? plain_at : strcmp(argv[3], "offload") == 0 ? case_offload_at : wide_at;
+    case_list at = argc <= 3                            ? plain_at
+                   : strcmp(argv[3], "offload") == 0 ? case_offload_at
+                   : strcmp(argv[3], "wire") == 0    ? case_wire_at
+                                                     : wide_at;
 
     if (MPI_Init_thread(&argc, &argv, ranks_per_node > 0 ? MPI_THREAD_MULTIPLE : MPI_THREAD_FUNNELED, &provided) !=
         MPI_SUCCESS)

@@ -81,6 +81,7 @@ static int run_all(sherd_device *device, sherd_comm *comm)
         nodes[rank] = sherd_comm_node(comm, rank);
     for (i = 0; case_at(i, world, STEPS, 1, &c); i += 7) {
         c.transport = SHERD_TRANSPORT_MPI;
+        c.wire = (sherd_wire)(i / 7 % 4);
         if (!check_plan(&c, device, comm, nodes))
             return 0;
         c.optimizer = SHERD_LAMB; /* gathers norms too */

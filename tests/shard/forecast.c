@@ -73,6 +73,20 @@ static void test_last_reduction(void **state)
           BUCKETS * (BYTES * 0.25 + 100) + 200, 0);
 }
 
+/* Narrowed leaves are half the bytes, at every stage where leaves are what is reduced. */
+static void test_narrow_leaves(void **state)
+{
+    (void)state;
+    sherd_profile profile = base;
+    profile.reduce_ns_per_byte = 0.25;
+    sherd_config config = make_config(2, 1, 1), sums = make_config(1, 2, 1);
+    config.wire = sums.wire = SHERD_WIRE_BF16;
+    check(forecast(config, profile), compute + BYTES / 2 * 0.25, BYTES / 2 * 0.25, 0);
+    check(forecast(sums, profile), 2 * compute + BYTES * 0.25, BYTES * 0.25, 0);
+    config.wire = SHERD_WIRE_FP32;
+    check(forecast(config, profile), compute + BYTES * 0.25, BYTES * 0.25, 0);
+}
+
 /* Communication that takes longer than everything else: what a delay per bucket adds is known to the nanosecond. */
 static void test_delay(void **state)
 {
@@ -137,7 +151,7 @@ static void test_many_micro_steps(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nothing_costs),
+        cmocka_unit_test(test_nothing_costs), cmocka_unit_test(test_narrow_leaves),
         cmocka_unit_test(test_last_reduction),
         cmocka_unit_test(test_delay),
         cmocka_unit_test(test_update),

@@ -83,6 +83,14 @@ static void touch_slot(graph *g, uint32_t node, int32_t rank, uint32_t bucket, i
     touch(g, node, rank, MEM_RING, 0, base + begin * bytes, base + end * bytes, write);
 }
 
+/* Leaves as they are summed: behind one another from the slot's begin on. */
+static void read_leaves(graph *g, uint32_t node, int32_t rank, uint32_t bucket, int64_t begin, int64_t end)
+{
+    int64_t base = (int64_t)g->plan->buckets[bucket].ring_offset;
+    int64_t bytes = (int64_t)sherd_dtype_bytes(g->plan->buckets[bucket].wire_dtype);
+    touch(g, node, rank, MEM_RING, 0, base + begin * bytes, base + end * bytes, 0);
+}
+
 static int64_t content(const graph *g, uint32_t bucket)
 {
     const sherd__bucket *of = &g->plan->buckets[bucket];
@@ -138,7 +146,7 @@ static void touch_reduce(graph *g, uint32_t node, int32_t rank, const sherd__act
     int64_t begin = rank * bucket->slice_elems, end = begin + bucket->slice_elems;
     for (int32_t q = 0; q < RANKS; q++)
         if (action->kind == SHERD__ACT_REDUCE)
-            touch_slot(g, node, q, action->bucket, begin, end, 0);
+            read_leaves(g, node, q, action->bucket, begin, end);
         else
             touch(g, node, q, MEM_SUM, (int32_t)action->bucket, begin, end, 0);
     touch_sum(g, node, rank, action->bucket, begin, end, 1);
@@ -275,6 +283,7 @@ static void touch_action(graph *g, uint32_t node, int32_t rank, const sherd__act
     case SHERD__ACT_PADS:
         touch_slot(g, node, rank, action->bucket, content(g, action->bucket), bucket->elems, 1);
         break;
+    case SHERD__ACT_NARROW: touch_slot(g, node, rank, action->bucket, 0, bucket->elems, 1); break;
     case SHERD__ACT_REDUCE:
         g->reader[rank][action->bucket] = (int32_t)node;
         touch_reduce(g, node, rank, action);
@@ -282,7 +291,7 @@ static void touch_action(graph *g, uint32_t node, int32_t rank, const sherd__act
     case SHERD__ACT_REDUCE_OWN: touch_reduce(g, node, rank, action); break;
     case SHERD__ACT_ACCUMULATE:
         g->reader[rank][action->bucket] = (int32_t)node;
-        touch_slot(g, node, rank, action->bucket, 0, bucket->elems, 0);
+        read_leaves(g, node, rank, action->bucket, 0, bucket->elems);
         touch(g, node, rank, MEM_SUM, (int32_t)action->bucket, 0, bucket->elems, 1);
         break;
     case SHERD__ACT_CARRY:
@@ -456,7 +465,7 @@ static void place(sherd_config *config, const where *where)
     strcpy(config->offload.nvme_path, "/nowhere");
 }
 
-static sherd_plan *make_plan(int32_t stage, int64_t accumulation, int reproducible, const where *where)
+static sherd_plan *make_plan(int32_t stage, int64_t accumulation, int reproducible, sherd_wire wire, const where *where)
 {
     make_table table = {.n = 0};
     sherd_plan *plan = NULL;
@@ -467,6 +476,7 @@ static sherd_plan *make_plan(int32_t stage, int64_t accumulation, int reproducib
     }
     place(&config, where);
     config.reproducible = reproducible;
+    config.wire = wire;
     assert_int_equal(sherd_plan_create(&config, table.params, table.n, RANKS, &plan, NULL), SHERD_OK);
     assert_int_equal(plan->n_buckets, 4);
     assert_true(plan->ring_bytes < 4 * plan->buckets[0].ring_bytes); /* a slot is taken over within a micro-step */
@@ -519,14 +529,21 @@ static void test_waits(void **state)
     for (int32_t stage = 0; stage <= 2; stage++)
         for (int64_t accumulation = 1; accumulation <= 3; accumulation += 2)
             for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-                sherd_plan *plan = make_plan(stage, accumulation, 0, &places[i]);
+                sherd_plan *plan = make_plan(stage, accumulation, 0, SHERD_WIRE_GRADIENT, &places[i]);
                 check_plan(g, plan, &waits);
                 sherd_plan_destroy(plan);
             }
     for (int32_t stage = 0; stage < 2; stage++)
         for (size_t i = 0; i < 4; i += 3) {
-            sherd_plan *plan = make_plan(stage, 4, 1, &places[i]);
+            sherd_plan *plan = make_plan(stage, 4, 1, SHERD_WIRE_GRADIENT, &places[i]);
             assert_int_equal(plan->carries, 1);
+            check_plan(g, plan, &waits);
+            sherd_plan_destroy(plan);
+        }
+    for (int32_t stage = 0; stage <= 2; stage++) /* leaves that are narrowed in their slots: 4 bytes to 2, and 2 to 2 */
+        for (size_t i = 0; i < 4; i += 3) {
+            sherd_plan *plan = make_plan(stage, 1 + 2 * (stage % 2), 0, i ? SHERD_WIRE_FP16 : SHERD_WIRE_BF16, &places[i]);
+            assert_true(sherd__bucket_narrowed(&plan->buckets[0]));
             check_plan(g, plan, &waits);
             sherd_plan_destroy(plan);
         }

@@ -60,6 +60,7 @@ static void must_differ(const uint8_t base[16], const sherd_config *config, cons
     X(allreduce_sum = 1)                                                                                             \
     X(reproducible = 1)                                                                                              \
     X(replan = 1)                                                                                                    \
+    X(wire = SHERD_WIRE_BF16)                                                                                        \
     X(dtype = SHERD_BF16)                                                                                            \
     X(check_grad_overflow ^= 1)                                                                                      \
     X(zero.stage = 2)                                                                                                \
@@ -183,11 +184,12 @@ static char *text_of(const sherd_plan *plan)
     return text;
 }
 
-static void check_text(int32_t stage, int64_t accumulation, const char *const *parts)
+static void check_text(int32_t stage, int64_t accumulation, sherd_wire wire, const char *const *parts)
 {
     make_table table;
     sherd_config config = make_config(stage, accumulation, 1);
     sherd_plan *plan = NULL;
+    config.wire = wire;
     three_params(&table);
     assert_int_equal(sherd_plan_create(&config, table.params, table.n, 2, &plan, NULL), SHERD_OK);
     char *text = text_of(plan), *at = text;
@@ -240,8 +242,16 @@ static void test_text(void **state)
                                          "at the step's end",
                                          "update      2  waits voted, closed",
                                          NULL};
-    check_text(2, 1, stage2);
-    check_text(0, 3, stage0);
+    static const char *const narrowed[] = {"ring: 12288 bytes\n",
+                                           "leaves: 3 of 3 buckets are narrowed to bf16 in their slots",
+                                           "12288 bytes come and 6144 are read",
+                                           "comm    pads        0",
+                                           "comm    narrow      0\n",
+                                           "comm    reduce      0",
+                                           NULL};
+    check_text(2, 1, SHERD_WIRE_GRADIENT, stage2);
+    check_text(0, 3, SHERD_WIRE_FP32, stage0);
+    check_text(2, 1, SHERD_WIRE_BF16, narrowed);
 }
 
 /* ------------------------------------------------------------------------------------------- the list of actions */
@@ -249,7 +259,7 @@ static void test_text(void **state)
 /* The kinds of a range as one letter each: M P R A O S V C U G, and + for carry. */
 static void check_kinds(const sherd_plan *plan, sherd__range range, const char *want)
 {
-    static const char letters[] = "MPRAOSVCUG......+";
+    static const char letters[] = "MPRAOSVCUG......+...N";
     char got[64] = {0};
     assert_true(range.end - range.begin < sizeof got);
     for (uint32_t a = range.begin; a < range.end; a++)
@@ -263,6 +273,7 @@ typedef struct shape {
     const char *phase[SHERD__PHASES];
     const char *boundary;
     int32_t reproducible;
+    sherd_wire wire; /* of fp32 gradients */
 } shape;
 
 static void check_flags(const sherd_plan *plan, uint32_t phase, sherd__range range)
@@ -289,13 +300,23 @@ static void test_actions(void **state)
 {
     (void)state;
     static const shape shapes[] = {
-        {2, 1, {"MPR", "", "", ""}, "VCUGUGUG", 0},       {2, 2, {"MPR", "MPR", "", "MPR"}, "VCUGUGUG", 0},
-        {2, 3, {"MPR", "MPR", "MPR", "MPR"}, "VCUGUGUG", 0}, {1, 1, {"MPR", "", "", ""}, "VCUGUGUG", 0},
-        {1, 2, {"MPAO", "MPA", "", "MPAO"}, "VCUGUGUG", 0},   {1, 3, {"MPAO", "MPA", "MPA", "MPAO"}, "VCUGUGUG", 0},
-        {0, 1, {"MPRS", "", "", ""}, "VCUUU", 0},         {0, 2, {"MPAOS", "MPA", "", "MPAOS"}, "VCUUU", 0},
-        {0, 3, {"MPAOS", "MPA", "MPA", "MPAOS"}, "VCUUU", 0},  {2, 1, {"MPR", "", "", ""}, "VCUGUGUG", 1},
-        {2, 2, {"", "MPR", "", "MPR"}, "VCUGUGUG", 1}, {2, 3, {"", "MPR", "MPR+", "MPR+"}, "VCUGUGUG", 1},
-        {1, 4, {"", "MPA", "MPA+", "MPA+O"}, "VCUGUGUG", 1}, {0, 4, {"", "MPA", "MPA+", "MPA+OS"}, "VCUUU", 1},
+        {2, 1, {"MPR", "", "", ""}, "VCUGUGUG", 0, SHERD_WIRE_GRADIENT},
+        {2, 2, {"MPR", "MPR", "", "MPR"}, "VCUGUGUG", 0, SHERD_WIRE_GRADIENT},
+        {2, 3, {"MPR", "MPR", "MPR", "MPR"}, "VCUGUGUG", 0, SHERD_WIRE_GRADIENT},
+        {1, 1, {"MPR", "", "", ""}, "VCUGUGUG", 0, SHERD_WIRE_GRADIENT},
+        {1, 2, {"MPAO", "MPA", "", "MPAO"}, "VCUGUGUG", 0, SHERD_WIRE_GRADIENT},
+        {1, 3, {"MPAO", "MPA", "MPA", "MPAO"}, "VCUGUGUG", 0, SHERD_WIRE_GRADIENT},
+        {0, 1, {"MPRS", "", "", ""}, "VCUUU", 0, SHERD_WIRE_GRADIENT},
+        {0, 2, {"MPAOS", "MPA", "", "MPAOS"}, "VCUUU", 0, SHERD_WIRE_GRADIENT},
+        {0, 3, {"MPAOS", "MPA", "MPA", "MPAOS"}, "VCUUU", 0, SHERD_WIRE_GRADIENT},
+        {2, 1, {"MPR", "", "", ""}, "VCUGUGUG", 1, SHERD_WIRE_GRADIENT},
+        {2, 2, {"", "MPR", "", "MPR"}, "VCUGUGUG", 1, SHERD_WIRE_GRADIENT},
+        {2, 3, {"", "MPR", "MPR+", "MPR+"}, "VCUGUGUG", 1, SHERD_WIRE_GRADIENT},
+        {1, 4, {"", "MPA", "MPA+", "MPA+O"}, "VCUGUGUG", 1, SHERD_WIRE_GRADIENT},
+        {0, 4, {"", "MPA", "MPA+", "MPA+OS"}, "VCUUU", 1, SHERD_WIRE_GRADIENT},
+        {2, 2, {"MPNR", "MPNR", "", "MPNR"}, "VCUGUGUG", 0, SHERD_WIRE_BF16},
+        {2, 1, {"MPR", "", "", ""}, "VCUGUGUG", 0, SHERD_WIRE_FP32},
+        {0, 3, {"MPNAOS", "MPNA", "MPNA", "MPNAOS"}, "VCUUU", 0, SHERD_WIRE_FP16},
     };
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         make_table table;
@@ -303,6 +324,7 @@ static void test_actions(void **state)
         sherd_plan *plan = NULL;
         uint32_t covered = 0;
         config.reproducible = shapes[i].reproducible;
+        config.wire = shapes[i].wire;
         three_params(&table);
         assert_int_equal(sherd_plan_create(&config, table.params, table.n, 2, &plan, NULL), SHERD_OK);
         for (uint32_t phase = 0; phase < SHERD__PHASES; phase++)

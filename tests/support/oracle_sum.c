@@ -154,6 +154,14 @@ static void widen_leaf(const oracle_tensor *t, const void *wire, float *out)
     }
 }
 
+/* What communication_data_type names is what is summed; in fp32 there is room for every leaf. */
+static void through_wire(const sherd_oracle *oracle, float *leaf, int64_t n)
+{
+    for (int64_t i = 0; i < n && oracle->config.wire >= SHERD_WIRE_BF16; ++i) {
+        leaf[i] = oracle->config.wire == SHERD_WIRE_BF16 ? oracle_through_bf16(leaf[i]) : oracle_through_fp16(leaf[i]);
+    }
+}
+
 void oracle_sum_tensor(sherd_oracle *oracle, uint32_t param, sherd_oracle_leaf leaf, void *ctx)
 {
     oracle_tensor *t = &oracle->tensors[param];
@@ -165,6 +173,7 @@ void oracle_sum_tensor(sherd_oracle *oracle, uint32_t param, sherd_oracle_leaf l
             memset(oracle->wire, 0, (size_t)t->elems * sizeof(float));
         }
         widen_leaf(t, oracle->wire, oracle->leaves + g * oracle->largest);
+        through_wire(oracle, oracle->leaves + g * oracle->largest, t->elems);
     }
     for (int64_t i = 0; i < t->elems; ++i) {
         float sum = oracle_one_nan(sum_element(oracle, i, scratch));

@@ -83,6 +83,12 @@ static void run_convert(const void *arg)
         cuda__convert_block(&launch->args, block, launch->blocks);
 }
 
+static void run_narrow(const void *args)
+{
+    cuda__narrow_shared shared;
+    cuda__narrow_head(args, &shared);
+}
+
 static void run_reduce(const void *args) { cuda__reduce_block(args); }
 
 static void run_sources(const void *args) { cuda__sources_block(args); }
@@ -115,6 +121,13 @@ int sherd__cuda_launch_convert(const sherd__cuda_convert *args, uint32_t width, 
                                          (SHERD__CUDA_VECTOR * SHERD__CUDA_THREADS)};
     launch.blocks = launch.blocks < 8 * width ? launch.blocks : 8 * width;
     return (int)cuda_stub_launch(stream, "convert", run_convert, &launch, sizeof launch);
+}
+
+int sherd__cuda_launch_narrow(const sherd__cuda_convert *args, void *stream)
+{
+    if (args->elems > SHERD__CUDA_NARROW_HEAD)
+        return (int)cudaErrorInvalidValue;
+    return (int)cuda_stub_launch(stream, "narrow", run_narrow, args, sizeof *args);
 }
 
 int sherd__cuda_launch_reduce(const sherd__cuda_reduce *args, void *stream)
