@@ -259,6 +259,7 @@ int cli_launch(const cli_options *given, const sherd_config *config, cli_body bo
     sherd_comm_options_init(&comm, sizeof comm);
     comm.warn_after_s = config->sherd.warn_after_s;
     comm.fail_after_s = config->sherd.fail_after_s;
+    comm.silent_after_s = config->silent_after_s;
     comm.log = cli_log(&nobody);
     if (cli_under_mpi()) {
         return cli_launch_mpi(options, &comm, body, ctx, &gpus);

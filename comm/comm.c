@@ -13,7 +13,7 @@
 
 void sherd_comm_options_init(sherd_comm_options *options, size_t size)
 {
-    sherd_comm_options defaults = {.size = sizeof defaults, .warn_after_s = 60, .fail_after_s = 600};
+    sherd_comm_options defaults = {.size = sizeof defaults, .warn_after_s = 60, .fail_after_s = 600, .silent_after_s = 30};
     if (options == NULL || size < sizeof options->size) {
         return;
     }

@@ -364,6 +364,10 @@ sherd_status sherd__direct_options(const sherd_comm_options *options, sherd_comm
             "communicator options: fail_after_s (%g) must be positive and warn_after_s (%g) not negative",
             out->fail_after_s, out->warn_after_s);
     }
+    if (!(out->silent_after_s >= 0)) {
+        return sherd__fail(err, SHERD_EINVAL, "communicator options: silent_after_s (%g) must not be negative",
+                           out->silent_after_s);
+    }
     out->allocator = sherd__allocator_or_default(&out->allocator);
     return SHERD_OK;
 }

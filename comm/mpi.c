@@ -257,6 +257,8 @@ static void free_all(sherd__mpi *mpi)
     for (int kind = 0; kind < SHERD__MPI_NOTES; kind++) {
         sherd__free(&allocator, mpi->note[kind].request, world, sizeof(MPI_Request));
     }
+    sherd__free(&allocator, mpi->beat, world, sizeof(MPI_Request));
+    sherd__free(&allocator, mpi->heard_ns, world, sizeof *mpi->heard_ns);
     sherd__free(&allocator, mpi->gone_how, world, sizeof *mpi->gone_how);
     sherd__free(&allocator, mpi->gone_ns, world, sizeof *mpi->gone_ns);
     sherd__free(&allocator, mpi->verdict, world, sizeof *mpi->verdict);
@@ -266,6 +268,12 @@ static void free_all(sherd__mpi *mpi)
     sherd__free(&allocator, mpi->who, world, sizeof *mpi->who);
     sherd__mpi_layout_fini(&mpi->layout, &allocator);
     sherd__free(&allocator, mpi, 1, sizeof *mpi);
+}
+
+/* 1: MPI writes into no message of this rank's any more. */
+static int deaf(const sherd__mpi *mpi)
+{
+    return mpi->hearing == MPI_REQUEST_NULL && mpi->listening == MPI_REQUEST_NULL;
 }
 
 /* What MPI has not let go of stays: the duplicate too. */
@@ -278,14 +286,14 @@ static void destroy(sherd_comm *comm)
         atomic_store(&mpi->order, SHERD__MPI_LEAVE);
         sherd__flag_wake(&mpi->requested);
         pthread_join(mpi->thread, NULL); /* within its limits */
-        clean = !atomic_load(&mpi->failed) && mpi->hearing == MPI_REQUEST_NULL;
+        clean = !atomic_load(&mpi->failed) && deaf(mpi);
     }
     sherd_comm *inside = &mpi->inside->base;
     inside->ops->destroy(inside);
     if (clean) {
         MPI_Comm_free(&mpi->comm);
         free_all(mpi);
-    } else if (mpi->hearing == MPI_REQUEST_NULL && atomic_load(&mpi->rest) == SHERD__MPI_QUIET) {
+    } else if (deaf(mpi) && atomic_load(&mpi->rest) == SHERD__MPI_QUIET) {
         free_all(mpi);
     }
 }
@@ -342,6 +350,12 @@ static int new_tables(sherd__mpi *mpi)
         }
         made = made && mpi->note[kind].request != NULL;
     }
+    mpi->beat = sherd__alloc(allocator, world, sizeof(MPI_Request));
+    for (size_t i = 0; mpi->beat != NULL && i < world; i++) {
+        mpi->beat[i] = MPI_REQUEST_NULL;
+    }
+    mpi->heard_ns = sherd__alloc(allocator, world, sizeof *mpi->heard_ns);
+    made = made && mpi->beat != NULL && mpi->heard_ns != NULL;
     mpi->gone_how = sherd__alloc(allocator, world, sizeof *mpi->gone_how);
     mpi->gone_ns = sherd__alloc(allocator, world, sizeof *mpi->gone_ns);
     mpi->verdict = sherd__alloc(allocator, world, sizeof *mpi->verdict);
@@ -380,7 +394,8 @@ static void fill(sherd__mpi *mpi, const sherd_comm_options *options)
     }
     mpi->done_flag[0] = &mpi->done;
     mpi->sent_flag[0] = &mpi->sent;
-    mpi->hearing = MPI_REQUEST_NULL;
+    mpi->hearing = mpi->listening = MPI_REQUEST_NULL;
+    mpi->silent_ns = mpi->layout.nodes > 1 && options->silent_after_s < 9e9 ? (int64_t)(options->silent_after_s * 1e9) : 0;
     atomic_store(&mpi->missing, -1);
     describe(mpi);
 }

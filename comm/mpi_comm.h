@@ -26,7 +26,8 @@
 #include "comm/direct.h"
 
 #define SHERD__MPI_PIECE (UINT64_C(1) << 28) /* bytes of a message at most */
-#define SHERD__MPI_NOTES 3                   /* kinds of notes */
+#define SHERD__MPI_NOTES   3                 /* kinds of notes */
+#define SHERD__MPI_HEARERS 4                 /* ranks of a node that a rank of another one hears signs of life of, at most */
 
 /* Pure: which ranks are of which node. */
 typedef struct sherd__mpi_layout {
@@ -172,6 +173,14 @@ struct sherd__mpi {
     } note[SHERD__MPI_NOTES];
     _Atomic int32_t note_wanted[SHERD__MPI_NOTES];
     int64_t looked_ns;
+
+    /* signs of life (mpi_beat.c) */
+    int64_t silent_ns;            /* 0: none are sent, and nobody is listened for */
+    _Atomic int64_t *heard_ns;    /* [world] by node: when anything of it was heard last */
+    _Atomic int64_t listened_ns;  /* when this rank listened last */
+    int64_t beat_ns;
+    MPI_Request *beat, listening; /* [world], to whom */
+    char sign;                    /* what is heard, always the same */
 };
 
 /* mpi_bootstrap.c: done within `limit_ns`: 0; else MPI's code, or −1. */
@@ -217,6 +226,15 @@ sherd_status sherd__mpi_tree(sherd__mpi *mpi, sherd__mpi_call *call, sherd__stre
 
 /* mpi_progress.c */
 void *sherd__mpi_progress(void *mpi);
+
+/* mpi_beat.c; the first three are the progress thread's */
+void sherd__mpi_beat_begin(sherd__mpi *mpi);
+void sherd__mpi_beat(sherd__mpi *mpi);
+void sherd__mpi_beat_end(sherd__mpi *mpi);
+/* Pure. 1: `sender` sends signs of life to `hearer`. */
+int sherd__mpi_beats(const sherd__mpi_layout *layout, int32_t sender, int32_t hearer);
+/* 1: nothing was heard of the node of `rank`, another one, for longer than it may be. Any thread. */
+int sherd__mpi_silent(const sherd__mpi *mpi, int32_t rank);
 
 /* mpi_watch.c */
 /* sherd__await's poll; ctx is a sherd__mpi_wait. */

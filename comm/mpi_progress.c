@@ -490,11 +490,13 @@ void *sherd__mpi_progress(void *arg)
     sherd__mpi *mpi = arg;
     int64_t failing = 0, leaving = 0, pause = NAP_MIN_NS;
     hear(mpi);
+    sherd__mpi_beat_begin(mpi);
     for (;;) {
         int moved = 0;
         if (!atomic_load(&mpi->failed)) {
             moved = move_calls(mpi) | move_agreement(mpi);
             look_at_node(mpi);
+            sherd__mpi_beat(mpi);
         } else {
             unwind(mpi, &failing);
         }
@@ -507,7 +509,8 @@ void *sherd__mpi_progress(void *arg)
             nap(mpi, !under_way(mpi), &pause);
         }
     }
-    for (int look = 0; look < 100 && !let_go(&mpi->hearing, 1); look++) {
+    sherd__mpi_beat_end(mpi);
+    for (int look = 0; look < 100 && (!let_go(&mpi->hearing, 1) | !let_go(&mpi->listening, 1)); look++) {
         const struct timespec moment = {0, 1000000};
         nanosleep(&moment, NULL);
     }

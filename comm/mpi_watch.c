@@ -3,10 +3,13 @@
  * Why a wait for another node's message ends. In this node processes can be watched; of other nodes' ranks only what
  * they, or their own nodes, say is known:
  *
- *     an abort      by a note, which becomes this rank's own abort record
- *     a death       by a note of a rank of the dead one's node; what it sent before may still come, so the wait goes on
- * for GRACE_NS having left   by a note, likewise silence       by the limit alone. It is longer than that of waits
- * inside a node: there the rank that is really missing is seen, and named to everybody in time.
+ *     an abort       by a note, which becomes this rank's own abort record
+ *     a death        by a note of a rank of the dead one's node; what it sent before may still come, so the wait goes on
+ *                    for GRACE_NS
+ *     having left    by a note, likewise
+ *     a lost node    by its silence (mpi_beat.c)
+ *     standing still by the limit alone. It is longer than that of waits inside a node: there the rank that is really
+ *                    missing is seen, and named to everybody in time.
  */
 #include "base/log.h"
 #include "comm/mpi_comm.h"
@@ -36,6 +39,19 @@ static sherd_status look_for_gone(const sherd__mpi *mpi, int32_t rank, const cha
     }
     return sherd__fail_rank(err, SHERD_EABORTED, rank,
                             "%s has left (its communicator was destroyed) and is missing in %s", who, place);
+}
+
+static sherd_status look_for_silent(const sherd__mpi *mpi, int32_t rank, const char *place, sherd_error *err)
+{
+    char who[128];
+    if (!sherd__mpi_silent(mpi, rank)) {
+        return SHERD_OK;
+    }
+    sherd__mpi_describe(mpi, rank, who, sizeof who);
+    return sherd__fail_rank(err, SHERD_ETIMEOUT, rank,
+                            "%s is missing in %s, and nothing of its node was heard for %g s: the host is down or cut "
+                            "off, or its ranks stand still (sherd.silent_after_s)",
+                            who, place, (double)mpi->silent_ns * 1e-9);
 }
 
 static double patience(const sherd__mpi *mpi)
@@ -78,6 +94,9 @@ sherd_status sherd__mpi_poll(void *ctx, uint32_t which, int64_t waited_ns, const
     sherd_status status = sherd__direct_look(&mpi->inside->wait[SHERD__KIND_BARRIER], waited_ns, place, err);
     if (status == SHERD_OK) {
         status = look_for_gone(mpi, missing, place, err);
+    }
+    if (status == SHERD_OK) {
+        status = look_for_silent(mpi, missing, place, err);
     }
     return status == SHERD_OK ? check_limits(wait, missing, waited_ns, place, err) : status;
 }

@@ -52,6 +52,7 @@ static void set_defaults(sherd_config *config)
     strcpy(config->csv_monitor.job_name, "DeepSpeedJobName");
     config->sherd.warn_after_s = 60;
     config->sherd.fail_after_s = 600;
+    config->silent_after_s = 30;
     config->offload.ratio = 1.0;
     config->offload.device_memory_budget = SHERD_BUDGET_NONE;
     config->offload.host_memory_budget = SHERD_BUDGET_NONE;

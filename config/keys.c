@@ -333,6 +333,8 @@ const sherd__key sherd__keys[] = {
              "seconds after which a wait is logged"),
     HONOURED("sherd.fail_after_s", NUMBER, POSITIVE, F64, config.sherd.fail_after_s, "600",
              "seconds after which a wait ends the engine with an error"),
+    HONOURED("sherd.silent_after_s", NUMBER, ZERO_UP, F64, config.silent_after_s, "30",
+             "over MPI between nodes: seconds without a sign of life of a node after which a wait for it ends; 0: as any other wait"),
     HONOURED("sherd.reproducible", BOOLEAN, ANY, I32, config.reproducible, "false",
              "sums are one tree over the step's micro-batches: the same bits for every world and stage"),
     CHOICE("sherd.nonfinite", 0, 0, config.faults.nonfinite, "auto|skip|stop", "\"auto\"",

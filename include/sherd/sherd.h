@@ -184,6 +184,7 @@ typedef struct sherd_config {
     int32_t replan;                         /* sherd.replan: after the first step, once, by the order in which gradients came */
     int32_t moments_bf16;                   /* 1: moments are kept as bf16 (docs/numerics.md); masters stay fp32 */
     sherd_wire wire;                        /* communication_data_type */
+    double silent_after_s;                  /* 30: sherd_comm_options has it too */
 } sherd_config;
 
 /* Defaults. `size` is sizeof(sherd_config) as the caller was compiled. */
@@ -358,6 +359,8 @@ typedef struct sherd_comm_options {
     sherd_log log;
     sherd_allocator allocator;
     int32_t ranks_per_node; /* sherd_comm_create_mpi: 0: nodes are as ranks are on hosts; R: ranks 0 … R−1 count as one, and so on */
+    double silent_after_s;  /* sherd_comm_create_mpi, several nodes: 30; a wait for a rank of whose node nothing was heard for so long
+                             * ends; 0: not before fail_after_s */
 } sherd_comm_options;
 
 SHERD_API void sherd_comm_options_init(sherd_comm_options *options, size_t size);

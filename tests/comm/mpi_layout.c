@@ -90,6 +90,32 @@ static void test_nodes(void **state)
     all_groupings(check_nodes);
 }
 
+/* Every rank hears of every other node, from four of its ranks or all there are, so that one that stands still is not
+ * its node's silence. */
+static void check_beats(const int32_t *nodes, int32_t world)
+{
+    sherd__mpi_layout layout;
+    assert_true(sherd__mpi_layout_init(&layout, &sherd__default_allocator, nodes, 0, world));
+    for (int32_t hearer = 0; hearer < world; hearer++) {
+        for (int32_t node = 0; node < layout.nodes; node++) {
+            int32_t count = sherd__mpi_count(&layout, node), heard = 0;
+            for (int32_t sender = 0; sender < world; sender++) {
+                heard += layout.node_of[sender] == node && sherd__mpi_beats(&layout, sender, hearer);
+            }
+            assert_int_equal(heard, node == layout.node_of[hearer] ? 0
+                                    : count < SHERD__MPI_HEARERS   ? count
+                                                                   : SHERD__MPI_HEARERS);
+        }
+    }
+    sherd__mpi_layout_fini(&layout, &sherd__default_allocator);
+}
+
+static void test_beats(void **state)
+{
+    (void)state;
+    all_groupings(check_beats);
+}
+
 /* Full nodes of 2^j that begin where they should are found, whatever comes after them. */
 static void test_blocks(void **state)
 {
@@ -225,10 +251,8 @@ static void test_wire(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nodes),
-        cmocka_unit_test(test_blocks),
-        cmocka_unit_test(test_scratch),
-        cmocka_unit_test(test_wire),
+        cmocka_unit_test(test_nodes),   cmocka_unit_test(test_beats), cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_scratch), cmocka_unit_test(test_wire),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -74,6 +74,7 @@ static const struct {
     M(sherd.exact_bucket_size, 'i'),
     M(sherd.warn_after_s, 'd'),
     M(sherd.fail_after_s, 'd'),
+    M(silent_after_s, 'd'),
     M(offload.tier, 'i'),
     M(offload.ratio, 'd'),
     M(offload.device_memory_budget, 'l'),

@@ -209,6 +209,7 @@ static const arrival arrivals[] = {
     ARRIVES("sherd.nonfinite", "\"stop\"", 'i', faults.nonfinite, 2),
     ARRIVES("sherd.check_replicas", "50", 'l', faults.check_replicas, 50),
     ARRIVES("sherd.fail_after_s", "30", 'd', sherd.fail_after_s, 30),
+    ARRIVES("sherd.silent_after_s", "0", 'd', silent_after_s, 0),
 };
 
 static double member_of(const sherd_config *config, const arrival *a)
