@@ -11,6 +11,11 @@ if(SHERD_CUDA_STUB)
 
   sherd_test(NAME device_cuda_kernels SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_kernels.c ${CMAKE_CURRENT_LIST_DIR}/host_math_values.c
     LIBS sherd_cuda_stub)
+  if(SHERD_SIMT)
+    sherd_simt_library(NAME sherd_narrow_simt SOURCES "${CMAKE_CURRENT_LIST_DIR}/cuda_narrow.cu" DEFINE __CUDACC__)
+    sherd_test(NAME device_cuda_narrow SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_narrow.c ${CMAKE_CURRENT_LIST_DIR}/host_math_values.c
+      LIBS sherd_narrow_simt)
+  endif()
   sherd_test(NAME device_cuda_streams SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_streams.c LIBS sherd_cuda_stub TIMEOUT 60)
   sherd_test(NAME device_cuda_faults SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_faults.c LIBS sherd_cuda_stub sherd_test_engine TIMEOUT 120)
   sherd_test(NAME device_cuda_windows SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_windows.c "${PROJECT_SOURCE_DIR}/tests/comm/bodies.c"
