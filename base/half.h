@@ -43,6 +43,20 @@ static inline SHERD__HD uint16_t sherd__bf16_of_f32(float value)
     return (bits & 0x7FFFFFFFu) > 0x7F800000u ? (uint16_t)0x7FC0u : rounded;
 }
 
+/* What bf16 leaves of an fp32 value: bits = (half << 16) + remainder, remainder in [-0x8000, 0x7FFF]. Rounding adds
+ * 0x8000 and drops the low 16 bits, so these 16 bits, taken as a signed number, are the difference. Every value comes
+ * back with all its bits but a NaN, which is 0x7FC00000 then. (docs/numerics.md) */
+static inline SHERD__HD uint16_t sherd__remainder_of_f32(float value)
+{
+    uint32_t bits = sherd__bits_of_f32(value);
+    return (bits & 0x7FFFFFFFu) > 0x7F800000u ? (uint16_t)0 : (uint16_t)bits;
+}
+
+static inline SHERD__HD float sherd__f32_of_halves(uint16_t half, uint16_t remainder)
+{
+    return sherd__f32_of_bits(((uint32_t)half << 16) + ((uint32_t)remainder ^ 0x8000u) - 0x8000u);
+}
+
 /* No branches, so that loops over it become vector code. Exponents move by a multiplication, which is exact and brings
  * subnormals along. */
 static inline SHERD__HD float sherd__f32_of_f16(uint16_t value)

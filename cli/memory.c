@@ -96,8 +96,9 @@ static int stage3_unit(const sherd_config *c)
     int narrow = c->dtype != SHERD_FP32;
     int two = c->optimizer.kind == SHERD_ADAMW || c->optimizer.kind == SHERD_ADAM || c->optimizer.kind == SHERD_LAMB;
     int moments = (two ? 2 : 1) * (c->moments_bf16 ? 2 : 4);
+    int beside = c->master_remainder && c->dtype == SHERD_BF16 ? 2 : 4; /* the working copy */
 
-    return (narrow ? 2 + 4 : 4) + (narrow && c->sherd.grad_sum_bf16 ? 2 : 4) + moments;
+    return (narrow ? 2 + beside : 4) + (narrow && c->sherd.grad_sum_bf16 ? 2 : 4) + moments;
 }
 
 static const char *verdict(const forecast *f, uint64_t bytes)

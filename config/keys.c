@@ -344,6 +344,9 @@ const sherd__key sherd__keys[] = {
              "every so many steps the ranks compare their working copies of the parameters, which must have the same bits; 0: never"),
     HONOURED("sherd.replan", BOOLEAN, ANY, I32, config.replan, "false",
              "after the first step, once, buckets are formed anew in the order in which rank 0's gradients came"),
+    HONOURED("sherd.master_remainder", BOOLEAN, ANY, I32, config.master_remainder, "false",
+             "bf16 parameters whose state is on the device keep 16 bits beside the working copy instead of an fp32 master; the "
+             "same bits (docs/numerics.md)"),
     HONOURED("sherd.speculate", BOOLEAN, ANY, I32, config.offload.speculate, "false",
              "offloaded buckets are updated before the vote, into second buffers, and again where it was refused"),
     HONOURED("sherd.device_memory_budget", BYTES, ANY, I64, config.offload.device_memory_budget, "",

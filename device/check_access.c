@@ -27,7 +27,10 @@ static void access_update_span(const sherd__update *update, int64_t begin, int64
     uint64_t n = (uint64_t)(end - begin), at = (uint64_t)(begin - update->origin);
     uint64_t sum_width = sherd_dtype_bytes(update->sum_dtype), width = sherd_dtype_bytes(update->moment_dtype);
     fn(ctx, (const char *)update->sum + at * sum_width, n * sum_width, 0);
-    access_state(update->master, update->master_out, at * sizeof(float), n * sizeof(float), fn, ctx);
+    if (update->remainder)
+        fn(ctx, update->remainder + at, n * sizeof *update->remainder, 1);
+    else
+        access_state(update->master, update->master_out, at * sizeof(float), n * sizeof(float), fn, ctx);
     for (int m = 0; m < SHERD__MAX_MOMENTS; m++)
         if (update->moment[m])
             access_state(update->moment[m], update->moment_out[m], at * width, n * width, fn, ctx);
@@ -59,6 +62,17 @@ static void access_update(const sherd__update *update, sherd__access_fn fn, void
     }
 }
 
+/* Read only. */
+static void access_master(const sherd__update *update, uint64_t at, uint64_t n, sherd__access_fn fn, void *ctx)
+{
+    if (!update->remainder) {
+        fn(ctx, update->master + at, n * sizeof *update->master, 0);
+        return;
+    }
+    fn(ctx, update->remainder + at, n * sizeof *update->remainder, 0);
+    fn(ctx, update->emit + at, n * sizeof *update->emit, 0);
+}
+
 static void access_trust(const sherd__update *update, sherd__access_fn fn, void *ctx)
 {
     uint64_t sum_width = sherd_dtype_bytes(update->sum_dtype), width = sherd_dtype_bytes(update->moment_dtype);
@@ -68,7 +82,7 @@ static void access_trust(const sherd__update *update, sherd__access_fn fn, void 
         uint64_t n = (uint64_t)(update->spans[i].end - update->spans[i].begin);
         uint64_t at = (uint64_t)(update->spans[i].begin - update->origin);
         fn(ctx, (const char *)update->sum + at * sum_width, n * sum_width, 0);
-        fn(ctx, update->master + at, n * sizeof *update->master, 0);
+        access_master(update, at, n, fn, ctx);
         for (int m = 0; m < SHERD__MAX_MOMENTS; m++)
             if (update->moment[m])
                 fn(ctx, (const char *)update->moment[m] + at * width, n * width, 0);
@@ -100,6 +114,9 @@ void sherd__op_accesses(const sherd__op *op, sherd__access_fn fn, void *ctx)
     case SHERD__OP_CONVERT:
         fn(ctx, op->u.convert.src, (uint64_t)op->u.convert.elems * sherd_dtype_bytes(op->u.convert.src_dtype), 0);
         fn(ctx, op->u.convert.dst, (uint64_t)op->u.convert.elems * sherd_dtype_bytes(op->u.convert.dst_dtype), 1);
+        if (op->u.convert.remainder)
+            fn(ctx, op->u.convert.remainder, (uint64_t)op->u.convert.elems * sizeof *op->u.convert.remainder,
+               op->u.convert.src_dtype == SHERD_FP32);
         break;
     case SHERD__OP_NARROW:
         fn(ctx, op->u.convert.dst, (uint64_t)op->u.convert.elems * sherd_dtype_bytes(op->u.convert.src_dtype), 1);

@@ -17,125 +17,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "device/cuda_body_load.h"
 #include "device/cuda_launch.h"
 #include "optim/list.h"
-
-#if defined(__CUDACC__)
-#define CUDA__FN static __device__ __forceinline__
-#define CUDA__EACH(t) for (int t = (int)threadIdx.x, t##_once = 1; t##_once; t##_once = 0)
-#define CUDA__BARRIER() __syncthreads()
-#define CUDA__UNROLL _Pragma("unroll")
-#else
-#define CUDA__FN static inline
-#define CUDA__EACH(t) for (int t = 0; t < SHERD__CUDA_THREADS; ++t)
-#define CUDA__BARRIER() ((void)0)
-#define CUDA__UNROLL
-#endif
-
-/* What a thread takes at a time: 16 bytes of a 16-bit type, twice 16 of fp32. */
-#define CUDA__VECTOR SHERD__CUDA_VECTOR
-
-typedef struct cuda__eight {
-    float at[CUDA__VECTOR];
-} cuda__eight;
-
-/* ------------------------------------------------------------------------------------------------ loads and stores */
-
-/* Streaming accesses: a step reads and writes each of these bytes once, so they are the first to leave the caches. Only
- * the 16-bit output may stay: the all-gather reads it next. Two threads' pairs of fp32 vectors share no sector of 32
- * bytes, so nothing is fetched twice. */
-CUDA__FN cuda__eight cuda__load_f32(const float *from)
-{
-    cuda__eight out;
-#if defined(__CUDACC__)
-    float4 low = __ldcs((const float4 *)from), high = __ldcs((const float4 *)from + 1);
-    out.at[0] = low.x;
-    out.at[1] = low.y;
-    out.at[2] = low.z;
-    out.at[3] = low.w;
-    out.at[4] = high.x;
-    out.at[5] = high.y;
-    out.at[6] = high.z;
-    out.at[7] = high.w;
-#else
-    memcpy(out.at, from, sizeof out.at);
-#endif
-    return out;
-}
-
-CUDA__FN void cuda__store_f32(float *to, cuda__eight value)
-{
-#if defined(__CUDACC__)
-    __stcs((float4 *)to, make_float4(value.at[0], value.at[1], value.at[2], value.at[3]));
-    __stcs((float4 *)to + 1, make_float4(value.at[4], value.at[5], value.at[6], value.at[7]));
-#else
-    memcpy(to, value.at, sizeof value.at);
-#endif
-}
-
-CUDA__FN float cuda__widen(uint16_t half, int type)
-{
-    return type == SHERD_FP16 ? sherd__f32_of_f16(half) : sherd__f32_of_bf16(half);
-}
-
-CUDA__FN uint16_t cuda__narrow(float value, int type)
-{
-    return type == SHERD_FP16 ? sherd__f16_of_f32(value) : sherd__bf16_of_f32(value);
-}
-
-CUDA__FN cuda__eight cuda__load_half(const uint16_t *from, int type)
-{
-    cuda__eight out;
-#if defined(__CUDACC__)
-    uint4 v = __ldcs((const uint4 *)from);
-    uint32_t pair[4] = {v.x, v.y, v.z, v.w};
-    CUDA__UNROLL
-    for (int i = 0; i < 4; ++i) {
-        out.at[2 * i] = cuda__widen((uint16_t)pair[i], type);
-        out.at[2 * i + 1] = cuda__widen((uint16_t)(pair[i] >> 16), type);
-    }
-#else
-    for (int i = 0; i < CUDA__VECTOR; ++i) {
-        out.at[i] = cuda__widen(from[i], type);
-    }
-#endif
-    return out;
-}
-
-/* stay: it is read again soon */
-CUDA__FN void cuda__store_half(uint16_t *to, int type, cuda__eight value, int stay)
-{
-    uint32_t half[CUDA__VECTOR];
-    CUDA__UNROLL
-    for (int i = 0; i < CUDA__VECTOR; ++i) {
-        half[i] = cuda__narrow(value.at[i], type);
-    }
-#if defined(__CUDACC__)
-    uint4 v =
-        make_uint4(half[0] | half[1] << 16, half[2] | half[3] << 16, half[4] | half[5] << 16, half[6] | half[7] << 16);
-    if (stay) {
-        *(uint4 *)to = v;
-    } else {
-        __stcs((uint4 *)to, v);
-    }
-#else
-    (void)stay;
-    for (int i = 0; i < CUDA__VECTOR; ++i) {
-        to[i] = (uint16_t)half[i];
-    }
-#endif
-}
-
-CUDA__FN cuda__eight cuda__load(const void *array, int type, int64_t i)
-{
-    return type == SHERD_FP32 ? cuda__load_f32((const float *)array + i)
-                              : cuda__load_half((const uint16_t *)array + i, type);
-}
-
-CUDA__FN float cuda__load_one(const void *array, int type, int64_t i)
-{
-    return type == SHERD_FP32 ? ((const float *)array)[i] : cuda__widen(((const uint16_t *)array)[i], type);
-}
 
 /* A NaN becomes 0x7FC00000. */
 CUDA__FN float cuda__one_nan(float value)
@@ -432,10 +316,27 @@ typedef struct cuda__state {
     cuda__eight sum, master, moment[SHERD__MAX_MOMENTS];
 } cuda__state;
 
+CUDA__FN float cuda__master_one(const sherd__cuda_update *a, int64_t i)
+{
+    return a->remainder ? sherd__f32_of_halves(a->emit[i], a->remainder[i]) : a->master[i];
+}
+
+CUDA__FN void cuda__master_store_one(const sherd__cuda_update *a, int64_t i, float value)
+{
+    if (a->remainder) {
+        a->remainder[i] = sherd__remainder_of_f32(value);
+    } else {
+        a->master_out[i] = value;
+    }
+    if (a->emit) {
+        a->emit[i] = cuda__narrow(value, a->emit_type);
+    }
+}
+
 CUDA__FN void cuda__state_load(const sherd__cuda_update *a, uint32_t moments, int64_t i, cuda__state *out)
 {
     out->sum = cuda__load(a->sum, a->sum_type, i);
-    out->master = cuda__load_f32(a->master + i);
+    out->master = a->remainder ? cuda__join(a->emit + i, a->remainder + i) : cuda__load_f32(a->master + i);
     CUDA__UNROLL
     for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; ++m) {
         if (m < moments) {
@@ -464,14 +365,18 @@ CUDA__FN void cuda__moment_store_one(const sherd__cuda_update *a, int m, int64_t
 
 CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, int64_t i, const cuda__state *state)
 {
-    cuda__store_f32(a->master_out + i, state->master);
+    if (a->remainder) {
+        cuda__split(a->emit + i, a->remainder + i, state->master);
+    } else {
+        cuda__store_f32(a->master_out + i, state->master);
+    }
     CUDA__UNROLL
     for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; ++m) {
         if (m < moments) {
             cuda__moment_store(a, m, i, state->moment[m]);
         }
     }
-    if (a->emit) {
+    if (a->emit && !a->remainder) {
         cuda__store_half(a->emit + i, a->emit_type, state->master, 1);
     }
 }
@@ -499,17 +404,14 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
         for (; i < end; ++i) {                                                                                         \
             cuda__state state;                                                                                         \
             state.sum.at[0] = cuda__load_one(a->sum, a->sum_type, i);                                                  \
-            state.master.at[0] = a->master[i];                                                                         \
+            state.master.at[0] = cuda__master_one(a, i);                                                               \
             for (int m = 0; m < (moments); ++m) {                                                                      \
                 state.moment[m].at[0] = cuda__load_one(a->moment[m], a->moment_type, i);                               \
             }                                                                                                          \
             cuda__element_##name(s, first, factor, &state, 0);                                                         \
-            a->master_out[i] = state.master.at[0];                                                                     \
+            cuda__master_store_one(a, i, state.master.at[0]);                                                          \
             for (int m = 0; m < (moments); ++m) {                                                                      \
                 cuda__moment_store_one(a, m, i, state.moment[m].at[0]);                                                \
-            }                                                                                                          \
-            if (a->emit) {                                                                                             \
-                a->emit[i] = cuda__narrow(state.master.at[0], a->emit_type);                                           \
             }                                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \

@@ -44,8 +44,33 @@ CUDA__FN void cuda__zero_tile(const sherd__cuda_zero *a, uint64_t tile)
     }
 }
 
+/* Into halves, or from them; which, `dst_type` says. */
+CUDA__FN void cuda__halves_one(const sherd__cuda_convert *a, int64_t i)
+{
+    if (a->dst_type == SHERD_FP32) {
+        ((float *)a->dst)[i] = sherd__f32_of_halves(((const uint16_t *)a->src)[i], a->remainder[i]);
+    } else {
+        float value = ((const float *)a->src)[i];
+        ((uint16_t *)a->dst)[i] = sherd__bf16_of_f32(value);
+        a->remainder[i] = sherd__remainder_of_f32(value);
+    }
+}
+
+CUDA__FN void cuda__halves_eight(const sherd__cuda_convert *a, int64_t i)
+{
+    if (a->dst_type == SHERD_FP32) {
+        cuda__store_f32((float *)a->dst + i, cuda__join((const uint16_t *)a->src + i, a->remainder + i));
+    } else {
+        cuda__split((uint16_t *)a->dst + i, a->remainder + i, cuda__load_f32((const float *)a->src + i));
+    }
+}
+
 CUDA__FN void cuda__convert_one(const sherd__cuda_convert *a, int64_t i)
 {
+    if (a->remainder) {
+        cuda__halves_one(a, i);
+        return;
+    }
     float value = cuda__load_one(a->src, a->src_type, i);
     if (a->add) {
         value = cuda__one_nan(cuda__load_one(a->dst, a->dst_type, i) + value);
@@ -59,6 +84,10 @@ CUDA__FN void cuda__convert_one(const sherd__cuda_convert *a, int64_t i)
 
 CUDA__FN void cuda__convert_eight(const sherd__cuda_convert *a, int64_t i)
 {
+    if (a->remainder) {
+        cuda__halves_eight(a, i);
+        return;
+    }
     cuda__eight value = cuda__load(a->src, a->src_type, i);
     if (a->add) {
         cuda__eight former = cuda__load(a->dst, a->dst_type, i);

@@ -39,7 +39,7 @@ typedef struct cuda__trust_shared {
                 master = state.master.at[j];                                                                           \
             } else if (i + j < end) {                                                                                  \
                 sum = cuda__load_one(a->sum, a->sum_type, i + j);                                                      \
-                master = a->master[i + j];                                                                             \
+                master = cuda__master_one(a, i + j);                                                                   \
             }                                                                                                          \
             CUDA__UNROLL                                                                                               \
             for (int m = 0; m < (moments); ++m) {                                                                      \

@@ -258,7 +258,8 @@ static int aligned(const void *address, uint64_t unit)
 static int update_vectors(const sherd__update *update, const sherd__optim *optim)
 {
     int good = aligned(update->sum, SHERD__CUDA_VECTOR_BYTES) && aligned(update->master, SHERD__CUDA_VECTOR_BYTES) &&
-               aligned(update->master_out, SHERD__CUDA_VECTOR_BYTES) && aligned(update->emit, SHERD__CUDA_VECTOR_BYTES);
+               aligned(update->master_out, SHERD__CUDA_VECTOR_BYTES) &&
+               aligned(update->emit, SHERD__CUDA_VECTOR_BYTES) && aligned(update->remainder, SHERD__CUDA_VECTOR_BYTES);
     for (uint32_t m = 0; m < optim->n_moments; m++)
         good = good && aligned(update->moment[m], SHERD__CUDA_VECTOR_BYTES) && aligned(update->moment_out[m], SHERD__CUDA_VECTOR_BYTES);
     return good;
@@ -297,6 +298,7 @@ static sherd_status issue_spans(sherd__cuda_stream *stream, const sherd__op *op,
     args.ratios = update->ratios;
     args.trust = update->trust;
     args.emit = update->emit;
+    args.remainder = update->remainder;
     args.kind = (uint8_t)update->kind;
     args.sum_type = (uint8_t)update->sum_dtype;
     args.moment_type = (uint8_t)update->moment_dtype;
@@ -347,13 +349,16 @@ static sherd_status issue_zero(sherd__cuda_stream *stream, const sherd__op *op)
     return status;
 }
 
+/* at: of the operation's elements, where dst and src begin. */
 static sherd_status launch_convert(sherd__cuda_stream *stream, const sherd__op *op, void *dst, const void *src,
-                                   int64_t elems)
+                                   int64_t at, int64_t elems)
 {
     sherd__cuda_convert args = {.dst = dst, .src = src, .elems = elems, .add = op->u.convert.add != 0};
+    args.remainder = op->u.convert.remainder ? op->u.convert.remainder + at : NULL;
     args.dst_type = (uint8_t)op->u.convert.dst_dtype;
     args.src_type = (uint8_t)op->u.convert.src_dtype;
-    args.vectors = aligned(dst, SHERD__CUDA_VECTOR_BYTES) && aligned(src, SHERD__CUDA_VECTOR_BYTES);
+    args.vectors = aligned(dst, SHERD__CUDA_VECTOR_BYTES) && aligned(src, SHERD__CUDA_VECTOR_BYTES) &&
+                   aligned(args.remainder, SHERD__CUDA_VECTOR_BYTES);
     sherd_status status = sherd__cuda_pace(stream);
     if (status != SHERD_OK || elems == 0)
         return status;
@@ -379,7 +384,7 @@ static sherd_status convert_pageable(sherd__cuda_stream *stream, const sherd__op
         if (status == SHERD_OK && src_outside)
             memcpy(bounce, src, (size_t)n * src_bytes);
         if (status == SHERD_OK)
-            status = launch_convert(stream, op, dst_outside ? bounce : dst, src_outside ? bounce : src, n);
+            status = launch_convert(stream, op, dst_outside ? bounce : dst, src_outside ? bounce : src, at, n);
         if (status == SHERD_OK && dst_outside) {
             status = sherd__cuda_await_idle(stream, "conversion of pageable memory");
             if (status == SHERD_OK)
@@ -409,7 +414,7 @@ static sherd_status issue_convert(sherd__cuda_stream *stream, const sherd__op *o
         return status;
     if (dst_outside || src_outside)
         return convert_pageable(stream, op, dst_outside, src_outside);
-    return launch_convert(stream, op, op->u.convert.dst, op->u.convert.src, op->u.convert.elems);
+    return launch_convert(stream, op, op->u.convert.dst, op->u.convert.src, 0, op->u.convert.elems);
 }
 
 /* Where elements shrink: one thread block reads the first of them before it writes any; then ever more, since [a, 2a)
@@ -424,7 +429,7 @@ static sherd_status issue_narrow(sherd__cuda_stream *stream, const sherd__op *op
     if (status == SHERD_OK && outside)
         return sherd__cuda_refuse(stream, op, "narrowing in pageable memory");
     if (status == SHERD_OK && sherd_dtype_bytes(op->u.convert.dst_dtype) == sherd_dtype_bytes(op->u.convert.src_dtype))
-        return launch_convert(stream, op, data, data, elems);
+        return launch_convert(stream, op, data, data, 0, elems);
     head.dst_type = (uint8_t)op->u.convert.dst_dtype;
     head.src_type = (uint8_t)op->u.convert.src_dtype;
     head.vectors = aligned(data, SHERD__CUDA_VECTOR_BYTES);
@@ -434,7 +439,7 @@ static sherd_status issue_narrow(sherd__cuda_stream *stream, const sherd__op *op
         status = check(stream, &op->tag, sherd__cuda_launch_narrow(&head, stream->handle), "narrow kernel");
     for (; status == SHERD_OK && at < elems; at += n) {
         n = elems - at < at ? elems - at : at;
-        status = launch_convert(stream, op, data + at * 2, data + at * 4, n);
+        status = launch_convert(stream, op, data + at * 2, data + at * 4, 0, n);
     }
     return status;
 }

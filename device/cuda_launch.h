@@ -53,6 +53,7 @@ typedef struct sherd__cuda_update {
     float *master_out; /* where the new values go: `master` and `moment` themselves, or second buffers */
     void *moment_out[SHERD__MAX_MOMENTS];
     uint16_t *emit;
+    uint16_t *remainder;      /* as sherd__update's */
     const float *ratios;      /* as sherd__update's, both */
     sherd__trust_sums *trust;
     uint32_t n_spans, n_tiles;
@@ -77,6 +78,7 @@ typedef struct sherd__cuda_zero {
 typedef struct sherd__cuda_convert {
     void *dst;
     const void *src;
+    uint16_t *remainder; /* not NULL: fp32 is split into bf16 and this, or joined from them */
     int64_t elems;
     uint8_t dst_type, src_type, add, vectors;
 } sherd__cuda_convert;

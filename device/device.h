@@ -69,7 +69,7 @@ typedef struct sherd__update {
     const sherd__step_scalars *scalars; /* read when it runs */
     const void *sum;         /* fp32 or bf16; element 0 is bucket element `origin`, as for all below */
     sherd_dtype sum_dtype;
-    float *master;           /* fp32; for fp32 parameters this is the working copy */
+    float *master;           /* fp32; for fp32 parameters this is the working copy. NULL: see `remainder` */
     void *moment[SHERD__MAX_MOMENTS]; /* of moment_dtype; NULL where the optimizer has fewer */
     /* Where the new values go, each on its own; NULL: in place. Not in place: `master` and `moment` are only read, so a
      * refused speculation can be redone from them. A place may not overlap another array than its own, wholly. */
@@ -83,6 +83,8 @@ typedef struct sherd__update {
     uint32_t n_spans;
     const float *ratios;      /* [tensor] what stands in SHERD__TENSOR_SCALAR; NULL: the group's own */
     sherd__trust_sums *trust; /* [tensor] of `trust` below, which adds to them */
+    /* Not NULL: stands for the master together with `emit`, which is bf16 and read too (base/half.h); both in place. */
+    uint16_t *remainder;
 } sherd__update;
 
 /* Waiting for words that other ranks write. Satisfied when every flag f has (int32_t)(*f − value) ≥ 0. */
@@ -173,6 +175,11 @@ typedef struct sherd__device_ops {
      * behind them, up to where the former ones ended, is undefined then. Memory of the device, aligned to 16 bytes. */
     sherd_status (*narrow)(sherd__stream *stream, sherd__tag tag, void *data, sherd_dtype to, sherd_dtype from,
                            int64_t elems);
+    /* fp32 into bf16 and what that leaves (base/half.h), and back. */
+    sherd_status (*split)(sherd__stream *stream, sherd__tag tag, uint16_t *half, uint16_t *remainder,
+                          const float *values, int64_t elems);
+    sherd_status (*join)(sherd__stream *stream, sherd__tag tag, float *values, const uint16_t *half,
+                         const uint16_t *remainder, int64_t elems);
     sherd_status (*tree_sum)(sherd__stream *stream, sherd__tag tag, const sherd__tree_sum *sum);
     /* dst[0..n_sum) = sums, dst[n_sum..n_sum+n_min) = minima over n_src arrays at src[i] + offset (bytes). dst may not
      * be a source. */

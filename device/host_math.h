@@ -18,6 +18,8 @@ typedef struct sherd__host_math {
                     int64_t elems, int32_t add);
     void (*copy)(sherd__team *team, void *dst, const void *src, uint64_t bytes);
     void (*trust)(sherd__team *team, const sherd__update *update); /* as sherd__device_ops.trust */
+    void (*split)(sherd__team *team, uint16_t *half, uint16_t *remainder, const float *values, int64_t elems);
+    void (*join)(sherd__team *team, float *values, const uint16_t *half, const uint16_t *remainder, int64_t elems);
 } sherd__host_math;
 
 /* The best this processor runs. */

@@ -73,11 +73,16 @@ static void reference_tree_sum(sherd__team *team, const sherd__tree_sum *sum)
     }
 }
 
+static float master_at(const sherd__update *update, int64_t i)
+{
+    return update->remainder ? sherd__f32_of_halves(update->emit[i], update->remainder[i]) : update->master[i];
+}
+
 static void update_element(const sherd__update *update, const sherd__optim *optim, const sherd__span *span, int64_t i)
 {
     const sherd__step_scalars *scalars = update->scalars;
     float sum = value_at(update->sum, update->sum_dtype, i);
-    float master = update->master[i], moment[SHERD__MAX_MOMENTS] = {0}, own[SHERD__GROUP_SCALARS];
+    float master = master_at(update, i), moment[SHERD__MAX_MOMENTS] = {0}, own[SHERD__GROUP_SCALARS];
     for (uint32_t k = 0; k < optim->n_moments; ++k) {
         moment[k] = value_at(update->moment[k], update->moment_dtype, i);
     }
@@ -90,7 +95,11 @@ static void update_element(const sherd__update *update, const sherd__optim *opti
         value_store(update->moment_out[k] ? update->moment_out[k] : update->moment[k], update->moment_dtype, i,
                     sherd__one_nan(moment[k]));
     }
-    *(update->master_out ? &update->master_out[i] : &update->master[i]) = sherd__one_nan(master);
+    if (update->remainder) {
+        update->remainder[i] = sherd__remainder_of_f32(master);
+    } else {
+        *(update->master_out ? &update->master_out[i] : &update->master[i]) = sherd__one_nan(master);
+    }
     if (update->emit) {
         value_store(update->emit, update->emit_dtype == SHERD_FP16 ? SHERD_FP16 : SHERD_BF16, i, master);
     }
@@ -118,13 +127,13 @@ static float direction_at(const sherd__update *update, const sherd__optim *optim
     for (uint32_t k = 0; k < optim->n_moments; ++k) {
         moment[k] = value_at(update->moment[k], update->moment_dtype, i);
     }
-    return optim->direction(scalars->group[group], sum * scalars->factor, update->master[i], moment);
+    return optim->direction(scalars->group[group], sum * scalars->factor, master_at(update, i), moment);
 }
 
 static void reference_trust(sherd__team *team, const sherd__update *update)
 {
     const sherd__optim *optim = sherd__optim_get(update->kind);
-    float direction[SHERD__NORM_BLOCK];
+    float direction[SHERD__NORM_BLOCK], weight[SHERD__NORM_BLOCK];
     (void)team;
     for (uint32_t s = 0; s < update->n_spans && !update->scalars->skip; ++s) {
         const sherd__span *span = &update->spans[s];
@@ -133,8 +142,9 @@ static void reference_trust(sherd__team *team, const sherd__update *update)
             int32_t n = end - at < SHERD__NORM_BLOCK ? (int32_t)(end - at) : SHERD__NORM_BLOCK;
             for (int32_t i = 0; i < n; ++i) {
                 direction[i] = direction_at(update, optim, span->group, at + i);
+                weight[i] = master_at(update, at + i);
             }
-            sherd__trust_add_block(&update->trust[span->tensor], update->master + at, direction, n);
+            sherd__trust_add_block(&update->trust[span->tensor], weight, direction, n);
         }
     }
 }
@@ -156,6 +166,24 @@ static void reference_convert(sherd__team *team, void *dst, sherd_dtype dst_dtyp
     }
 }
 
+static void reference_split(sherd__team *team, uint16_t *half, uint16_t *remainder, const float *values, int64_t elems)
+{
+    (void)team;
+    for (int64_t i = 0; i < elems; ++i) {
+        half[i] = sherd__bf16_of_f32(values[i]);
+        remainder[i] = sherd__remainder_of_f32(values[i]);
+    }
+}
+
+static void reference_join(sherd__team *team, float *values, const uint16_t *half, const uint16_t *remainder,
+                           int64_t elems)
+{
+    (void)team;
+    for (int64_t i = 0; i < elems; ++i) {
+        values[i] = sherd__f32_of_halves(half[i], remainder[i]);
+    }
+}
+
 static void reference_copy(sherd__team *team, void *dst, const void *src, uint64_t bytes)
 {
     (void)team;
@@ -163,5 +191,6 @@ static void reference_copy(sherd__team *team, void *dst, const void *src, uint64
 }
 
 const sherd__host_math sherd__host_math_reference = {
-    "reference", reference_tree_sum, reference_update, reference_convert, reference_copy, reference_trust,
+    "reference",    reference_tree_sum, reference_update, reference_convert,
+    reference_copy, reference_trust,    reference_split,  reference_join,
 };

@@ -261,6 +261,41 @@ static void simd_convert(sherd__team *team, void *dst, sherd_dtype dst_dtype, co
     sherd__team_run(team, chunks_of(elems, CHUNK), convert_chunk, &job);
 }
 
+typedef struct halves_job {
+    float *values;
+    uint16_t *half, *remainder;
+    int64_t elems;
+} halves_job;
+
+static void split_chunk(void *arg, int64_t chunk, int32_t worker)
+{
+    const halves_job *job = arg;
+    int64_t at = chunk * CHUNK, n = least(CHUNK, job->elems - at);
+    (void)worker;
+    narrow_strip(job->half + at, job->values + at, n);
+    remainder_strip(job->remainder + at, job->values + at, n);
+}
+
+static void join_chunk(void *arg, int64_t chunk, int32_t worker)
+{
+    const halves_job *job = arg;
+    int64_t at = chunk * CHUNK;
+    (void)worker;
+    join_strip(job->values + at, job->half + at, job->remainder + at, least(CHUNK, job->elems - at));
+}
+
+static void simd_split(sherd__team *team, uint16_t *half, uint16_t *remainder, const float *values, int64_t elems)
+{
+    halves_job job = {(float *)values, half, remainder, elems};
+    sherd__team_run(team, chunks_of(elems, CHUNK), split_chunk, &job);
+}
+
+static void simd_join(sherd__team *team, float *values, const uint16_t *half, const uint16_t *remainder, int64_t elems)
+{
+    halves_job job = {values, (uint16_t *)half, (uint16_t *)remainder, elems};
+    sherd__team_run(team, chunks_of(elems, CHUNK), join_chunk, &job);
+}
+
 const sherd__host_math SHERD__SIMD_TABLE = {
-    SHERD__SIMD_NAME, simd_tree_sum, simd_update, simd_convert, simd_copy, simd_trust,
+    SHERD__SIMD_NAME, simd_tree_sum, simd_update, simd_convert, simd_copy, simd_trust, simd_split, simd_join,
 };

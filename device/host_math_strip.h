@@ -48,6 +48,20 @@ static inline void narrow_f16_strip(uint16_t *restrict out, const float *a, int6
     }
 }
 
+static inline void join_strip(float *restrict out, const uint16_t *half, const uint16_t *remainder, int64_t n)
+{
+    for (int64_t i = 0; i < n; ++i) {
+        out[i] = sherd__f32_of_halves(half[i], remainder[i]);
+    }
+}
+
+static inline void remainder_strip(uint16_t *restrict out, const float *a, int64_t n)
+{
+    for (int64_t i = 0; i < n; ++i) {
+        out[i] = sherd__remainder_of_f32(a[i]);
+    }
+}
+
 /* To bf16 and back. */
 static inline void round_strip(float *values, int64_t n)
 {

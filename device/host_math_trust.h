@@ -21,7 +21,8 @@ typedef void (*trust_run_fn)(const sherd__update *update, const float *scalars, 
     static void trust_run_##name(const sherd__update *update, const float *scalars, trust_block *block, int64_t at,    \
                                  int64_t n)                                                                            \
     {                                                                                                                  \
-        const float *master = update->master + at, *moment0 = moment_in(update, 0, block->moment[0], at, n);           \
+        const float *master = master_in(update, block->weight, at, n);                                                 \
+        const float *moment0 = moment_in(update, 0, block->moment[0], at, n);                                          \
         const float *moment1 = (moments) > 1 ? moment_in(update, 1, block->moment[1], at, n) : NULL;                   \
         gradient_block(block->gradient, update, update->scalars->factor, at, n);                                       \
         UPDATE_INDEPENDENT                                                                                             \

@@ -61,7 +61,12 @@ static inline __attribute__((always_inline)) void fetch_block(const sherd__updat
 {
     int64_t size = update->sum_dtype == SHERD_BF16 ? 2 : 4, moment_size = update->moment_dtype == SHERD_BF16 ? 2 : 4;
     fetch((const char *)update->sum + at * size, UPDATE_BLOCK * size);
-    fetch(update->master + at, UPDATE_BLOCK * 4);
+    if (update->remainder) {
+        fetch(update->remainder + at, UPDATE_BLOCK * 2);
+        fetch(update->emit + at, UPDATE_BLOCK * 2);
+    } else {
+        fetch(update->master + at, UPDATE_BLOCK * 4);
+    }
     for (int k = 0; k < SHERD__MAX_MOMENTS; ++k) {
         if (update->moment[k]) {
             fetch((const char *)update->moment[k] + at * moment_size, UPDATE_BLOCK * moment_size);
@@ -69,7 +74,17 @@ static inline __attribute__((always_inline)) void fetch_block(const sherd__updat
     }
 }
 
-/* Where a block's moment is read, and where its new values are computed: in place where they may, else widened. */
+/* Where a block's master is read: its halves are joined where they stand for it. */
+static inline const float *master_in(const sherd__update *update, float *joined, int64_t at, int64_t n)
+{
+    if (!update->remainder) {
+        return update->master + at;
+    }
+    join_strip(joined, update->emit + at, update->remainder + at, n);
+    return joined;
+}
+
+/* Likewise a block's moment, widened if it is bf16; and where its new values are computed: in place where they may. */
 static inline const float *moment_in(const sherd__update *update, int k, float *widened, int64_t at, int64_t n)
 {
     if (update->moment_dtype == SHERD_FP32) {
@@ -112,7 +127,10 @@ static inline void store_block(const update_job *job, const update_block *block,
             store_strip((float *)update->moment_out[k] + at, block->state[1 + k], bytes, job->past);
         }
     }
-    if (update->emit) {
+    if (update->remainder) { /* both have been read, so the caches own them */
+        narrow_strip(update->emit + at, master, n);
+        remainder_strip(update->remainder + at, master, n);
+    } else if (update->emit) {
         uint16_t emit[UPDATE_BLOCK];
         if (update->emit_dtype == SHERD_FP16) {
             narrow_f16_strip(emit, master, n);
@@ -130,9 +148,11 @@ static inline void store_block(const update_job *job, const update_block *block,
                                            int64_t at, int64_t n)                                                      \
     {                                                                                                                  \
         const sherd__update *update = job->update;                                                                     \
-        const float *master = update->master + at, *moment0 = moment_in(update, 0, block->state[1], at, n);            \
+        const float *master = master_in(update, block->state[0], at, n);                                               \
+        const float *moment0 = moment_in(update, 0, block->state[1], at, n);                                           \
         const float *moment1 = (moments) > 1 ? moment_in(update, 1, block->state[2], at, n) : NULL;                    \
-        float *new_master = update->master_out ? block->state[0] : update->master + at;                                \
+        int aside = update->master_out || update->remainder;                                                           \
+        float *new_master = aside ? block->state[0] : update->master + at;                                             \
         float *new_moment0 = new_moment_block(update, 0, block, at);                                                   \
         float *new_moment1 = (moments) < 2 ? block->state[2] : new_moment_block(update, 1, block, at);                 \
         uint32_t first = update->scalars->first;                                                                       \

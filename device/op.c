@@ -11,6 +11,17 @@ static void run_zero(const sherd__op *op)
     }
 }
 
+static void run_convert(const sherd__op *op, const sherd__host_math *math, sherd__team *team)
+{
+    if (!op->u.convert.remainder)
+        math->convert(team, op->u.convert.dst, op->u.convert.dst_dtype, op->u.convert.src, op->u.convert.src_dtype,
+                      op->u.convert.elems, op->u.convert.add);
+    else if (op->u.convert.src_dtype == SHERD_FP32)
+        math->split(team, op->u.convert.dst, op->u.convert.remainder, op->u.convert.src, op->u.convert.elems);
+    else
+        math->join(team, op->u.convert.dst, op->u.convert.src, op->u.convert.remainder, op->u.convert.elems);
+}
+
 void sherd__op_run(const sherd__op *op, const sherd__host_math *math, sherd__team *team)
 {
     switch (op->kind) {
@@ -22,8 +33,7 @@ void sherd__op_run(const sherd__op *op, const sherd__host_math *math, sherd__tea
         run_zero(op);
         break;
     case SHERD__OP_CONVERT:
-        math->convert(team, op->u.convert.dst, op->u.convert.dst_dtype, op->u.convert.src, op->u.convert.src_dtype,
-                      op->u.convert.elems, op->u.convert.add);
+        run_convert(op, math, team);
         break;
     case SHERD__OP_NARROW:
         sherd__host_narrow(math, team, op->u.convert.dst, op->u.convert.dst_dtype, op->u.convert.src_dtype,
@@ -119,6 +129,31 @@ sherd_status sherd__op_narrow(sherd__stream *stream, sherd__tag tag, void *data,
     op.u.convert.dst_dtype = to;
     op.u.convert.src_dtype = from;
     return stream->submit(stream, &op);
+}
+
+static sherd_status convert_halves(sherd__stream *stream, sherd__tag tag, void *dst, sherd_dtype dst_dtype,
+                                   const void *src, const uint16_t *remainder, int64_t elems)
+{
+    sherd__op op = {.kind = SHERD__OP_CONVERT, .tag = tag};
+    op.u.convert.dst = dst;
+    op.u.convert.src = src;
+    op.u.convert.elems = elems;
+    op.u.convert.dst_dtype = dst_dtype;
+    op.u.convert.src_dtype = dst_dtype == SHERD_FP32 ? SHERD_BF16 : SHERD_FP32;
+    op.u.convert.remainder = (uint16_t *)remainder;
+    return stream->submit(stream, &op);
+}
+
+sherd_status sherd__op_split(sherd__stream *stream, sherd__tag tag, uint16_t *half, uint16_t *remainder,
+                             const float *values, int64_t elems)
+{
+    return convert_halves(stream, tag, half, SHERD_BF16, values, remainder, elems);
+}
+
+sherd_status sherd__op_join(sherd__stream *stream, sherd__tag tag, float *values, const uint16_t *half,
+                            const uint16_t *remainder, int64_t elems)
+{
+    return convert_halves(stream, tag, values, SHERD_FP32, half, remainder, elems);
 }
 
 sherd_status sherd__op_tree_sum(sherd__stream *stream, sherd__tag tag, const sherd__tree_sum *sum)

@@ -70,6 +70,7 @@ typedef struct sherd__op {
             int64_t elems;
             sherd_dtype dst_dtype, src_dtype;
             int32_t add;
+            uint16_t *remainder; /* not NULL: fp32 is split into bf16 and this, or joined from them */
         } convert;
         sherd__tree_sum tree_sum;
         struct {
@@ -120,6 +121,10 @@ sherd_status sherd__op_convert(sherd__stream *stream, sherd__tag tag, void *dst,
                                sherd_dtype src_dtype, int64_t elems, int32_t add);
 sherd_status sherd__op_narrow(sherd__stream *stream, sherd__tag tag, void *data, sherd_dtype to, sherd_dtype from,
                               int64_t elems);
+sherd_status sherd__op_split(sherd__stream *stream, sherd__tag tag, uint16_t *half, uint16_t *remainder,
+                             const float *values, int64_t elems);
+sherd_status sherd__op_join(sherd__stream *stream, sherd__tag tag, float *values, const uint16_t *half,
+                            const uint16_t *remainder, int64_t elems);
 sherd_status sherd__op_tree_sum(sherd__stream *stream, sherd__tag tag, const sherd__tree_sum *sum);
 sherd_status sherd__op_reduce_u64(sherd__stream *stream, sherd__tag tag, uint64_t *dst, const void *const *src,
                                   uint32_t n_src, uint64_t offset, uint32_t n_sum, uint32_t n_min);

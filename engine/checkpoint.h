@@ -42,12 +42,12 @@ sherd_status sherd__checkpoint_install(const char *tmp, const char *folder, sher
 /* COLLECTIVE. Every rank says how its part went; all return the same: SHERD_OK, or the sentence of the first that
  * failed. */
 sherd_status sherd__checkpoint_agree(sherd_engine *engine, sherd_status mine, const sherd_error *why, sherd_error *err);
-/* Values of `dtype` from device (or offloaded) memory to the engine's staging block on the host, where they are `staged`, or
- * back: at most SHERD__STAGE_BYTES there. */
-sherd_status sherd__checkpoint_lower(sherd_engine *engine, const void *from, sherd_dtype dtype, sherd_dtype staged,
-                                     int64_t elems, sherd_error *err);
-sherd_status sherd__checkpoint_raise(sherd_engine *engine, void *to, sherd_dtype dtype, sherd_dtype staged,
-                                     int64_t elems, sherd_error *err);
+/* Values from device (or offloaded) memory to the engine's staging block on the host, where they are `staged`, or back:
+ * at most SHERD__STAGE_BYTES there. */
+sherd_status sherd__checkpoint_lower(sherd_engine *engine, sherd__values from, sherd_dtype staged, int64_t elems,
+                                     sherd_error *err);
+sherd_status sherd__checkpoint_raise(sherd_engine *engine, sherd__values to, sherd_dtype staged, int64_t elems,
+                                     sherd_error *err);
 /* Step state as text and back; powers and loss scale return bit for bit. */
 void sherd__checkpoint_state_text(const sherd__step_state *state, char *out, size_t bytes);
 int sherd__checkpoint_state_of_text(const char *text, sherd__step_state *out);

@@ -63,24 +63,23 @@ sherd_status sherd__checkpoint_agree(sherd_engine *engine, sherd_status mine, co
     return sherd__fail_rank(err, (sherd_status)code, failed, "rank %" PRId32 ": %s", failed, text);
 }
 
-sherd_status sherd__checkpoint_lower(sherd_engine *engine, const void *from, sherd_dtype dtype, sherd_dtype staged,
-                                     int64_t elems, sherd_error *err)
+sherd_status sherd__checkpoint_lower(sherd_engine *engine, sherd__values from, sherd_dtype staged, int64_t elems,
+                                     sherd_error *err)
 {
     uint64_t bytes = (uint64_t)elems * sherd_dtype_bytes(staged);
     sherd__tag tag = sherd__engine_tag(engine, "checkpoint", -1);
     sherd_status status = sherd__engine_follow(engine, "checkpoint reuse");
 
     if (status == SHERD_OK)
-        status =
-            engine->device->ops->convert(engine->stream[SHERD__COMM], tag, engine->stage, staged, from, dtype, elems, 0);
+        status = sherd__engine_values_out(engine, tag, engine->stage, staged, from, elems);
     status = sherd__engine_check(engine, status, err);
     if (status == SHERD_OK)
         status = sherd__engine_sync(engine, SHERD__COMM, "checkpoint sync", err);
     return status == SHERD_OK ? sherd__engine_touch(engine, "checkpoint", engine->stage, bytes, 0, err) : status;
 }
 
-sherd_status sherd__checkpoint_raise(sherd_engine *engine, void *to, sherd_dtype dtype, sherd_dtype staged,
-                                     int64_t elems, sherd_error *err)
+sherd_status sherd__checkpoint_raise(sherd_engine *engine, sherd__values to, sherd_dtype staged, int64_t elems,
+                                     sherd_error *err)
 {
     uint64_t bytes = (uint64_t)elems * sherd_dtype_bytes(staged);
     sherd__tag tag = sherd__engine_tag(engine, "checkpoint", -1);
@@ -89,8 +88,7 @@ sherd_status sherd__checkpoint_raise(sherd_engine *engine, void *to, sherd_dtype
     if (status == SHERD_OK)
         status = sherd__engine_follow(engine, "checkpoint follow");
     if (status == SHERD_OK)
-        status =
-            engine->device->ops->convert(engine->stream[SHERD__COMM], tag, to, dtype, engine->stage, staged, elems, 0);
+        status = sherd__engine_values_in(engine, tag, to, engine->stage, staged, elems);
     status = sherd__engine_check(engine, status, err);
     return status == SHERD_OK ? sherd__engine_sync(engine, SHERD__COMM, "checkpoint sync", err) : status;
 }

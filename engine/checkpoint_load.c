@@ -309,10 +309,9 @@ static sherd_status make_pieces(load *l, sherd_error *err)
 /* ----------------------------------------------------------------------------------------------------------- contents
  */
 
-static sherd_status load_state(load *l, const sherd__range_of_param *range, uint32_t which, int64_t first, void *to,
-                               int64_t elems, sherd_error *err)
+static sherd_status load_state(load *l, const sherd__range_of_param *range, uint32_t which, int64_t first,
+                               sherd__values to, int64_t elems, sherd_error *err)
 {
-    sherd_dtype dtype = sherd__plan_state_dtype(l->engine->plan, which);
     sherd_status status = SHERD_OK;
     int64_t n;
 
@@ -324,13 +323,13 @@ static sherd_status load_state(load *l, const sherd__range_of_param *range, uint
             n = SHERD__STAGE_BYTES / (int64_t)sizeof(float);
         status = sherd_safetensors_read(l->file[piece->file], piece->tensor, skip, n, l->engine->stage, err);
         if (status == SHERD_OK)
-            status = sherd__checkpoint_raise(l->engine, sherd__at(to, (uint64_t)i * sherd_dtype_bytes(dtype)), dtype,
-                                             SHERD_FP32, n, err);
+            status = sherd__checkpoint_raise(l->engine, sherd__values_from(to, i), SHERD_FP32, n, err);
     }
     return status;
 }
 
-static sherd_status narrow(load *l, const sherd__range_of_param *range, int64_t first, const float *master,
+/* Where the working copy is the master, or half of it, it is there already. */
+static sherd_status narrow(load *l, const sherd__range_of_param *range, int64_t first, const void *master,
                            int64_t elems, sherd_error *err)
 {
     const sherd_engine *engine = l->engine;
@@ -339,7 +338,7 @@ static sherd_status narrow(load *l, const sherd__range_of_param *range, int64_t 
         sherd__at(engine->params.local, param->param_offset + (uint64_t)first * sherd_dtype_bytes(param->dtype));
     sherd_status status = SHERD_OK;
 
-    if ((const void *)working != (const void *)master)
+    if (working != master)
         status = engine->device->ops->convert(engine->stream[SHERD__COMM],
                                               sherd__engine_tag(engine, "checkpoint", (int32_t)range->bucket), working,
                                               param->dtype, master, SHERD_FP32, elems, 0);
@@ -354,11 +353,11 @@ static sherd_status load_range(load *l, const sherd__range_of_param *range, sher
 
     for (uint32_t which = 0; which < l->n_states; which++)
         for (int64_t i = 0; status == SHERD_OK && i < range->elems; i += run) {
-            void *to = sherd__engine_state(l->engine, range->bucket, which, local + i, &run);
+            sherd__values to = sherd__engine_state(l->engine, range->bucket, which, local + i, &run);
             run = run < range->elems - i ? run : range->elems - i;
             status = load_state(l, range, which, range->first + i, to, run, err);
             if (status == SHERD_OK && which == 0)
-                status = narrow(l, range, range->first + i, to, run, err);
+                status = narrow(l, range, range->first + i, to.at, run, err);
         }
     return status;
 }
@@ -402,8 +401,10 @@ static sherd_status load_frozen(load *l, sherd_error *err)
             status = sherd_safetensors_read(model, (size_t)tensor, i, n, l->engine->stage, err);
             if (status == SHERD_OK)
                 status = sherd__checkpoint_raise(
-                    l->engine, sherd__at(l->engine->params.local, param->param_offset + (uint64_t)i * size),
-                    param->dtype, param->dtype, n, err);
+                    l->engine,
+                    sherd__values_of(sherd__at(l->engine->params.local, param->param_offset + (uint64_t)i * size),
+                                     param->dtype),
+                    param->dtype, n, err);
         }
     }
     return status;

@@ -83,16 +83,15 @@ static void describe_ranges(save *s)
 }
 
 /* `elems` values of device memory to the file, as `written`, through the staging block. */
-static sherd_status write_values(save *s, sherd__safetensors_writer *writer, const void *from, sherd_dtype dtype,
-                                 sherd_dtype written, int64_t elems, sherd_error *err)
+static sherd_status write_values(save *s, sherd__safetensors_writer *writer, sherd__values from, sherd_dtype written,
+                                 int64_t elems, sherd_error *err)
 {
     const int64_t most = SHERD__STAGE_BYTES / (int64_t)sherd_dtype_bytes(written);
     sherd_status status = SHERD_OK;
 
     for (int64_t i = 0; status == SHERD_OK && i < elems; i += most) {
         int64_t part = elems - i < most ? elems - i : most;
-        const void *at = sherd__at(from, (uint64_t)i * sherd_dtype_bytes(dtype));
-        status = sherd__checkpoint_lower(s->engine, at, dtype, written, part, err);
+        status = sherd__checkpoint_lower(s->engine, sherd__values_from(from, i), written, part, err);
         if (status == SHERD_OK)
             status =
                 sherd__safetensors_write(writer, s->engine->stage, (uint64_t)part * sherd_dtype_bytes(written), err);
@@ -109,10 +108,9 @@ static sherd_status write_range(save *s, sherd__safetensors_writer *writer, cons
 
     for (uint32_t which = 0; which < s->n_states; which++)
         for (int64_t i = 0; status == SHERD_OK && i < range->elems; i += run) {
-            const void *values = sherd__engine_state(s->engine, range->bucket, which, local + i, &run);
+            sherd__values values = sherd__engine_state(s->engine, range->bucket, which, local + i, &run);
             run = run < range->elems - i ? run : range->elems - i;
-            status =
-                write_values(s, writer, values, sherd__plan_state_dtype(s->engine->plan, which), SHERD_FP32, run, err);
+            status = write_values(s, writer, values, SHERD_FP32, run, err);
         }
     return status;
 }
@@ -161,8 +159,8 @@ static sherd_status write_model(save *s, sherd__safetensors_writer *writer, sher
 
     for (uint32_t i = 0; status == SHERD_OK && i < plan->n_params; i++) {
         const sherd__plan_param *param = &plan->params[s->order[i]];
-        status = write_values(s, writer, sherd__at(s->engine->params.local, param->param_offset), param->dtype,
-                              param->dtype, param->elems, err);
+        sherd__values working = sherd__values_of(sherd__at(s->engine->params.local, param->param_offset), param->dtype);
+        status = write_values(s, writer, working, param->dtype, param->elems, err);
     }
     return status;
 }

@@ -118,6 +118,9 @@ static sherd_status create_memory(sherd_engine *engine, sherd_error *err)
         status = sherd__engine_arena(engine, plan->shared_bytes, SHERD_CAT_GRADIENTS_SHARED, &engine->shared, err);
     if (status == SHERD_OK)
         status = sherd__engine_arena(engine, plan->master_elems * sizeof(float), SHERD_CAT_MASTER, &engine->master, err);
+    if (status == SHERD_OK)
+        status = sherd__engine_arena(engine, plan->remainder_elems * sizeof *engine->remainder, SHERD_CAT_MASTER,
+                                     &engine->remainder, err);
     for (uint32_t m = 0; status == SHERD_OK && m < plan->n_moments; m++)
         status = sherd__engine_arena(engine, plan->moment_elems * sherd_dtype_bytes(plan->moment_dtype), SHERD_CAT_MOMENTS,
                        &engine->moment[m], err);
@@ -208,6 +211,7 @@ void sherd__engine_layout_release(sherd_engine *engine)
         drop(engine, &engine->moment[m]);
     sherd__engine_offload_destroy(engine);
     drop(engine, &engine->master);
+    drop(engine, &engine->remainder);
     drop(engine, &engine->sum_slots);
     drop(engine, &engine->carries);
     drop(engine, &engine->shared);
@@ -236,6 +240,8 @@ static void touch_all(sherd_engine *engine)
         (void)sherd__engine_touch(engine, "destruction", engine->sums, plan->sum_bytes, 1, NULL);
     (void)sherd__engine_touch(engine, "destruction", engine->carries, plan->sum_bytes * plan->carries, 1, NULL);
     (void)sherd__engine_touch(engine, "destruction", engine->master, plan->master_elems * sizeof(float), 1, NULL);
+    (void)sherd__engine_touch(engine, "destruction", engine->remainder,
+                              plan->remainder_elems * sizeof *engine->remainder, 1, NULL);
     for (uint32_t m = 0; m < plan->n_moments; m++)
         (void)sherd__engine_touch(engine, "destruction", engine->moment[m],
                                   plan->moment_elems * sherd_dtype_bytes(plan->moment_dtype), 1,

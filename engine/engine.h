@@ -18,7 +18,7 @@
 #include "shard/plan.h"
 #include "shard/ring.h"
 
-#define SHERD__ARENAS (8 + SHERD__MAX_MOMENTS) /* sums, their carries and slots, shared gradients, master, moments; trust */
+#define SHERD__ARENAS (9 + SHERD__MAX_MOMENTS) /* sums, carries, slots, shared gradients, masters, moments; trust */
 #define SHERD__SPOKEN 4u
 
 /* What one step needs on the device beside the tensors; fits SHERD__STEP_BYTES. */
@@ -44,6 +44,14 @@ typedef struct sherd__engine_trust {
     const void **src;            /* [trust_slices] into the window */
     sherd__byte_range clear;     /* all of `own` */
 } sherd__engine_trust;
+
+/* Where values lie: `dtype` at `at`; where `remainder` is not NULL they are fp32, bf16 of it at `at` and the rest
+ * there. */
+typedef struct sherd__values {
+    void *at; /* NULL: nothing */
+    sherd_dtype dtype;
+    uint16_t *remainder;
+} sherd__values;
 
 /* Tables of one bucket, made at creation. */
 typedef struct sherd__engine_bucket {
@@ -80,6 +88,7 @@ struct sherd_engine {
     void *carries;           /* places 1 … of the counter: arenas like `sums`, one after the other */
     const void *carry_source; /* the same: the one source of CARRY */
     float *master;
+    uint16_t *remainder; /* of masters whose other half is the working copy */
     void *moment[SHERD__MAX_MOMENTS]; /* of the plan's moment_dtype */
     void *shared;
     void *sum_slots;           /* on the device: sums on their way to the host */
@@ -184,11 +193,23 @@ sherd_status sherd__engine_offload_create(sherd_engine *engine, sherd_error *err
 void sherd__engine_offload_destroy(sherd_engine *engine);
 /* When the vote is known. */
 void sherd__engine_guessed(sherd_engine *engine);
-/* State `which` (0: master, then the moments; of type sherd__plan_state_dtype) from element `local` of the own part on; *run: how
- * many follow in a row. On any tier, for the device's operations; between open and close, the streams idle. */
-void *sherd__engine_state(const sherd_engine *engine, uint32_t bucket, uint32_t which, int64_t local, int64_t *run);
+/* State `which` (0: master, then the moments) from element `local` of the own part on; *run: how many follow in a row.
+ * On any tier, for the device's operations; between open and close, the streams idle. */
+sherd__values sherd__engine_state(const sherd_engine *engine, uint32_t bucket, uint32_t which, int64_t local,
+                                  int64_t *run);
 sherd_status sherd__engine_state_open(sherd_engine *engine, uint32_t bucket, sherd_error *err);
 sherd_status sherd__engine_state_close(sherd_engine *engine, uint32_t bucket, int32_t changed, sherd_error *err);
+
+/* values.c: enqueued on the comm stream: `n` values out to `to`, and in from there. Of remainders: as fp32. */
+sherd_status sherd__engine_values_out(sherd_engine *engine, sherd__tag tag, void *to, sherd_dtype dtype,
+                                      sherd__values from, int64_t n);
+sherd_status sherd__engine_values_in(sherd_engine *engine, sherd__tag tag, sherd__values to, const void *from,
+                                     sherd_dtype dtype, int64_t n);
+static inline sherd__values sherd__values_of(const void *at, sherd_dtype dtype)
+{
+    return (sherd__values){(void *)at, dtype, NULL};
+}
+sherd__values sherd__values_from(sherd__values values, int64_t elem);
 
 /* wait.c: waits of the calling thread, timed as exposed where they are the compute stream's, and failure. */
 sherd_status sherd__engine_compute_wait(sherd_engine *engine, sherd__event *event, const char *site);

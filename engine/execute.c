@@ -299,7 +299,10 @@ sherd__update sherd__engine_update_of(const sherd_engine *engine, uint32_t index
     update.scalars = &engine->block->scalars;
     update.sum_dtype = sherd__plan_sum_dtype(plan, bucket);
     update.sum = sherd__at(engine->sums, bucket->sum_offset + sum_begin * sherd_dtype_bytes(update.sum_dtype));
-    update.master = bucket->dtype == SHERD_FP32 ? working : engine->master + bucket->master_offset;
+    if (bucket->remainder)
+        update.remainder = engine->remainder + bucket->master_offset;
+    else
+        update.master = bucket->dtype == SHERD_FP32 ? working : engine->master + bucket->master_offset;
     update.emit = bucket->dtype == SHERD_FP32 ? NULL : working;
     update.emit_dtype = bucket->dtype;
     for (uint32_t m = 0; m < plan->n_moments; m++)

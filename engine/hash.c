@@ -17,9 +17,9 @@ static void add_values(digest *digest, uint32_t id, uint8_t place, int64_t first
         sherd__hash_add(&digest->param, id, place, first, values, n);
 }
 
-/* `n` values at `values` on the device: elements from `first` (a multiple of 256) on of a parameter's state `place`. */
+/* `n` values on the device: elements from `first` (a multiple of 256) on of a parameter's state `place`. */
 static sherd_status hash_values(sherd_engine *engine, digest *digest, uint32_t id, uint8_t place, int64_t first,
-                                const void *values, sherd_dtype dtype, int64_t n)
+                                sherd__values values, int64_t n)
 {
     const int64_t most = SHERD__STAGE_BYTES / sizeof(float);
     sherd__tag tag = sherd__engine_tag(engine, "hash", -1);
@@ -30,8 +30,7 @@ static sherd_status hash_values(sherd_engine *engine, digest *digest, uint32_t i
         status = sherd__engine_follow(engine, "hash reuse");
         if (status == SHERD_OK)
             status =
-                engine->device->ops->convert(engine->stream[SHERD__COMM], tag, engine->stage, SHERD_FP32,
-                                             sherd__at(values, (uint64_t)i * sherd_dtype_bytes(dtype)), dtype, part, 0);
+                sherd__engine_values_out(engine, tag, engine->stage, SHERD_FP32, sherd__values_from(values, i), part);
         status = sherd__engine_check(engine, status, NULL);
         if (status == SHERD_OK)
             status = sherd__engine_sync(engine, SHERD__COMM, "hash sync", NULL);
@@ -53,10 +52,9 @@ static sherd_status hash_segment(sherd_engine *engine, digest *digest, uint32_t 
     for (uint32_t which = 0; which <= engine->plan->n_moments; which++) {
         int64_t run;
         for (int64_t i = 0; status == SHERD_OK && i < n; i += run) {
-            const void *values = sherd__engine_state(engine, index, which, local + i, &run);
+            sherd__values values = sherd__engine_state(engine, index, which, local + i, &run);
             run = run < n - i ? run : n - i;
-            status = hash_values(engine, digest, id, (uint8_t)which, first + i, values,
-                                 sherd__plan_state_dtype(engine->plan, which), run);
+            status = hash_values(engine, digest, id, (uint8_t)which, first + i, values, run);
         }
     }
     return status;
@@ -87,8 +85,10 @@ static sherd_status hash_frozen(sherd_engine *engine, digest *digest)
 
     for (uint32_t p = 0; status == SHERD_OK && engine->rank == 0 && p < plan->n_params; p++)
         if (plan->params[p].bucket < 0)
-            status = hash_values(engine, digest, p, 0, 0, sherd__at(engine->params.local, plan->params[p].param_offset),
-                                 plan->params[p].dtype, plan->params[p].elems);
+            status = hash_values(
+                engine, digest, p, 0, 0,
+                sherd__values_of(sherd__at(engine->params.local, plan->params[p].param_offset), plan->params[p].dtype),
+                plan->params[p].elems);
     return status;
 }
 

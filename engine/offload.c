@@ -193,20 +193,28 @@ void sherd__engine_guessed(sherd_engine *engine)
     engine->guess_parity = !engine->guess_parity;
 }
 
-void *sherd__engine_state(const sherd_engine *engine, uint32_t index, uint32_t which, int64_t local, int64_t *run)
+sherd__values sherd__engine_state(const sherd_engine *engine, uint32_t index, uint32_t which, int64_t local,
+                                  int64_t *run)
 {
     const sherd__bucket *bucket = &engine->plan->buckets[index];
+    sherd_dtype dtype = sherd__plan_state_dtype(engine->plan, which);
+    sherd__values values;
 
     if (sherd__bucket_offloaded(bucket))
-        return sherd__offload_state(engine->offload, index, engine->buckets[index].parity, which, local, run);
+        return sherd__values_of(
+            sherd__offload_state(engine->offload, index, engine->buckets[index].parity, which, local, run), dtype);
     *run = sherd__engine_part_elems(engine, bucket) - local;
     if (which > 0)
-        return sherd__at(engine->moment[which - 1],
-                         (bucket->state_offset + (uint64_t)local) * sherd__plan_state_width(engine->plan, which));
-    if (bucket->dtype != SHERD_FP32)
-        return engine->master + bucket->master_offset + local;
-    return (float *)sherd__at(engine->params.local, bucket->param_offset) + sherd__engine_part_begin(engine, bucket) +
-           local;
+        values = sherd__values_of(sherd__at(engine->moment[which - 1], bucket->state_offset * sherd_dtype_bytes(dtype)),
+                                  dtype);
+    else if (bucket->dtype != SHERD_FP32 && !bucket->remainder)
+        values = sherd__values_of(engine->master + bucket->master_offset, dtype);
+    else {
+        uint64_t begin = (uint64_t)sherd__engine_part_begin(engine, bucket) * sherd_dtype_bytes(bucket->dtype);
+        values = sherd__values_of(sherd__at(engine->params.local, bucket->param_offset + begin), bucket->dtype);
+        values.remainder = bucket->remainder ? engine->remainder + bucket->master_offset : NULL;
+    }
+    return sherd__values_from(values, local);
 }
 
 sherd_status sherd__engine_state_open(sherd_engine *engine, uint32_t bucket, sherd_error *err)

@@ -39,8 +39,9 @@ static uint64_t digest_bytes(reader *r, uint64_t digest, const void *data, uint6
     }
     for (uint64_t at = 0; r->status == SHERD_OK && at < bytes; at += most) {
         uint64_t part = bytes - at < most ? bytes - at : most;
-        r->status = sherd__checkpoint_lower(r->engine, sherd__at(data, at), SHERD_BF16, SHERD_BF16,
-                                            (int64_t)(part / sizeof(uint16_t)), &r->err); /* as it is: two bytes at a time */
+        r->status =
+            sherd__checkpoint_lower(r->engine, sherd__values_of(sherd__at(data, at), SHERD_BF16), SHERD_BF16,
+                                    (int64_t)(part / sizeof(uint16_t)), &r->err); /* as it is: two bytes at a time */
         digest = mix(digest, r->engine->stage, part);
     }
     return digest;

@@ -35,8 +35,7 @@ static stage stage_open(const sherd_engine *engine)
 }
 
 /* Enqueues: root's `data` (root only), as fp32, into every rank's staging buffer. */
-static sherd_status stage_broadcast(sherd_engine *engine, stage *stage, const void *data, sherd_dtype dtype,
-                                    int64_t elems, int32_t root)
+static sherd_status stage_broadcast(sherd_engine *engine, stage *stage, sherd__values data, int64_t elems, int32_t root)
 {
     sherd__stream *stream = engine->stream[SHERD__COMM];
     sherd__tag tag = sherd__engine_tag(engine, "transfer", -1);
@@ -44,7 +43,7 @@ static sherd_status stage_broadcast(sherd_engine *engine, stage *stage, const vo
     sherd_status status = engine->comm->ops->released(engine->comm, stream, tag, stage->ticket, "staging reuse");
 
     if (status == SHERD_OK && engine->rank == root)
-        status = engine->device->ops->convert(stream, tag, stage->window->local, SHERD_FP32, data, dtype, elems, 0);
+        status = sherd__engine_values_out(engine, tag, stage->window->local, SHERD_FP32, data, elems);
     if (status == SHERD_OK)
         status = engine->comm->ops->broadcast(engine->comm, stream, tag, stage->window, 0, bytes, root, &stage->ticket);
     engine->last_ticket = stage->ticket;
@@ -80,8 +79,9 @@ static int in_parts(const sherd_engine *engine, const sherd__plan_param *param, 
 }
 
 /* This rank's part of elements [first, first + *n) of a state that lies in parts: where it starts, clipped to what is
- * owned and lies in a row. *skip is how many elements of the request lie before it. NULL: nothing of it. */
-static void *state_part(const sherd_engine *engine, const range *range, int64_t first, int64_t *n, int64_t *skip)
+ * owned and lies in a row. *skip is how many elements of the request lie before it. Nowhere: nothing of it. */
+static sherd__values state_part(const sherd_engine *engine, const range *range, int64_t first, int64_t *n,
+                                int64_t *skip)
 {
     const sherd__plan_param *param = range->param;
     const sherd__bucket *bucket = &engine->plan->buckets[param->bucket];
@@ -92,11 +92,11 @@ static void *state_part(const sherd_engine *engine, const range *range, int64_t 
     int64_t to = end < part_end ? end : part_end;
 
     if (from >= to)
-        return NULL;
+        return (sherd__values){NULL, SHERD_FP32, NULL};
     *skip = from - begin;
-    void *at = sherd__engine_state(engine, (uint32_t)param->bucket, range->which, from - part, n);
+    sherd__values values = sherd__engine_state(engine, (uint32_t)param->bucket, range->which, from - part, n);
     *n = *n < to - from ? *n : to - from;
-    return at;
+    return values;
 }
 
 /* Staged values of elements [first, first + n) to where they live. */
@@ -115,11 +115,10 @@ static sherd_status write_chunk(sherd_engine *engine, const range *range, const 
         status = sherd__engine_lend(engine, range->id, first, n, tag, stream);
     while (status == SHERD_OK && in_parts(engine, param, range->which) && done < n) {
         int64_t part = n - done, skip = 0;
-        void *state = state_part(engine, range, first + done, &part, &skip);
-        if (!state)
+        sherd__values state = state_part(engine, range, first + done, &part, &skip);
+        if (!state.at)
             break;
-        status = ops->convert(stream, tag, state, sherd__plan_state_dtype(engine->plan, range->which),
-                              staged + done + skip, SHERD_FP32, part, 0);
+        status = sherd__engine_values_in(engine, tag, state, staged + done + skip, SHERD_FP32, part);
         done += skip + part;
     }
     return status;
@@ -175,7 +174,7 @@ static sherd_status write_range(sherd_engine *engine, range *range, const float 
     stage = stage_open(engine);
     for (int64_t i = 0; status == SHERD_OK && i < range->count; i += stage.elems) {
         int64_t n = range->count - i < stage.elems ? range->count - i : stage.elems;
-        status = stage_broadcast(engine, &stage, data ? data + i : NULL, SHERD_FP32, n, range->root);
+        status = stage_broadcast(engine, &stage, sherd__values_of(data ? data + i : NULL, SHERD_FP32), n, range->root);
         if (status == SHERD_OK)
             status = write_chunk(engine, range, stage.window->local, range->first + i, n);
     }
@@ -220,12 +219,10 @@ static sherd_status read_sharded(sherd_engine *engine, const range *range, stage
         if (n > stage->elems)
             n = stage->elems;
         n = within_node(engine, bucket, at % bucket->slice_elems, n);
-        status =
-            stage_broadcast(engine, stage,
-                            engine->rank == owner ? sherd__engine_state(engine, (uint32_t)param->bucket, range->which,
-                                                                        at % bucket->slice_elems, &run)
-                                                  : NULL,
-                            sherd__plan_state_dtype(engine->plan, range->which), n, (int32_t)owner);
+        sherd__values values = sherd__values_of(NULL, SHERD_FP32);
+        if (engine->rank == owner)
+            values = sherd__engine_state(engine, (uint32_t)param->bucket, range->which, at % bucket->slice_elems, &run);
+        status = stage_broadcast(engine, stage, values, n, (int32_t)owner);
         if (status == SHERD_OK)
             status = engine->device->ops->copy(engine->stream[SHERD__COMM], tag, data + i, stage->window->local,
                                                (uint64_t)n * sizeof(float));
@@ -237,21 +234,19 @@ static sherd_status read_sharded(sherd_engine *engine, const range *range, stage
 /* What this rank has itself: the working copy, or its own part, in which the range must lie. */
 static sherd_status read_local(sherd_engine *engine, const range *range, float *data)
 {
-    sherd__stream *stream = engine->stream[SHERD__COMM];
     sherd__tag tag = sherd__engine_tag(engine, "param read", range->param->bucket);
     sherd_status status = SHERD_OK;
     int64_t n, skip = 0;
 
-    if (!in_parts(engine, range->param, range->which))
+    if (!in_parts(engine, range->param, range->which)) {
+        sherd__values working = sherd__values_of(working_copy(engine, range->param, range->first), range->param->dtype);
         return range->count == 0 ? SHERD_OK
-                                 : engine->device->ops->convert(stream, tag, data, SHERD_FP32,
-                                                                working_copy(engine, range->param, range->first),
-                                                                range->param->dtype, range->count, 0);
+                                 : sherd__engine_values_out(engine, tag, data, SHERD_FP32, working, range->count);
+    }
     for (int64_t i = 0; status == SHERD_OK && i < range->count; i += n) {
         n = range->count - i;
-        const void *state = state_part(engine, range, range->first + i, &n, &skip);
-        status = engine->device->ops->convert(stream, tag, data + i, SHERD_FP32, state,
-                                              sherd__plan_state_dtype(engine->plan, range->which), n, 0);
+        sherd__values state = state_part(engine, range, range->first + i, &n, &skip);
+        status = sherd__engine_values_out(engine, tag, data + i, SHERD_FP32, state, n);
     }
     return status;
 }
@@ -322,7 +317,7 @@ sherd_status sherd__engine_share(sherd_engine *engine, int32_t root, uint32_t *w
 
     for (int64_t i = 0; status == SHERD_OK && i < count; i += stage.elems) {
         int64_t n = count - i < stage.elems ? count - i : stage.elems;
-        status = stage_broadcast(engine, &stage, words + i, SHERD_FP32, n, root);
+        status = stage_broadcast(engine, &stage, sherd__values_of(words + i, SHERD_FP32), n, root);
         if (status == SHERD_OK)
             status = engine->device->ops->copy(engine->stream[SHERD__COMM], tag, words + i, stage.window->local,
                                                (uint64_t)n * sizeof *words);

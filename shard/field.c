@@ -25,6 +25,7 @@ static const struct {
     {"reproducible", "sherd.reproducible"},
     {"replan", "sherd.replan"},
     {"wire", "communication_data_type"},
+    {"master_remainder", "sherd.master_remainder"},
     {"lamb.", "optimizer.params."},
     {"optimizer.kind", "optimizer.type"},
     {"optimizer.beta1", "optimizer.params.betas (the first)"},

@@ -129,6 +129,7 @@ static void put_schedules_and_scale(writer *to, const sherd_config *config)
     put(to, (uint64_t)config->scaling.consecutive_hysteresis);
     put(to, (uint64_t)config->scaling.loss_scale_window);
     put(to, (uint64_t)config->moments_bf16);
+    put(to, (uint64_t)config->master_remainder);
 }
 
 static void put_rules(writer *to, const sherd_config *config)

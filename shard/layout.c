@@ -23,6 +23,11 @@ static void place_on_device(sherd_plan *plan, sherd__bucket *bucket)
         return;
     bucket->state_offset = plan->moment_elems;
     plan->moment_elems += state;
+    if (bucket->remainder) {
+        bucket->master_offset = plan->remainder_elems;
+        plan->remainder_elems += state;
+        return;
+    }
     bucket->master_offset = plan->master_elems;
     plan->master_elems += bucket->dtype == SHERD_FP32 ? 0 : state;
 }
@@ -118,10 +123,14 @@ static void start_placement(sherd_plan *plan)
         plan->placement.sum_slots = fewer(n_off, SHERD__SUM_SLOTS);
     plan->placement.emit_slots = fewer(n_off, SHERD__EMIT_SLOTS);
     plan->placement.disk_slots = fewer(n_disk, (uint32_t)plan->config.offload.buffer_count);
-    plan->param_bytes = plan->sum_bytes = plan->shared_bytes = plan->master_elems = plan->moment_elems = 0;
+    plan->param_bytes = plan->sum_bytes = plan->shared_bytes = 0;
+    plan->master_elems = plan->remainder_elems = plan->moment_elems = 0;
     for (uint32_t b = 0; b < plan->n_buckets; b++) {
-        plan->buckets[b].tier = b < n_disk ? SHERD_TIER_DISK : b < n_off ? SHERD_TIER_HOST : SHERD_TIER_DEVICE;
-        plan->buckets[b].speculated = b >= n_disk && b < n_disk + n_speculated;
+        sherd__bucket *bucket = &plan->buckets[b];
+        bucket->tier = b < n_disk ? SHERD_TIER_DISK : b < n_off ? SHERD_TIER_HOST : SHERD_TIER_DEVICE;
+        bucket->speculated = b >= n_disk && b < n_disk + n_speculated;
+        bucket->remainder = /* the working copy must lie beside it */
+            plan->config.master_remainder && bucket->dtype == SHERD_BF16 && bucket->tier == SHERD_TIER_DEVICE;
     }
 }
 

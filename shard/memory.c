@@ -42,7 +42,7 @@ sherd_status sherd_plan_memory(const sherd_plan *plan, int32_t rank, sherd_memor
     bytes[SHERD_CAT_GRADIENTS] = plan->ring_bytes;
     bytes[SHERD_CAT_GRADIENTS_SHARED] = plan->shared_bytes;
     bytes[SHERD_CAT_GRAD_SUMS] = plan->sum_bytes * (1 + (uint64_t)plan->carries);
-    bytes[SHERD_CAT_MASTER] = plan->master_elems * sizeof(float);
+    bytes[SHERD_CAT_MASTER] = plan->master_elems * sizeof(float) + plan->remainder_elems * sizeof(uint16_t);
     bytes[SHERD_CAT_MOMENTS] = plan->moment_elems * moments;
     bytes[SHERD_CAT_COMMUNICATION] = plan->comm_bytes;
     const sherd__placement *placement = &plan->placement;

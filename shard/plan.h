@@ -59,7 +59,9 @@ typedef struct sherd__bucket {
     uint64_t sum_offset;   /* bytes in the grad_sums arena (of the owned part: slice, or whole at stage 0 and in FULL
                               mode) */
     uint64_t state_offset; /* elements in each moment arena (slice, or whole at stage 0) */
-    uint64_t master_offset; /* elements in the master arena; unused where dtype is fp32: the working copy is the master */
+    uint64_t master_offset; /* elements in the master arena (that of remainders, where it has one); unused where dtype
+                               is fp32: the working copy is the master */
+    int32_t remainder;      /* 1: the master is the bf16 working copy and a 16-bit remainder beside it (base/half.h) */
     uint32_t contributions; /* sum of its parameters' uses: grad_ready calls that complete it in a micro-step */
     /* The slot is free once bucket ring_after has been released by every rank: the latest in reduction order among those
      * whose bytes overlap. ring_after_previous: 1 where that is the previous micro-step's (of this or the previous step;
@@ -114,6 +116,7 @@ struct sherd_plan {
     uint64_t param_bytes, ring_bytes, sum_bytes, shared_bytes; /* arena sizes; there are 1 + carries of sums */
     uint32_t carries;
     uint64_t master_elems, moment_elems;                       /* per arena */
+    uint64_t remainder_elems;                                  /* beside master_elems, 2 bytes each */
     uint64_t comm_bytes;                                       /* control block and vote, per rank */
     sherd__placement placement;
     int64_t total_elems;                                       /* without padding, frozen included */
@@ -177,7 +180,8 @@ static inline uint64_t sherd__plan_trust_device_bytes(const sherd_plan *plan)
     return (plan->trust_slices + (plan->trust_slices > 1)) * plan->trust_slice_bytes + plan->ratio_bytes;
 }
 
-/* How state `which` (0: master, then the moments) is kept. */
+/* How state `which` (0: master, then the moments) is kept; a bucket with `remainder` has its master in two halves
+ * instead. */
 static inline sherd_dtype sherd__plan_state_dtype(const sherd_plan *plan, uint32_t which)
 {
     return which == 0 ? SHERD_FP32 : plan->moment_dtype;

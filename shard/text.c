@@ -85,6 +85,27 @@ static void put_borrowed(sherd__text *to, const sherd_plan *plan)
         sherd__text_put(to, "  beside these, the client's: %" PRIu32 " borrowed parameters, %" PRIu64 " bytes\n", n, bytes);
 }
 
+/* Where sherd.master_remainder has an effect, and where not. */
+static void put_remainders(sherd__text *to, const sherd_plan *plan)
+{
+    uint32_t with = 0, fp32 = 0, fp16 = 0, offloaded = 0;
+
+    for (uint32_t b = 0; b < plan->n_buckets; b++) {
+        const sherd__bucket *bucket = &plan->buckets[b];
+        with += bucket->remainder != 0;
+        fp32 += bucket->dtype == SHERD_FP32;
+        fp16 += bucket->dtype == SHERD_FP16;
+        offloaded += bucket->dtype == SHERD_BF16 && sherd__bucket_offloaded(bucket);
+    }
+    if (plan->config.master_remainder)
+        sherd__text_put(to,
+                        "masters of %" PRIu32 " of %" PRIu32
+                        " buckets are 16-bit remainders; master_remainder is without effect on %" PRIu32
+                        " in fp32 (the working copy is the master), %" PRIu32 " in fp16, %" PRIu32
+                        " in bf16 but off the device\n",
+                        with, plan->n_buckets, fp32, fp16, offloaded);
+}
+
 static void put_memory(sherd__text *to, const sherd_plan *plan)
 {
     sherd_memory memory;
@@ -103,6 +124,7 @@ static void put_memory(sherd__text *to, const sherd_plan *plan)
     sherd__text_put(to, "  %-7s %-18s %16" PRIu64 "\n", sherd_tier_name(SHERD_TIER_DEVICE), "total",
                     sherd_memory_total(&memory, SHERD_TIER_DEVICE));
     put_borrowed(to, plan);
+    put_remainders(to, plan);
 }
 
 static void put_event(sherd__text *to, sherd__event_ref event)

@@ -33,6 +33,7 @@ typedef struct work {
     uint32_t n_src;
     sherd_dtype dtype; /* of the sources, or of the sum */
     int add, norm, emit;
+    int halves; /* the master is the emitted bf16 and 16 bits beside it; the pattern has one fp32 array for both */
     sherd_optimizer kind;
 } work;
 
@@ -66,6 +67,11 @@ static void run_kernel(bench *b, const work *w)
         sherd__update update = {.kind = w->kind, .scalars = &b->scalars, .sum = b->src[0], .sum_dtype = w->dtype,
                                 .master = b->dst, .moment = {b->moment[0], w->kind == SHERD_SGD ? NULL : b->moment[1]},
                                 .emit = w->emit ? b->emit : NULL, .spans = &span, .n_spans = 1};
+        if (w->halves) {
+            update.master = NULL;
+            update.emit = b->emit;
+            update.remainder = b->src[1];
+        }
         b->math->update(b->team, &update);
     } else {
         sherd__tree_sum sum = {.src = (const void *const *)b->src, .n_src = w->n_src, .src_dtype = w->dtype,
@@ -115,6 +121,9 @@ static void reset(bench *b, sherd_dtype dtype)
             }
         }
     }
+    for (int64_t i = 0; i < b->elems; ++i) {
+        ((uint16_t *)b->emit)[i] = sherd__bf16_of_f32(0.01f + (float)(i % 97) * 0.001f);
+    }
 }
 
 static void measure(bench *b, const work *w)
@@ -152,6 +161,7 @@ static const work works[] = {
     {.name = "update AdamW, fp32 sum, bf16 emit", .update = 1, .dtype = SHERD_FP32, .emit = 1, .kind = SHERD_ADAMW},
     {.name = "update AdamW, bf16 sum, bf16 emit", .update = 1, .dtype = SHERD_BF16, .emit = 1, .kind = SHERD_ADAMW},
     {.name = "update AdamW, fp32 sum", .update = 1, .dtype = SHERD_FP32, .kind = SHERD_ADAMW},
+    {.name = "update AdamW, fp32 sum, halves", .update = 1, .dtype = SHERD_FP32, .halves = 1, .kind = SHERD_ADAMW},
 };
 
 static int make(bench *b, int64_t mb, int32_t threads)

@@ -185,6 +185,7 @@ typedef struct sherd_config {
     int32_t moments_bf16;                   /* 1: moments are kept as bf16 (docs/numerics.md); masters stay fp32 */
     sherd_wire wire;                        /* communication_data_type */
     double silent_after_s;                  /* 30: sherd_comm_options has it too */
+    int32_t master_remainder;               /* sherd.master_remainder: bf16 on the device keeps 2 bytes beside it, not a master of 4 */
 } sherd_config;
 
 /* Defaults. `size` is sizeof(sherd_config) as the caller was compiled. */
@@ -428,7 +429,7 @@ SHERD_API sherd_status sherd_micro_begin(sherd_engine *engine, sherd_micro *out)
 /* The working copy, elems values of the parameter's dtype, readable until release. The compute stream waits for this
  * bucket's all-gather only. Any thread. Also legal outside a micro-step, between two of one step and between steps, as
  * often as one likes: evaluation needs nothing else. What was acquired is released before sherd_engine_step of the step's last
- * micro-step: the update writes it. */
+ * micro-step: the update writes it. The client never does: with sherd.master_remainder it is half of the master. */
 SHERD_API sherd_status sherd_param_acquire(sherd_engine *engine, uint32_t param, const void **out);
 SHERD_API sherd_status sherd_param_release(sherd_engine *engine, uint32_t param);
 

@@ -95,7 +95,7 @@ typedef enum sherd_tier { SHERD_TIER_DEVICE = 0, SHERD_TIER_HOST = 1, SHERD_TIER
     X(GRADIENTS, "gradients", 1)                /* the gradient ring */                                                \
     X(GRADIENTS_SHARED, "gradients/shared", 1)  /* gradients of parameters that are used several times */              \
     X(GRAD_SUMS, "grad_sums", 1)                /* summed gradients of the owned slices (or full size) */              \
-    X(MASTER, "master", 1)                      /* fp32 master weights, where the working copy is not the master */    \
+    X(MASTER, "master", 1)                      /* fp32 masters or their remainders, where the copy is not the master */ \
     X(MOMENTS, "moments", 1)                    /* the optimizer's state */                                            \
     X(STAGING, "staging", 1)                    /* what passes between device, host and disk on its way */             \
     X(SPECULATION, "speculation", 1)            /* second buffers of updates made before the vote */                   \

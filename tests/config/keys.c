@@ -186,6 +186,7 @@ static const arrival arrivals[] = {
     ARRIVES("sherd.exact_bucket_size", "true", 'i', sherd.exact_bucket_size, 1),
     ARRIVES("sherd.reproducible", "true", 'i', reproducible, 1),
     ARRIVES("sherd.replan", "true", 'i', replan, 1),
+    ARRIVES("sherd.master_remainder", "true", 'i', master_remainder, 1),
     ARRIVES("sherd.transport", "\"nccl\"", 'i', transport.kind, SHERD_TRANSPORT_NCCL),
     ARRIVES("sherd.transport", "\"mpi\"", 'i', transport.kind, SHERD_TRANSPORT_MPI),
     ARRIVES("sherd.reduction", "\"native\"", 'i', transport.reduction, SHERD_REDUCTION_NATIVE),

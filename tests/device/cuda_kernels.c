@@ -190,11 +190,13 @@ enum { ELEMS = 90000, ORIGIN = 512, MANY = 300, KINDS = SHERD_LAMB + 1 };
 
 typedef struct arrays {
     float *master, *moment[2];
-    uint16_t *emit;
+    uint16_t *emit, *remainder;
     void *sum;
 } arrays;
 
-static sherd_dtype moment_dtype; /* of the updates that follow */
+/* Of the updates that follow. */
+static sherd_dtype moment_dtype;
+static int in_halves; /* the master is emit and remainder */
 
 static void arrays_init(arrays *a, sherd_dtype sum_dtype, value_mix mix)
 {
@@ -202,6 +204,7 @@ static void arrays_init(arrays *a, sherd_dtype sum_dtype, value_mix mix)
     a->moment[0] = array_new(ELEMS * 4);
     a->moment[1] = array_new(ELEMS * 4);
     a->emit = array_new(ELEMS * 2);
+    a->remainder = array_new(ELEMS * 2);
     a->sum = array_new(ELEMS * 4);
     fill_values(a->master, SHERD_FP32, ELEMS, 1, mix);
     fill_values(a->moment[0], moment_dtype, ELEMS, 2, mix);
@@ -209,6 +212,8 @@ static void arrays_init(arrays *a, sherd_dtype sum_dtype, value_mix mix)
     for (int64_t i = 0; i < ELEMS && mix == FINITE; i++) /* no sign: little-endian */
         ((uint8_t *)a->moment[1])[(size_t)bytes_of(moment_dtype, i + 1) - 1] &= 0x7F;
     fill_values(a->sum, sum_dtype, ELEMS, 4, mix);
+    if (in_halves)
+        reference_variant()->split(NULL, a->emit, a->remainder, a->master, ELEMS);
 }
 
 static void arrays_free(arrays *a)
@@ -217,12 +222,14 @@ static void arrays_free(arrays *a)
     free(a->moment[0]);
     free(a->moment[1]);
     free(a->emit);
+    free(a->remainder);
     free(a->sum);
 }
 
 static int same(const arrays *a, const arrays *b)
 {
     return memcmp(a->master, b->master, ELEMS * 4 + 4096) == 0 && memcmp(a->emit, b->emit, ELEMS * 2 + 4096) == 0 &&
+           memcmp(a->remainder, b->remainder, ELEMS * 2 + 4096) == 0 &&
            memcmp(a->moment[0], b->moment[0], ELEMS * 4 + 4096) == 0 &&
            memcmp(a->moment[1], b->moment[1], ELEMS * 4 + 4096) == 0;
 }
@@ -237,6 +244,10 @@ static sherd__update update_of(const arrays *a, sherd_optimizer kind, sherd_dtyp
                             .emit = emit ? a->emit + shift : NULL,
                             .emit_dtype = emit == 2 ? SHERD_FP16 : SHERD_BF16,
                             .origin = ORIGIN};
+    if (in_halves) {
+        update.master = NULL;
+        update.remainder = a->remainder + shift;
+    }
     update.moment_dtype = moment_dtype;
     update.moment[0] = (char *)a->moment[0] + bytes_of(moment_dtype, shift);
     update.moment[1] =
@@ -361,6 +372,15 @@ static void updates_equal_reference(void **state)
         check_update((sherd_optimizer)kind, SHERD_FP32, 1, 1, 1, SPECIAL, 0, whole, 1, 1 - kind % 2); /* skipped */
     }
     assert_int_equal(cuda_stub_calls("update") - updates, 2 * 32 * KINDS + KINDS * (3 + 1));
+    in_halves = 1;
+    for (int k = 0; k < KINDS * 8; k++) {
+        int bits = k / KINDS, one = (bits + k) % 2;
+        moment_dtype = (bits + k) % 3 == 1 ? SHERD_BF16 : SHERD_FP32;
+        check_update((sherd_optimizer)(k % KINDS), bits & 1 ? SHERD_BF16 : SHERD_FP32, 1, k / 5 % 2, k % 11 == 5,
+                     bits >> 1 & 1 ? SPECIAL : FINITE, bits >> 2 & 1 ? 1 + k % 3 : 0, one ? whole : odd, one ? 1 : 7,
+                     0);
+    }
+    in_halves = 0;
 }
 
 /* -------------------------------------------------------------------------------------------- zero, convert, reduce */
@@ -414,6 +434,49 @@ static void check_convert(sherd_dtype dst_dtype, sherd_dtype src_dtype, int add,
     free(want);
     dst_outside ? free(dst) : sherd_device_free(device, dst);
     src_outside ? free(src) : sherd_device_free(device, src);
+}
+
+/* fp32 into halves and back, the whole in memory of the device or outside. */
+static void check_halves(int64_t elems, int64_t shift, int outside)
+{
+    size_t bytes = (size_t)elems * 4 + 64;
+    float *values = outside ? array_new((int64_t)bytes) : device_block(device, bytes),
+          *want = array_new((int64_t)bytes);
+    uint16_t *half[2] = {device_block(device, bytes), array_new((int64_t)bytes)};
+    uint16_t *remainder[2] = {device_block(device, bytes), array_new((int64_t)bytes)};
+
+    fill_values(values, SHERD_FP32, elems + 16, 23, SPECIAL);
+    memcpy(want, values, bytes);
+    for (int k = 0; k < 2; k++) {
+        memset(half[k], 0x3C, bytes);
+        memset(remainder[k], 0x3C, bytes);
+    }
+    reference_variant()->split(NULL, half[1] + shift, remainder[1] + shift, want + shift, elems);
+    reference_variant()->join(NULL, want + shift, half[1] + shift, remainder[1] + shift, elems);
+    OK(device->ops->split(stream, tag, half[0] + shift, remainder[0] + shift, values + shift, elems));
+    OK(sync_stream(device, stream));
+    memset(values + shift, 0x3C, (size_t)elems * 4);
+    OK(device->ops->join(stream, tag, values + shift, half[0] + shift, remainder[0] + shift, elems));
+    OK(sync_stream(device, stream));
+    assert_memory_equal(half[0], half[1], bytes);
+    assert_memory_equal(remainder[0], remainder[1], bytes);
+    assert_memory_equal(values, want, bytes);
+    for (int k = 0; k < 2; k++) {
+        k ? free(half[k]) : sherd_device_free(device, half[k]);
+        k ? free(remainder[k]) : sherd_device_free(device, remainder[k]);
+    }
+    outside ? free(values) : sherd_device_free(device, values);
+    free(want);
+}
+
+static void halves_equal_reference(void **state)
+{
+    static const int64_t sizes[] = {0, 1, 8, 1024, 3001, 40000};
+    (void)state;
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (int64_t shift = 0; shift < 4; shift += 3)
+            for (int outside = 0; outside < 2; outside++)
+                check_halves(sizes[s], shift, outside);
 }
 
 static void conversions_equal_reference(void **state)
@@ -500,6 +563,7 @@ int main(void)
         cmocka_unit_test(sums_equal_reference),      cmocka_unit_test(updates_equal_reference),
         cmocka_unit_test(zeros_exactly_the_ranges),  cmocka_unit_test(conversions_equal_reference),
         cmocka_unit_test(narrows_in_place),          cmocka_unit_test(reductions),
+        cmocka_unit_test(halves_equal_reference),
         cmocka_unit_test(wide_sums_equal_reference), cmocka_unit_test(wide_sums_in_a_row),
     };
     return cmocka_run_group_tests(tests, begin, end);

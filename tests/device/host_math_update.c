@@ -22,7 +22,7 @@
 typedef struct arrays {
     float *master, *moment[2];
     float *second[3]; /* other places for master and moments; they begin with the same values */
-    uint16_t *emit;
+    uint16_t *emit, *remainder; /* remainder: together with emit, in the master's stead */
     void *sum;
     sherd__trust_sums trust[TENSORS]; /* of the first pass, where the optimizer has one */
 } arrays;
@@ -31,6 +31,7 @@ typedef struct update_case {
     sherd_optimizer kind;
     sherd_dtype sum_dtype, moment_dtype;
     int32_t emit, first, skip;
+    int32_t remainder;
     int32_t elsewhere; /* bit 0: the master, bit k + 1: moment k goes to its second place */
     value_mix mix;
     const sherd__span *spans;
@@ -58,6 +59,7 @@ static void arrays_init(arrays *a, const update_case *c)
     a->moment[0] = array_new(ELEMS * 4);
     a->moment[1] = array_new(ELEMS * 4);
     a->emit = array_new(ELEMS * 2);
+    a->remainder = array_new(ELEMS * 2);
     a->sum = array_new(ELEMS * 4);
     fill_values(a->master, SHERD_FP32, ELEMS, 1, c->mix);
     fill_values(a->moment[0], c->moment_dtype, ELEMS, 2, c->mix);
@@ -80,6 +82,7 @@ static void arrays_free(arrays *a)
     free(a->moment[0]);
     free(a->moment[1]);
     free(a->emit);
+    free(a->remainder);
     free(a->sum);
     for (int k = 0; k < 3; ++k) {
         free(a->second[k]);
@@ -101,6 +104,10 @@ static void run_update(const sherd__host_math *math, sherd__team *team, const up
                             .n_spans = c->n_spans};
     update.moment_dtype = c->moment_dtype;
     update.emit_dtype = c->emit == 2 ? SHERD_FP16 : SHERD_BF16;
+    if (c->remainder) {
+        update.master = NULL;
+        update.remainder = a->remainder;
+    }
     update.master_out = c->elsewhere & 1 ? a->second[0] : NULL;
     update.moment_out[0] = c->elsewhere & 2 ? a->second[1] : NULL;
     update.moment_out[1] = c->elsewhere & 4 && moments_of(c) > 1 ? a->second[2] : NULL;
@@ -178,10 +185,99 @@ static void check_update(const update_case *c, sherd__team *team, uint64_t *case
     arrays_free(&expected);
 }
 
+/* A master's halves; whatever NaN it held is one then. */
+static void split_master(arrays *a)
+{
+    reference_variant()->split(NULL, a->emit, a->remainder, a->master, ELEMS);
+    reference_variant()->join(NULL, a->master, a->emit, a->remainder, ELEMS);
+}
+
+static void arrays_copy(arrays *to, const arrays *from)
+{
+    memcpy(to->master, from->master, ELEMS * 4 + 4096);
+    memcpy(to->emit, from->emit, ELEMS * 2 + 4096);
+    memcpy(to->remainder, from->remainder, ELEMS * 2 + 4096);
+    memcpy(to->moment[0], from->moment[0], ELEMS * 4 + 4096);
+    memcpy(to->moment[1], from->moment[1], ELEMS * 4 + 4096);
+    memcpy(to->trust, from->trust, sizeof to->trust);
+}
+
+/* The same case with fp32 masters, by the reference, is what halves must give; on every variant, the reference too. */
+static void check_remainder(update_case c, sherd__team *team, uint64_t *cases)
+{
+    const sherd__host_math *fast[MAX_VARIANTS + 1];
+    uint32_t n = fast_variants(fast);
+    arrays begin, expected, got;
+    c.emit = 1;
+    c.elsewhere = 0;
+    c.remainder = 0;
+    arrays_init(&begin, &c);
+    arrays_init(&expected, &c);
+    arrays_init(&got, &c);
+    split_master(&begin);
+    arrays_copy(&expected, &begin);
+    run_update(reference_variant(), NULL, &c, &expected);
+    split_master(&expected);
+    c.remainder = 1;
+    fast[n++] = reference_variant();
+    for (uint32_t v = 0; v < n; ++v, ++*cases) {
+        arrays_copy(&got, &begin);
+        run_update(fast[v], team, &c, &got);
+        reference_variant()->join(NULL, got.master, got.emit, got.remainder, ELEMS); /* untouched so far */
+        if (!same(&expected, &got) || memcmp(got.remainder, expected.remainder, ELEMS * 2 + 4096) != 0) {
+            fail_msg("%s, %d threads: optimizer %d, sums %d, moments %d, first %d, %u spans, mix %d: halves unlike the "
+                     "whole",
+                     fast[v]->name, (int)sherd__team_threads(team), (int)c.kind, (int)c.sum_dtype, (int)c.moment_dtype,
+                     (int)c.first, c.n_spans, (int)c.mix);
+        }
+    }
+    arrays_free(&begin);
+    arrays_free(&expected);
+    arrays_free(&got);
+}
+
+/* Every variant, in as many pieces, at odd places. */
+static void test_halves(void **state)
+{
+    static const int64_t sizes[] = {0, 1, 31, 513, 16385, ELEMS - 3};
+    const sherd__host_math *fast[MAX_VARIANTS];
+    uint32_t n = fast_variants(fast);
+    sherd__team *team;
+    (void)state;
+    assert_int_equal(sherd__team_create(&sherd__default_allocator, 3, &team, NULL), SHERD_OK);
+    for (size_t s = 0; s < 2 * sizeof sizes / sizeof *sizes; ++s) {
+        float *values = array_new(ELEMS * 4), *want = array_new(ELEMS * 4), *got = array_new(ELEMS * 4);
+        uint16_t *half[2] = {array_new(ELEMS * 2), array_new(ELEMS * 2)};
+        uint16_t *remainder[2] = {array_new(ELEMS * 2), array_new(ELEMS * 2)};
+        int64_t elems = sizes[s / 2], at = s % 2 * 3;
+        fill_values(values, SHERD_FP32, ELEMS, 50 + s, SPECIAL);
+        reference_variant()->split(NULL, half[0] + at, remainder[0] + at, values + at, elems);
+        reference_variant()->join(NULL, want + at, half[0] + at, remainder[0] + at, elems);
+        for (int64_t i = 0; i < elems; ++i) {
+            assert_true(values[at + i] != values[at + i] || memcmp(&values[at + i], &want[at + i], 4) == 0);
+        }
+        for (uint32_t v = 0; v < n; ++v) {
+            fast[v]->split(team, half[1] + at, remainder[1] + at, values + at, elems);
+            fast[v]->join(team, got + at, half[1] + at, remainder[1] + at, elems);
+            assert_memory_equal(half[1], half[0], ELEMS * 2 + 4096);
+            assert_memory_equal(remainder[1], remainder[0], ELEMS * 2 + 4096);
+            assert_memory_equal(got, want, ELEMS * 4 + 4096);
+        }
+        for (int k = 0; k < 2; ++k) {
+            free(half[k]);
+            free(remainder[k]);
+        }
+        free(values);
+        free(want);
+        free(got);
+    }
+    sherd__team_destroy(team);
+}
+
 static void test_updates_equal_reference(void **state)
 {
     sherd__team *teams[4];
-    uint64_t cases = 0;
+    uint64_t cases = 0, halves = 0;
     (void)state;
     for (int32_t t = 0; t < 4; ++t) {
         assert_int_equal(sherd__team_create(&sherd__default_allocator, t + 1, &teams[t], NULL), SHERD_OK);
@@ -203,12 +299,14 @@ static void test_updates_equal_reference(void **state)
         c.elsewhere = 1 + k % 7;
         c.moment_dtype = c.moment_dtype == SHERD_FP32 ? SHERD_BF16 : SHERD_FP32;
         check_update(&c, teams[(k + 3) % 4], &cases);
+        check_remainder(c, teams[(k + 1) % 4], &halves);
     }
     for (int32_t t = 0; t < 4; ++t) {
         sherd__team_destroy(teams[t]);
     }
-    assert_true(cases >= 4 * KINDS * 16);
-    printf("updates compared: %llu\n", (unsigned long long)cases);
+    assert_true(cases >= 4 * KINDS * 16 && halves >= 2 * KINDS * 16);
+    printf("updates compared: %llu, and %llu of masters in halves\n", (unsigned long long)cases,
+           (unsigned long long)halves);
 }
 
 static void test_skip_changes_nothing(void **state)
@@ -220,6 +318,7 @@ static void test_skip_changes_nothing(void **state)
         check_update(&c, NULL, &cases);
         c.elsewhere = 7;
         check_update(&c, NULL, &cases);
+        check_remainder(c, NULL, &cases);
     }
     assert_true(cases > 0);
 }
@@ -227,7 +326,9 @@ static void test_skip_changes_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_updates_equal_reference), cmocka_unit_test(test_skip_changes_nothing),
+        cmocka_unit_test(test_updates_equal_reference),
+        cmocka_unit_test(test_skip_changes_nothing),
+        cmocka_unit_test(test_halves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,13 +27,13 @@ const char *case_name(const engine_case *c)
     static const char *const wires[] = {"own", "fp32", "bf16", "fp16"};
     snprintf(text, sizeof text,
              "world %d stage %d bucket %lld %s %s K %lld clip %g grad_sum %s overlap %d arrival %s tenths %d disk %d "
-             "speculate %d workers %d%s moments %s wire %s%s seed %llu",
+             "speculate %d workers %d%s moments %s wire %s%s%s seed %llu",
              c->world, c->stage, (long long)c->bucket,
              sherd__optim_get(c->optimizer)->name,
              sherd_dtype_name(c->dtype), (long long)c->accumulation, c->clipping, c->grad_sum_bf16 ? "bf16" : "fp32",
              c->overlap, arrivals[c->arrival], c->tenths, c->disk, c->speculate, c->workers,
              c->reproducible ? " reproducible" : "", c->moments_bf16 ? "bf16" : "fp32", wires[c->wire],
-             c->mixed ? " mixed" : "", (unsigned long long)c->seed);
+             c->mixed ? " mixed" : "", c->remainder ? " remainder" : "", (unsigned long long)c->seed);
     return text;
 }
 
@@ -69,6 +69,7 @@ int case_at(uint32_t index, int32_t world, int64_t steps, int wide, engine_case 
     out->overlap = !(wide && index % 11 == 10);
     out->bad_step = wide && index % 4 == 3 ? 2 : 0;
     out->moments_bf16 = index / 9 % 2;
+    out->remainder = (int32_t)((index + (uint32_t)world) % 2);
     return i == 0;
 }
 
@@ -89,6 +90,7 @@ engine_case case_plain(int32_t world, uint32_t i, int64_t steps)
     c.bad_step = i / 3 % 2 ? 2 : 0;
     c.read_back = i % 4 == 0;
     c.moments_bf16 = i % 7 == 1 || i % 7 == 4;
+    c.remainder = i / 2 % 2;
     c.seed = 11 + i;
     return c;
 }
@@ -261,6 +263,8 @@ sherd_status case_config(const engine_case *c, sherd_config *out, sherd_error *e
     out->replan = c->replan;
     out->moments_bf16 = c->moments_bf16;
     out->wire = c->wire;
+    out->master_remainder = c->remainder;
+    out->faults.check_replicas = c->check_replicas;
     out->sherd.fail_after_s = 60;
     config_offload(c, out);
     return sherd_config_resolve(out, c->world, err);

@@ -55,6 +55,8 @@ typedef struct engine_case {
     int32_t reproducible;  /* one tree over micro-batches */
     int32_t replan;        /* after the first step, by the order in which gradients came */
     int32_t moments_bf16;
+    int32_t remainder;      /* sherd.master_remainder */
+    int64_t check_replicas; /* every so many steps */
     uint64_t seed;
     sherd_wire wire;
     sherd_transport transport;

@@ -278,8 +278,8 @@ static sherd_status run_step(const engine_case *c, sherd_engine *engine, const s
     return status;
 }
 
-static sherd_status train(const engine_case *c, const sherd_plan *plan, sherd_engine *engine, const sherd_param *params,
-                          uint32_t n, int32_t rank, void *scratch, case_result *out)
+static sherd_status train(const engine_case *c, sherd_engine *engine, const sherd_param *params, uint32_t n,
+                          int32_t rank, void *scratch, case_result *out)
 {
     sherd_status status = SHERD_OK;
     sherd_report report;
@@ -314,7 +314,7 @@ static sherd_status train(const engine_case *c, const sherd_plan *plan, sherd_en
     if (status == SHERD_OK && c->borrow)
         status = case_check_borrowed(engine, params, n, out);
     if (status == SHERD_OK && c->ranges)
-        status = case_state_ranges(plan, engine, params, n, rank, out);
+        status = case_state_ranges(sherd_engine_plan(engine), engine, params, n, rank, out);
     return status == SHERD_OK && c->read_back ? read_back(c, engine, params, n, out) : status;
 }
 
@@ -375,7 +375,7 @@ void case_run_rank(const engine_case *c, sherd_device *device, sherd_comm *comm,
     if (out->status == SHERD_OK)
         out->status = sherd_engine_create(plan, device, comm, &engine, &out->error);
     if (out->status == SHERD_OK)
-        out->status = train(c, plan, engine, params, n, sherd_comm_rank(comm), scratch, out);
+        out->status = train(c, engine, params, n, sherd_comm_rank(comm), scratch, out);
     if (out->status == SHERD_OK)
         note_places(sherd_engine_plan(engine), engine, out);
     if (out->status == SHERD_OK)

@@ -61,6 +61,7 @@ static int case_number(uint32_t i, int32_t world, engine_case *out)
     out->all_used = i % 2;
     out->tied_large = i / 4 % 2;
     out->leave_early = i % 8 == 7;
+    out->remainder = i / 4 % 2;
     if (i >= 24 && i < 30) { /* discarded micro-steps, steps that end early, evaluation between */
         out->accumulation = 1 + i % 3;
         out->stage = (int32_t)(i / 2 % 3);

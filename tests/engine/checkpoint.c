@@ -63,6 +63,7 @@ static engine_case elsewhere(engine_case c, uint32_t way)
     c.disk = (int32_t)(way / 2 % 3);
     c.speculate = way % 2 && c.disk != 1;
     c.arrival = ARRIVE_SHUFFLED;
+    c.remainder = (int32_t)(way / 3 % 2);
     return c;
 }
 

@@ -9,7 +9,7 @@
 #include "tests/engine/compare.h"
 #include "tests/support/fail_alloc.h"
 
-static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
+void compared_run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
 {
     compared_run *run = ctx;
     case_run_rank(&run->c, device, comm, &run->results[rank]);
@@ -18,7 +18,7 @@ static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *
 void compared_run_world(compared_run *run)
 {
     world_options options = {.world = run->c.world, .threads = 1};
-    assert_int_equal(world_run_threads(&options, run_rank, run), 0);
+    assert_int_equal(world_run_threads(&options, compared_run_rank, run), 0);
 }
 
 void compared_run_and_compare(compared_run *run, case_result *want)

@@ -13,6 +13,8 @@ typedef struct compared_run {
     case_result results[WORLD_MAX];
 } compared_run;
 
+/* One rank of it, as world_run_… call it. */
+void compared_run_rank(void *run, int32_t rank, sherd_device *device, sherd_comm *comm);
 /* Fails the test unless all ranks come back. */
 void compared_run_world(compared_run *run);
 /* And unless all have the oracle's bits, which are in *want afterwards. */

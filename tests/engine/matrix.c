@@ -60,6 +60,7 @@ static int same_for_oracle(const engine_case *a, const engine_case *b)
     x.arrival = y.arrival = ARRIVE_BACKWARD;
     x.copy_grads = y.copy_grads = 0;
     x.overlap = y.overlap = 0;
+    x.remainder = y.remainder = 0;
     if (x.accumulation == 1)
         x.stage = y.stage = 0;
     return memcmp(&x, &y, sizeof x) == 0;

@@ -267,9 +267,62 @@ static void test_ratio(void **state)
     }
 }
 
+/* Two bytes instead of four for every master that stays on the device, so that less need leave it; nothing off it. */
+static void test_remainders(void **state)
+{
+    sherd_config config = config_of(2), with = config;
+    sherd_memory memory, less;
+    uint64_t all = BUCKETS * SLICE;
+
+    (void)state;
+    with.master_remainder = 1;
+    memory = memory_of(&config);
+    less = memory_of(&with);
+    assert_int_equal(memory.bytes[SHERD_TIER_DEVICE][SHERD_CAT_MASTER], all * 4);
+    assert_int_equal(less.bytes[SHERD_TIER_DEVICE][SHERD_CAT_MASTER], all * 2);
+    assert_int_equal(sherd_memory_total(&memory, SHERD_TIER_DEVICE) - sherd_memory_total(&less, SHERD_TIER_DEVICE),
+                     all * 2);
+    config.offload.device_memory_budget = with.offload.device_memory_budget =
+        (int64_t)sherd_memory_total(&less, SHERD_TIER_DEVICE);
+    assert_int_equal(placement_of(&with).n_off, 0);
+    assert_true(placement_of(&config).n_off > 0);
+    with.offload.device_memory_budget--;
+    assert_true(placement_of(&with).n_off > 0);
+    with.offload.device_memory_budget = SHERD_BUDGET_NONE;
+    with.offload.tier = SHERD_TIER_HOST;
+    with.offload.ratio = 0.5;
+    less = memory_of(&with);
+    assert_int_equal(less.bytes[SHERD_TIER_DEVICE][SHERD_CAT_MASTER], all / 2 * 2);
+    assert_int_equal(less.bytes[SHERD_TIER_HOST][SHERD_CAT_MASTER], all / 2 * 4);
+}
+
+/* One line of the report says on what it works. */
+static void test_remainders_are_reported(void **state)
+{
+    sherd_config config = config_of(2);
+    sherd_plan *plan;
+    sherd_error err;
+    static char text[1 << 16];
+
+    (void)state;
+    config.master_remainder = 1;
+    config.offload.tier = SHERD_TIER_HOST;
+    config.offload.ratio = 0.1;
+    table.params[2].dtype = table.params[2].grad_dtype = SHERD_FP16;
+    table.params[3].dtype = table.params[3].grad_dtype = SHERD_FP32;
+    assert_int_equal(make(&config, &plan, &err), SHERD_OK);
+    assert_true(sherd_plan_text(plan, text, sizeof text) < sizeof text);
+    sherd_plan_destroy(plan);
+    if (!strstr(text,
+                "masters of 3 of 6 buckets are 16-bit remainders; master_remainder is without effect on 1 in fp32 (the "
+                "working copy is the master), 1 in fp16, 1 in bf16 but off the device\n"))
+        fail_msg("%s", text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_remainders),   cmocka_unit_test(test_remainders_are_reported),
         cmocka_unit_test(test_bytes),        cmocka_unit_test(test_sums_stay_where_they_are_added),
         cmocka_unit_test(test_ratio),        cmocka_unit_test(test_device_budgets),
         cmocka_unit_test(test_host_budgets), cmocka_unit_test(test_speculation_takes_what_is_left),

@@ -89,6 +89,7 @@ static void must_differ(const uint8_t base[16], const sherd_config *config, cons
     X(groups[0].weight_decay = 0.3)                                                                                  \
     X(sherd.grad_sum_bf16 = 1)                                                                                       \
     X(moments_bf16 = 1)                                                                                              \
+    X(master_remainder = 1)                                                                                          \
     X(sherd.exact_bucket_size = 0)                                                                                   \
     X(transport.kind = SHERD_TRANSPORT_NCCL)
 
