@@ -15,7 +15,7 @@
 #include <cmocka.h>
 
 #include "nccl_world.h"
-#include "tests/engine/case.h"
+#include "tests/engine/compare.h"
 
 enum { MAX_CASES = 512, STEPS = 4 };
 
@@ -74,16 +74,8 @@ static void compare(const matrix *m, int32_t world)
     case_result want;
     for (uint32_t i = m->first; matrix_case(m, i, world, &c); i += m->stride) {
         case_run_oracle(&c, SHERD_ORACLE_RIGHT, &want);
-        for (int32_t r = 0; r < world; r++) {
-            const case_result *got = &m->results[r][i];
-            if (got->status != SHERD_OK)
-                fail_msg("%s: rank %d: %s", case_name(&c), (int)r, got->error.text);
-            if (!case_equal(&want, got, c.steps))
-                fail_msg("%s: rank %d differs from the oracle (norm %a, want %a)", case_name(&c), (int)r, got->norm[0],
-                         want.norm[0]);
-            if (!got->memory_matches)
-                fail_msg("%s: rank %d: the ledger is not the plan", case_name(&c), (int)r);
-        }
+        for (int32_t r = 0; r < world; r++)
+            compared_result(&c, &want, &m->results[r][i], r);
         combinations++;
         accumulated += c.accumulation > 1;
     }

@@ -21,7 +21,7 @@
 
 #include "device/cuda.h"
 #include "sherd/sherd_cuda.h"
-#include "tests/engine/case.h"
+#include "tests/engine/compare.h"
 #include "tests/support/cuda_stub/stub.h"
 
 enum { RANKS = 4, MAX_CASES = 512 };
@@ -165,16 +165,8 @@ static void compare(const run *run)
     uint32_t compared = 0;
     for (uint32_t i = run->first; i < MAX_CASES && next_case(run, i, &c); i += run->stride) {
         case_run_oracle(&c, SHERD_ORACLE_RIGHT, &want);
-        for (int32_t r = 0; r < run->world; r++) {
-            const case_result *got = &run->results[r][i];
-            if (got->status != SHERD_OK)
-                fail_msg("%s: rank %d: %s", case_name(&c), r, got->error.text);
-            if (!case_equal(&want, got, c.steps))
-                fail_msg("%s: rank %d differs from the oracle (norm %a, want %a)", case_name(&c), r, got->norm[0],
-                         want.norm[0]);
-            if (!got->memory_matches)
-                fail_msg("%s: rank %d: the ledger is not the plan", case_name(&c), r);
-        }
+        for (int32_t r = 0; r < run->world; r++)
+            compared_result(&c, &want, &run->results[r][i], r);
         compared++;
     }
     assert_true(compared > 0);

@@ -15,36 +15,19 @@
 
 #include <cmocka.h>
 
-#include "tests/engine/case.h"
 #include "tests/engine/checkpoints.h"
-#include "tests/engine/worlds.h"
+#include "tests/engine/compare.h"
 
 enum { STEPS = 4, SAVE_AT = 2, MAX_CASES = 64 };
 
-typedef struct run {
-    uint32_t n;
-    engine_case cases[MAX_CASES];
-    case_result results[WORLD_MAX][MAX_CASES];
-} run;
-
-static run runs;
+static compared_cases runs;
 static uint32_t combinations;
-
-static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
-{
-    run *r = ctx;
-    for (uint32_t i = 0; i < r->n; i++) {
-        case_run_rank(&r->cases[i], device, comm, &r->results[rank][i]);
-        if (r->results[rank][i].status != SHERD_OK)
-            return;
-    }
-}
 
 static void run_cases(int32_t world)
 {
     world_options options = {.world = world, .threads = 1};
 
-    assert_int_equal(world_run_threads(&options, run_rank, &runs), 0);
+    compared_cases_run(&runs, &options, 0);
     for (uint32_t i = 0; i < runs.n; i++)
         for (int32_t r = 0; r < world; r++)
             if (runs.results[r][i].status != SHERD_OK)
@@ -248,7 +231,7 @@ static void no_wait_is_missing(void **state)
         c.tenths = seed % 2 ? 5 : 0;
         runs.cases[1] = c;
         runs.n = 2;
-        assert_int_equal(world_run_threads(&options, run_rank, &runs), 0);
+        compared_cases_run(&runs, &options, 0);
         for (int32_t i = 0; i < 4; i++)
             if (runs.results[i / 2][i % 2].status != SHERD_OK)
                 fail_msg("%s: %s", case_name(&runs.cases[i % 2]), runs.results[i / 2][i % 2].error.text);

@@ -14,33 +14,16 @@
 
 #include <cmocka.h>
 
-#include "tests/engine/case.h"
 #include "tests/engine/checkpoints.h"
-#include "tests/engine/worlds.h"
+#include "tests/engine/compare.h"
 
 enum { STEPS = 5, SAVE_AT = 2, MAX_CASES = 5 };
 typedef enum place { ON_DEVICE, ON_HOST, ON_DISK, MIXED, PLACES } place;
 
-typedef struct run {
-    uint32_t n;
-    engine_case cases[MAX_CASES];
-    case_result results[WORLD_MAX][MAX_CASES];
-} run;
-
-static run runs;
+static compared_cases runs;
 static int32_t worlds[8], n_worlds;
 static int everywhere;
 static uint32_t saved, resumed;
-
-static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
-{
-    run *r = ctx;
-    for (uint32_t i = 0; i < r->n; i++) {
-        case_run_rank(&r->cases[i], device, comm, &r->results[rank][i]);
-        if (r->results[rank][i].status != SHERD_OK)
-            return;
-    }
-}
 
 static engine_case put(engine_case c, place where)
 {
@@ -126,7 +109,7 @@ static void save_and_resume(int32_t world, uint32_t i, place from)
         places[k] = (place)((from + (everywhere ? k - 1 : 1 + i % 3)) % PLACES);
         runs.cases[k] = put(c, places[k]);
     }
-    assert_int_equal(world_run_threads(&options, run_rank, &runs), 0);
+    compared_cases_run(&runs, &options, 0);
     case_run_oracle(&runs.cases[0], SHERD_ORACLE_RIGHT, &want);
     assert_int_equal(want.skipped[0] && want.skipped[3] && !want.skipped[4], 1);
     if (c.scaling == SHERD_SCALING_DYNAMIC)

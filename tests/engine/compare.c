@@ -21,15 +21,58 @@ void compared_run_world(compared_run *run)
     assert_int_equal(world_run_threads(&options, compared_run_rank, run), 0);
 }
 
+void compared_result(const engine_case *c, const case_result *want, const case_result *got, int32_t rank)
+{
+    if (got->status != SHERD_OK)
+        fail_msg("%s: rank %d: %s", case_name(c), (int)rank, got->error.text);
+    if (!case_equal(want, got, c->steps))
+        fail_msg("%s: rank %d differs from the oracle (norm %a, want %a)", case_name(c), (int)rank, got->norm[0],
+                 want->norm[0]);
+    if (!got->memory_matches)
+        fail_msg("%s: rank %d: the ledger is not the plan", case_name(c), (int)rank);
+}
+
+void compared_results(const compared_run *run, const case_result *want)
+{
+    for (int32_t r = 0; r < run->c.world; r++)
+        compared_result(&run->c, want, &run->results[r], r);
+}
+
 void compared_run_and_compare(compared_run *run, case_result *want)
 {
     compared_run_world(run);
     case_run_oracle(&run->c, SHERD_ORACLE_RIGHT, want);
-    for (int32_t r = 0; r < run->c.world; r++) {
-        if (run->results[r].status != SHERD_OK)
-            fail_msg("%s: rank %d: %s", case_name(&run->c), r, run->results[r].error.text);
-        if (!case_equal(want, &run->results[r], run->c.steps))
-            fail_msg("%s: rank %d differs from the oracle", case_name(&run->c), r);
+    compared_results(run, want);
+}
+
+static void run_cases_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
+{
+    const compared_cases *all = ctx;
+
+    for (uint32_t i = 0; i < all->n; i++) {
+        case_run_rank(&all->cases[i], device, comm, &all->results[rank][i]);
+        if (all->results[rank][i].status != SHERD_OK)
+            return;
+    }
+}
+
+void compared_cases_run(compared_cases *all, const world_options *options, int processes)
+{
+    assert_in_range(all->n, 1, COMPARED_CASES);
+    all->results = world_shared(sizeof *all->results * (size_t)options->world);
+    assert_non_null(all->results);
+    assert_int_equal(processes ? world_run_processes(options, 300, run_cases_rank, all)
+                               : world_run_threads(options, run_cases_rank, all),
+                     0);
+}
+
+void compared_cases_and_oracle(const compared_cases *all, int32_t world)
+{
+    for (uint32_t i = 0; i < all->n; i++) {
+        case_result want;
+        case_run_oracle(&all->cases[i], SHERD_ORACLE_RIGHT, &want);
+        for (int32_t r = 0; r < world; r++)
+            compared_result(&all->cases[i], &want, &all->results[r][i], r);
     }
 }
 

@@ -17,8 +17,26 @@ typedef struct compared_run {
 void compared_run_rank(void *run, int32_t rank, sherd_device *device, sherd_comm *comm);
 /* Fails the test unless all ranks come back. */
 void compared_run_world(compared_run *run);
-/* And unless all have the oracle's bits, which are in *want afterwards. */
+/* Fails the test unless the rank has the bits that are wanted, and what it holds is what the plan says. */
+void compared_result(const engine_case *c, const case_result *want, const case_result *got, int32_t rank);
+/* The same of all ranks of the run. */
+void compared_results(const compared_run *run, const case_result *want);
+/* Fails the test unless all ranks come back, and all have the oracle's bits, which are in *want afterwards. */
 void compared_run_and_compare(compared_run *run, case_result *want);
+
+#define COMPARED_CASES 256
+
+/* Cases of one world, one behind the other on the same ranks. */
+typedef struct compared_cases {
+    uint32_t n;
+    engine_case cases[COMPARED_CASES];
+    case_result (*results)[COMPARED_CASES]; /* [rank][case]; of the last run */
+} compared_cases;
+
+/* Runs them on threads, or on processes. Fails the test unless all ranks come back; a case may have failed. */
+void compared_cases_run(compared_cases *all, const world_options *options, int processes);
+/* Holds every case of every rank against the oracle. */
+void compared_cases_and_oracle(const compared_cases *all, int32_t world);
 
 /* Bytes that the device's ledger still has of what the plan names, whatever the tier. */
 uint64_t compared_planned_bytes(sherd_device *device);

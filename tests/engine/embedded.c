@@ -16,42 +16,30 @@
 
 #include <cmocka.h>
 
-#include "tests/engine/case.h"
-#include "tests/engine/worlds.h"
+#include "tests/engine/compare.h"
 
-typedef struct run {
-    engine_case c;
-    case_result results[WORLD_MAX];
+typedef struct own_world {
+    compared_run run;
     int failed;
-} run;
+} own_world;
 
-static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
-{
-    run *run = ctx;
-    case_run_rank(&run->c, device, comm, &run->results[rank]);
-}
-
+/* A thread of its own: several worlds may run at once. */
 static void *run_world(void *ctx)
 {
-    run *run = ctx;
-    world_options options = {.world = run->c.world, .threads = 1};
+    own_world *world = ctx;
+    world_options options = {.world = world->run.c.world, .threads = 1};
 
-    run->failed = world_run_threads(&options, run_rank, run);
+    world->failed = world_run_threads(&options, compared_run_rank, &world->run);
     return NULL;
 }
 
-static void compare(const run *run, const case_result *results)
+static void compare(const own_world *world)
 {
     case_result want;
 
-    case_run_oracle(&run->c, SHERD_ORACLE_RIGHT, &want);
-    for (int32_t r = 0; r < run->c.world; r++) {
-        if (results[r].status != SHERD_OK)
-            fail_msg("%s: rank %d: %s", case_name(&run->c), r, results[r].error.text);
-        if (!case_equal(&want, &results[r], run->c.steps))
-            fail_msg("%s: rank %d differs from the oracle", case_name(&run->c), r);
-        assert_true(results[r].memory_matches);
-    }
+    assert_int_equal(world->failed, 0);
+    case_run_oracle(&world->run.c, SHERD_ORACLE_RIGHT, &want);
+    compared_results(&world->run, &want);
 }
 
 static engine_case embedded_case(uint32_t i, int32_t world)
@@ -75,10 +63,9 @@ static void test_mixed_and_borrowed(void **state)
     (void)state;
     for (int32_t world = 1; world <= 3; world++)
         for (uint32_t i = 0; i < 9; i++) {
-            run run = {.c = embedded_case(i, world)};
-            run_world(&run);
-            assert_int_equal(run.failed, 0);
-            compare(&run, run.results);
+            own_world one = {.run.c = embedded_case(i, world)};
+            run_world(&one);
+            compare(&one);
         }
 }
 
@@ -118,16 +105,15 @@ static void test_plan_says_what_is_borrowed(void **state)
 /* Two models, each with its ranks, devices and communicator, at the same time. */
 static void test_two_worlds_at_once(void **state)
 {
-    run runs[2] = {{.c = embedded_case(1, 2)}, {.c = embedded_case(5, 3)}};
+    own_world worlds[2] = {{.run.c = embedded_case(1, 2)}, {.run.c = embedded_case(5, 3)}};
     pthread_t threads[2];
 
     (void)state;
     for (int i = 0; i < 2; i++)
-        assert_int_equal(pthread_create(&threads[i], NULL, run_world, &runs[i]), 0);
+        assert_int_equal(pthread_create(&threads[i], NULL, run_world, &worlds[i]), 0);
     for (int i = 0; i < 2; i++) {
         pthread_join(threads[i], NULL);
-        assert_int_equal(runs[i].failed, 0);
-        compare(&runs[i], runs[i].results);
+        compare(&worlds[i]);
     }
 }
 
@@ -299,7 +285,8 @@ static int star_rank(star *s, int32_t rank, const engine_case *c, case_result *o
 static void test_own_bootstrap(void **state)
 {
     star s = {.world = 3};
-    run run = {.c = embedded_case(4, 3)};
+    engine_case c = embedded_case(4, 3);
+    case_result want;
     case_result *results = world_shared(WORLD_MAX * sizeof *results);
     int failed = 0, how;
 
@@ -315,14 +302,16 @@ static void test_own_bootstrap(void **state)
         pid_t child = fork();
         assert_true(child >= 0);
         if (child == 0)
-            _exit(star_rank(&s, r, &run.c, &results[r]));
+            _exit(star_rank(&s, r, &c, &results[r]));
     }
     for (int32_t r = 0; r < s.world; r++) {
         assert_true(wait(&how) > 0);
         failed |= how != 0;
     }
     assert_int_equal(failed, 0);
-    compare(&run, results);
+    case_run_oracle(&c, SHERD_ORACLE_RIGHT, &want);
+    for (int32_t r = 0; r < s.world; r++)
+        compared_result(&c, &want, &results[r], r);
 }
 
 static int failing_allgather(void *ctx, const void *mine, void *all, size_t bytes)

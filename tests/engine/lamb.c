@@ -13,56 +13,19 @@
 
 #include <cmocka.h>
 
-#include "tests/engine/case.h"
-#include "tests/engine/worlds.h"
+#include "tests/engine/compare.h"
 
-enum { STEPS = 4, MAX_CASES = 128 };
+enum { STEPS = 4 };
 
-typedef struct run {
-    engine_case cases[MAX_CASES];
-    uint32_t n;
-    case_result (*results)[MAX_CASES]; /* [rank][case] */
-} run;
-
-static run all;
+static compared_cases all;
 static uint32_t combinations;
-
-static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
-{
-    (void)ctx;
-    for (uint32_t i = 0; i < all.n; i++) {
-        case_run_rank(&all.cases[i], device, comm, &all.results[rank][i]);
-        if (all.results[rank][i].status != SHERD_OK)
-            return;
-    }
-}
-
-static void compare(const engine_case *c, const case_result *want, const case_result *got, int32_t rank)
-{
-    if (got->status != SHERD_OK)
-        fail_msg("%s: rank %d: %s", case_name(c), rank, got->error.text);
-    if (!case_equal(want, got, c->steps))
-        fail_msg("%s: rank %d differs from the oracle", case_name(c), rank);
-    if (!got->memory_matches)
-        fail_msg("%s: rank %d: the ledger is not the plan", case_name(c), rank);
-}
 
 static void run_cases(int32_t world, int processes)
 {
     world_options options = {.world = world, .threads = 1 + world % 2};
 
-    all.results = world_shared(sizeof *all.results * (size_t)world);
-    assert_non_null(all.results);
-    if (processes)
-        assert_int_equal(world_run_processes(&options, 300, run_rank, NULL), 0);
-    else
-        assert_int_equal(world_run_threads(&options, run_rank, NULL), 0);
-    for (uint32_t i = 0; i < all.n; i++) {
-        case_result want;
-        case_run_oracle(&all.cases[i], SHERD_ORACLE_RIGHT, &want);
-        for (int32_t r = 0; r < world; r++)
-            compare(&all.cases[i], &want, &all.results[r][i], r);
-    }
+    compared_cases_run(&all, &options, processes);
+    compared_cases_and_oracle(&all, world);
     combinations += all.n;
 }
 

@@ -14,8 +14,7 @@
 
 #include <cmocka.h>
 
-#include "tests/engine/case.h"
-#include "tests/engine/worlds.h"
+#include "tests/engine/compare.h"
 
 enum { MAX_CASES = 512 };
 
@@ -39,17 +38,6 @@ static void run_all(void *ctx, int32_t rank, sherd_device *device, sherd_comm *c
         if (run->results[rank][i].status != SHERD_OK)
             return;
     }
-}
-
-static void compare_rank(const engine_case *c, const case_result *want, const case_result *got, int32_t rank)
-{
-    if (got->status != SHERD_OK)
-        fail_msg("%s: rank %d: %s", case_name(c), rank, got->error.text);
-    if (!case_equal(want, got, c->steps))
-        fail_msg("%s: rank %d differs from the oracle (norm %a, want %a)", case_name(c), rank, got->norm[0],
-                 want->norm[0]);
-    if (!got->memory_matches)
-        fail_msg("%s: rank %d: the ledger is not the plan", case_name(c), rank);
 }
 
 /* The oracle knows nothing of buckets: where only they differ, its last answer stands. */
@@ -79,7 +67,7 @@ static void compare_all(const run *run)
             known = c;
         }
         for (int32_t r = 0; r < run->world; r++)
-            compare_rank(&c, &want, &run->results[r][i], r);
+            compared_result(&c, &want, &run->results[r][i], r);
         parked += run->results[0][i].parked;
     }
     assert_true(i > 0 && i < MAX_CASES);

@@ -12,21 +12,9 @@
 
 #include <cmocka.h>
 
-#include "tests/engine/case.h"
-#include "tests/engine/worlds.h"
+#include "tests/engine/compare.h"
 
 enum { STEPS = 6, BAD = 1 << 2 | 1 << 5 };
-
-typedef struct run {
-    engine_case c;
-    case_result results[WORLD_MAX];
-} run;
-
-static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
-{
-    run *run = ctx;
-    case_run_rank(&run->c, device, comm, &run->results[rank]);
-}
 
 static engine_case bad_case(uint32_t i, sherd_nonfinite policy)
 {
@@ -41,26 +29,17 @@ static engine_case bad_case(uint32_t i, sherd_nonfinite policy)
     return c;
 }
 
-static void run_and_compare(run *run, uint32_t i, sherd_nonfinite policy)
+static void run_and_compare(compared_run *run, uint32_t i, sherd_nonfinite policy)
 {
-    world_options options = {.threads = 1};
     case_result want;
 
     run->c = bad_case(i, policy);
-    options.world = run->c.world;
-    assert_int_equal(world_run_threads(&options, run_rank, run), 0);
-    case_run_oracle(&run->c, SHERD_ORACLE_RIGHT, &want);
-    for (int32_t r = 0; r < run->c.world; r++) {
-        if (run->results[r].status != SHERD_OK)
-            fail_msg("%s: rank %d: %s", case_name(&run->c), r, run->results[r].error.text);
-        if (!case_equal(&want, &run->results[r], STEPS))
-            fail_msg("%s: rank %d differs from the oracle", case_name(&run->c), r);
-    }
+    compared_run_and_compare(run, &want);
 }
 
 static void test_skip(void **state)
 {
-    run run;
+    compared_run run;
 
     (void)state;
     for (uint32_t i = 0; i < 16; i++) {
@@ -72,7 +51,7 @@ static void test_skip(void **state)
 
 static void test_stop(void **state)
 {
-    run run;
+    compared_run run;
 
     (void)state;
     for (uint32_t i = 0; i < 16; i++) {
@@ -92,7 +71,7 @@ static void test_stop(void **state)
 /* Without either, the update is made with what there is. */
 static void test_auto_asks_the_old_key(void **state)
 {
-    run run;
+    compared_run run;
 
     (void)state;
     run_and_compare(&run, 1, SHERD_NONFINITE_AUTO);

@@ -15,62 +15,23 @@
 
 #include "device/host_math.h"
 #include "host/topology.h"
-#include "tests/engine/case.h"
-#include "tests/engine/worlds.h"
+#include "tests/engine/compare.h"
 
-enum { MAX_CASES = 256, STEPS = 4 };
-
-typedef struct run {
-    uint32_t n;
-    engine_case cases[MAX_CASES];
-    case_result (*results)[MAX_CASES]; /* [rank][case] */
-} run;
+enum { STEPS = 4 };
 
 static uint32_t combinations;
 
-static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
-{
-    const run *run = ctx;
-    for (uint32_t i = 0; i < run->n; i++) {
-        case_run_rank(&run->cases[i], device, comm, &run->results[rank][i]);
-        if (run->results[rank][i].status != SHERD_OK)
-            return;
-    }
-}
-
-static void compare(const engine_case *c, const case_result *want, const case_result *got, int32_t rank)
-{
-    if (got->status != SHERD_OK)
-        fail_msg("%s: rank %d: %s", case_name(c), rank, got->error.text);
-    if (!case_equal(want, got, c->steps))
-        fail_msg("%s: rank %d differs from the oracle (norm %a, want %a)", case_name(c), rank, got->norm[0],
-                 want->norm[0]);
-    if (!got->memory_matches)
-        fail_msg("%s: rank %d: the ledger is not the plan", case_name(c), rank);
-}
-
-static void run_cases(run *run, int32_t world, int processes)
+static void run_cases(compared_cases *run, int32_t world, int processes)
 {
     world_options options = {.world = world, .threads = 1};
 
-    assert_true(run->n > 0);
-    run->results = world_shared(sizeof *run->results * (size_t)world);
-    assert_non_null(run->results);
-    if (processes)
-        assert_int_equal(world_run_processes(&options, 300, run_rank, run), 0);
-    else
-        assert_int_equal(world_run_threads(&options, run_rank, run), 0);
-    for (uint32_t i = 0; i < run->n; i++) {
-        case_result want;
-        case_run_oracle(&run->cases[i], SHERD_ORACLE_RIGHT, &want);
-        for (int32_t r = 0; r < world; r++)
-            compare(&run->cases[i], &want, &run->results[r][i], r);
-    }
+    compared_cases_run(run, &options, processes);
+    compared_cases_and_oracle(run, world);
     combinations += run->n;
 }
 
 /* Every tenth, each on the host, speculated, on disk, and in parts on all three. */
-static void add_tenths(run *run, int32_t world)
+static void add_tenths(compared_cases *run, int32_t world)
 {
     while (case_offload_at(run->n, world, STEPS, &run->cases[run->n]))
         run->n++;
@@ -81,7 +42,7 @@ static void test_tenths(void **state)
     static const int32_t worlds[] = {1, 2, 3};
     (void)state;
     for (size_t w = 0; w < sizeof worlds / sizeof *worlds; w++) {
-        static run run;
+        static compared_cases run;
         run.n = 0;
         add_tenths(&run, worlds[w]);
         run_cases(&run, worlds[w], worlds[w] == 2);
@@ -102,7 +63,7 @@ static void test_tenths(void **state)
 /* The same case on one to eight workers, with and without speculation: one digest. */
 static void test_workers(void **state)
 {
-    static run run;
+    static compared_cases run;
     (void)state;
     run.n = 0;
     for (int32_t workers = 1; workers <= 8; workers++)
@@ -127,7 +88,7 @@ static void test_workers(void **state)
 /* One digest on every instruction set that this processor runs, for each optimizer. */
 static void test_kernels(void **state)
 {
-    static run run;
+    static compared_cases run;
     const sherd__host_math *all[8];
     uint32_t built = sherd__host_math_all(all, 8);
     static const char *const names[] = {"", "avx512", "avx2", "portable", "reference"};
@@ -153,7 +114,7 @@ static void test_kernels(void **state)
 /* A part cut over two and three memory nodes of a made-up machine: the same bits, the same reading. */
 static void test_nodes(void **state)
 {
-    static run run;
+    static compared_cases run;
     const sherd__topology_options options = {.from = SHERD__TOPOLOGY_SYNTHETIC, .text = "numa:2 core:1 pu:1"};
     sherd__topology topology;
 
@@ -179,7 +140,7 @@ static void test_nodes(void **state)
 
 static case_result one(engine_case c)
 {
-    static run run;
+    static compared_cases run;
     run.n = 1;
     run.cases[0] = c;
     run_cases(&run, c.world, 0);

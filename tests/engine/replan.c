@@ -17,17 +17,6 @@
 
 enum { STEPS = 4, CASES = 24 };
 
-typedef struct run {
-    engine_case c;
-    case_result results[WORLD_MAX];
-} run;
-
-static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
-{
-    run *run = ctx;
-    case_run_rank(&run->c, device, comm, &run->results[rank]);
-}
-
 static engine_case wrong_order(uint32_t i, int32_t world)
 {
     engine_case c = case_plain(world, i, STEPS);
@@ -44,21 +33,14 @@ static engine_case wrong_order(uint32_t i, int32_t world)
     return c;
 }
 
-static void run_and_compare(run *run, sherd_checker *checker)
+static void run_and_compare(compared_run *run, sherd_checker *checker)
 {
     world_options options = {.world = run->c.world, .threads = 1, .checker = checker};
     case_result want;
 
     case_run_oracle(&run->c, SHERD_ORACLE_RIGHT, &want);
-    assert_int_equal(world_run_threads(&options, run_rank, run), 0);
-    for (int32_t r = 0; r < run->c.world; r++) {
-        if (run->results[r].status != SHERD_OK)
-            fail_msg("%s: rank %d: %s", case_name(&run->c), r, run->results[r].error.text);
-        if (!case_equal(&want, &run->results[r], run->c.steps))
-            fail_msg("%s: rank %d differs from the oracle", case_name(&run->c), r);
-        if (!run->results[r].memory_matches)
-            fail_msg("%s: rank %d: the ledger is not the plan", case_name(&run->c), r);
-    }
+    assert_int_equal(world_run_threads(&options, compared_run_rank, run), 0);
+    compared_results(run, &want);
 }
 
 static void test_wrong_order_is_mended(void **state)
@@ -68,7 +50,7 @@ static void test_wrong_order_is_mended(void **state)
     (void)state;
     for (int32_t world = 1; world <= 3; world++)
         for (uint32_t i = (uint32_t)world % 2; i < CASES; i += 2) {
-            run run = {.c = wrong_order(i, world)};
+            compared_run run = {.c = wrong_order(i, world)};
             run_and_compare(&run, NULL);
             for (int32_t r = 0; r < world; r++) {
                 assert_true(run.results[r].replanned);
@@ -90,7 +72,7 @@ static void test_right_order_stays(void **state)
 {
     (void)state;
     for (int32_t stage = 0; stage < 3; stage++) {
-        run run = {.c = wrong_order(0, 2)};
+        compared_run run = {.c = wrong_order(0, 2)};
         run.c.stage = stage;
         run.c.arrival = ARRIVE_BACKWARD;
         run.c.all_used = 1;
@@ -105,7 +87,7 @@ static void test_checking_device(void **state)
 {
     (void)state;
     for (uint32_t i = 0; i < 12; i++) {
-        run run = {.c = wrong_order(i, 2 + (int32_t)(i % 2))};
+        compared_run run = {.c = wrong_order(i, 2 + (int32_t)(i % 2))};
         sherd_checker *checker;
         sherd_error err;
         uint64_t operations;
@@ -125,14 +107,14 @@ static void test_processes(void **state)
 {
     (void)state;
     for (uint32_t i = 0; i < 3; i++) {
-        run *run = world_shared(sizeof *run);
+        compared_run *run = world_shared(sizeof *run);
         world_options options = {.world = 2, .threads = 1};
         case_result want;
         run->c = wrong_order(i, 2);
         run->c.reproducible = 1;
         run->c.accumulation = 4;
         case_run_oracle(&run->c, SHERD_ORACLE_RIGHT, &want);
-        assert_int_equal(world_run_processes(&options, 60, run_rank, run), 0);
+        assert_int_equal(world_run_processes(&options, 60, compared_run_rank, run), 0);
         for (int32_t r = 0; r < 2; r++)
             assert_true(case_equal(&want, &run->results[r], STEPS) && run->results[r].replanned);
     }

@@ -16,24 +16,12 @@
 
 #include <cmocka.h>
 
-#include "tests/engine/case.h"
-#include "tests/engine/worlds.h"
+#include "tests/engine/compare.h"
 
 enum { PLACEMENTS = 4 };
 
 static int64_t steps = 3;
 static uint32_t combinations;
-
-typedef struct run {
-    engine_case c;
-    case_result results[WORLD_MAX];
-} run;
-
-static void run_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
-{
-    run *run = ctx;
-    case_run_rank(&run->c, device, comm, &run->results[rank]);
-}
 
 static engine_case plain_case(int32_t world, int64_t micro_batches, uint32_t kind)
 {
@@ -64,19 +52,12 @@ static void place_state(engine_case *c, uint32_t way)
 }
 
 /* Every rank ends as `want` did, holding what the plan says. */
-static void run_and_compare(run *run, const case_result *want, sherd_checker *checker)
+static void run_and_compare(compared_run *run, const case_result *want, sherd_checker *checker)
 {
     world_options options = {.world = run->c.world, .threads = 1, .checker = checker};
 
-    assert_int_equal(world_run_threads(&options, run_rank, run), 0);
-    for (int32_t r = 0; r < run->c.world; r++) {
-        if (run->results[r].status != SHERD_OK)
-            fail_msg("%s: rank %d: %s", case_name(&run->c), r, run->results[r].error.text);
-        if (!case_equal(want, &run->results[r], run->c.steps))
-            fail_msg("%s: rank %d differs from the oracle", case_name(&run->c), r);
-        if (!run->results[r].memory_matches)
-            fail_msg("%s: rank %d: the ledger is not the plan", case_name(&run->c), r);
-    }
+    assert_int_equal(world_run_threads(&options, compared_run_rank, run), 0);
+    compared_results(run, want);
     combinations++;
 }
 
@@ -90,7 +71,7 @@ static void test_eight_micro_batches(void **state)
         for (int32_t world = 1; world <= 8; world *= 2)
             for (int32_t stage = 0; stage < 3; stage++)
                 for (uint32_t way = (kind + (uint32_t)stage) % 2; way < PLACEMENTS; way += 2) {
-                    run run = {.c = plain_case(world, 8, kind)};
+                    compared_run run = {.c = plain_case(world, 8, kind)};
                     run.c.stage = stage;
                     run.c.bucket = (way / 2 + (uint32_t)(world / 2)) % 2 ? 1 : 3000;
                     run.c.arrival = (case_arrival)((way + kind) % 3);
@@ -112,7 +93,7 @@ static void test_lamb(void **state)
         case_run_oracle(&alone, SHERD_ORACLE_RIGHT, &want);
         for (int32_t world = 1; world <= 8; world *= 2)
             for (int32_t stage = 0; stage < 3; stage++) {
-                run run = {.c = plain_case(world, 8, kind)};
+                compared_run run = {.c = plain_case(world, 8, kind)};
                 run.c.optimizer = SHERD_LAMB;
                 run.c.stage = stage;
                 run.c.bucket = stage == 1 ? 1 : 3000;
@@ -135,7 +116,7 @@ static void test_odd_numbers(void **state)
         case_run_oracle(&alone, SHERD_ORACLE_RIGHT, &want);
         for (int32_t world = 1; world <= WORLD_MAX; world++)
             for (int32_t stage = 0; stage < 3 && totals[i] % world == 0; stage++) {
-                run run = {.c = plain_case(world, totals[i], (uint32_t)i)};
+                compared_run run = {.c = plain_case(world, totals[i], (uint32_t)i)};
                 int64_t each = run.c.accumulation, block = stage == 2 ? world : each,
                         blocks = stage == 2 ? each : world;
                 run.c.stage = stage;
@@ -143,8 +124,7 @@ static void test_odd_numbers(void **state)
                     run_and_compare(&run, &want, NULL);
                     continue;
                 }
-                world_options options = {.world = world};
-                assert_int_equal(world_run_threads(&options, run_rank, &run), 0);
+                compared_run_world(&run);
                 assert_int_equal(run.results[0].status, SHERD_EINVAL);
                 assert_non_null(strstr(run.results[0].error.text, "power of two"));
                 refused++;
@@ -157,7 +137,7 @@ static void test_checking_device(void **state)
 {
     (void)state;
     for (uint32_t i = 0; i < 12; i++) {
-        run run = {.c = plain_case(i % 2 ? 2 : 4, 16, i % 3)};
+        compared_run run = {.c = plain_case(i % 2 ? 2 : 4, 16, i % 3)};
         sherd_checker *checker;
         case_result want;
         sherd_error err;

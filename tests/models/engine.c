@@ -121,21 +121,26 @@ static void sgd_takes_the_gradient_off(void **state)
     assert_int_equal(compared, 12);
 }
 
+static rig_case two_layers(sherd_dtype dtype)
+{
+    return (rig_case){.layers = 2,
+                      .hidden = 64,
+                      .heads = 4,
+                      .kv_heads = 2,
+                      .intermediate = 96,
+                      .vocab = 60,
+                      .tied = 1,
+                      .batch = 2,
+                      .seq = 24,
+                      .threads = 1,
+                      .dtype = dtype,
+                      .grad_dtype = dtype};
+}
+
 static void adamw_learns_a_batch_by_heart(void **state)
 {
     (void)state;
-    rig_case c = {.layers = 2,
-                  .hidden = 64,
-                  .heads = 4,
-                  .kv_heads = 2,
-                  .intermediate = 96,
-                  .vocab = 60,
-                  .tied = 1,
-                  .batch = 2,
-                  .seq = 24,
-                  .threads = 1,
-                  .dtype = SHERD_BF16,
-                  .grad_dtype = SHERD_BF16};
+    rig_case c = two_layers(SHERD_BF16);
     rig r;
     world w;
     sherd_error err = {0};
@@ -161,18 +166,7 @@ typedef struct course {
 
 static course run_course(sherd_dtype dtype, int power)
 {
-    rig_case c = {.layers = 2,
-                  .hidden = 64,
-                  .heads = 4,
-                  .kv_heads = 2,
-                  .intermediate = 96,
-                  .vocab = 60,
-                  .tied = 1,
-                  .batch = 2,
-                  .seq = 24,
-                  .threads = 1,
-                  .dtype = dtype,
-                  .grad_dtype = dtype};
+    rig_case c = two_layers(dtype);
     course out = {.scale = 1};
     rig r;
     world w;
