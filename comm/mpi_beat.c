@@ -8,9 +8,11 @@
  *   busy ranks     The thread serves nobody else; a step may take as long as it likes.
  *   stopped ranks  Up to HEARERS ranks of a node are heard by each rank of another: while one of them runs, the node is
  *                  not silent, and the one that stands still has until fail_after_s.
+ *   slow links     The byte may have to queue behind data. Data is a sign of life too, piece by piece, and pieces are
+ *                  small enough (PIECE) for links that are fit for the work.
  *   own sleep      Who was not running itself, as after SIGCONT or the resumption of a machine, has heard nothing for
- * that reason, and begins to listen anew. the past       Ranks that have left or died by a note are no matter of this:
- * see look_for_gone.
+ *                  that reason, and begins to listen anew.
+ *   the past       Ranks that have left or died by a note are no matter of this: look_for_gone (mpi_watch.c).
  *
  * The byte is static: a send that MPI never lets go of touches nothing of ours.
  */
@@ -58,14 +60,19 @@ int sherd__mpi_beats(const sherd__mpi_layout *layout, int32_t sender, int32_t he
     return layout->node_of[sender] != layout->node_of[hearer] && (turn < 0 ? turn + count : turn) < SHERD__MPI_HEARERS;
 }
 
-static void take(sherd__mpi *mpi, int64_t now)
+void sherd__mpi_heard(sherd__mpi *mpi, int32_t rank)
+{
+    atomic_store(&mpi->heard_ns[mpi->layout.node_of[rank]], sherd__now_ns());
+}
+
+static void take(sherd__mpi *mpi)
 {
     MPI_Status from;
     int done = 1;
 
     while (mpi->listening != MPI_REQUEST_NULL && MPI_Test(&mpi->listening, &done, &from) == MPI_SUCCESS && done) {
         if (from.MPI_SOURCE >= 0 && from.MPI_SOURCE < mpi->base.world) {
-            atomic_store(&mpi->heard_ns[mpi->layout.node_of[from.MPI_SOURCE]], now);
+            sherd__mpi_heard(mpi, from.MPI_SOURCE);
         }
         listen(mpi);
     }
@@ -95,7 +102,7 @@ void sherd__mpi_beat(sherd__mpi *mpi)
     if (mpi->silent_ns == 0 || now - last < LOOK_NS) {
         return;
     }
-    take(mpi, now);
+    take(mpi);
     if (last != 0 && now - last > mpi->silent_ns / 2) {
         hear_all(mpi, now);
     }

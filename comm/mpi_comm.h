@@ -25,9 +25,9 @@
 
 #include "comm/direct.h"
 
-#define SHERD__MPI_PIECE (UINT64_C(1) << 28) /* bytes of a message at most */
-#define SHERD__MPI_NOTES   3                 /* kinds of notes */
-#define SHERD__MPI_HEARERS 4                 /* ranks of a node that a rank of another one hears signs of life of, at most */
+#define SHERD__MPI_PIECE   (UINT64_C(1) << 24) /* bytes of a message at most; each that comes is a sign of life */
+#define SHERD__MPI_NOTES   3                   /* kinds of notes */
+#define SHERD__MPI_HEARERS 4                   /* ranks of a node that a rank of another one hears signs of life of, at most */
 
 /* Pure: which ranks are of which node. */
 typedef struct sherd__mpi_layout {
@@ -227,7 +227,8 @@ sherd_status sherd__mpi_tree(sherd__mpi *mpi, sherd__mpi_call *call, sherd__stre
 /* mpi_progress.c */
 void *sherd__mpi_progress(void *mpi);
 
-/* mpi_beat.c; the first three are the progress thread's */
+/* mpi_beat.c; the first four are the progress thread's */
+void sherd__mpi_heard(sherd__mpi *mpi, int32_t rank); /* something of it has come */
 void sherd__mpi_beat_begin(sherd__mpi *mpi);
 void sherd__mpi_beat(sherd__mpi *mpi);
 void sherd__mpi_beat_end(sherd__mpi *mpi);

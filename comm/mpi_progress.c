@@ -136,6 +136,7 @@ static int advance_recv(sherd__mpi *mpi, const sherd__mpi_call *call, sherd__mpi
     }
     uint64_t left = part->bytes - part->moved;
     part->moved += left < SHERD__MPI_PIECE ? left : SHERD__MPI_PIECE;
+    sherd__mpi_heard(mpi, part->peer);
     return begin_piece(mpi, call, part, 0);
 }
 

@@ -43,11 +43,14 @@ static int body_kill(rank_ctx *ctx)
             status = rank_wait(ctx, &error);
         }
     }
-    char expected[64];
-    snprintf(expected, sizeof expected, "%s barrier of bucket 17",
-             stop_one ? "did not arrive within 2 s at" : "died during");
-    RANK_CHECK(status == (stop_one ? error.status : SHERD_ERANKDEAD) && error.rank == ctx->world - 1 &&
-               strstr(error.text, expected) != NULL);
+    /* Rank 0 ends the one that stands still: a rank that began to wait later may see that first. */
+    const char *late = "did not arrive within 2 s at barrier of bucket 17", *dead = "died during barrier of bucket 17";
+    int stands = stop_one && strstr(error.text, late) != NULL, died = strstr(error.text, dead) != NULL;
+    if (!stands && !died) {
+        fprintf(stderr, "rank %d: status %d, rank %d: %s\n", (int)ctx->rank, (int)status, (int)error.rank, error.text);
+    }
+    RANK_CHECK(status != SHERD_OK && error.rank == ctx->world - 1);
+    RANK_CHECK(stands || (died && status == SHERD_ERANKDEAD && !(stop_one && ctx->rank == 0)));
     RANK_CHECK(!stop_one || end_stopped(ctx, &error) == 0);
     RANK_CHECK(seconds_now() - begin < 10);
     printf("survived: %s\n", error.text);
