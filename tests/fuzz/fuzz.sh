@@ -8,7 +8,7 @@
 # 77 where this clang has no libFuzzer.
 set -euo pipefail
 
-clang=$1 root=$2 smoke=$3 target=$4 seconds=$5 work=$6
+clang=$1 root=$(cd "$2" && pwd) smoke=$(realpath "$3") target=$4 seconds=$5 work=$6
 shift 6
 mkdir -p "$work"
 sanitize=fuzzer,address,undefined
@@ -43,11 +43,12 @@ exec 9>&-
 "$clang" "${flags[@]}" -fsanitize=$sanitize "$root/tests/fuzz/$target.c" "${objects[@]}" -ljansson -lxxhash -lpthread -lm \
     -o "$work/fuzz-$target"
 
-corpus=$work/corpus-$target
+cd "$work"
+corpus=$PWD/corpus-$target
 mkdir -p "$corpus"
 "$smoke" --seeds "$corpus"
-cd "$work"
+set +e # the fuzzer's status is the script's, whatever grep finds
 "./fuzz-$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=8192 "-dict=$root/tests/fuzz/$target.dict" -print_final_stats=1 \
     -artifact_prefix="finding-$target-" "$corpus" 2>&1 | tee "fuzz-$target.log" |
-    grep -E '^(SUMMARY|==|stat::number_of_executed|artifact_prefix|.*runtime error)|INITED|DONE' || true
+    grep -E '^(SUMMARY|==|stat::number_of_executed|artifact_prefix|.*runtime error)|INITED|DONE'
 exit "${PIPESTATUS[0]}"
