@@ -131,6 +131,7 @@ int case_wire_at(uint32_t index, int32_t world, int64_t steps, engine_case *out)
     out->optimizer = index % 4 == 3 ? SHERD_SGD : SHERD_ADAMW;
     out->arrival = (case_arrival)(index / 5 % 3);
     out->copy_grads = index % 5 == 4;
+    out->remainder = (int32_t)(rest % 2);
     out->bad_step = index % 7 == 3 ? 2 : 0;
     return rest < 6;
 }

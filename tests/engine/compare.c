@@ -45,6 +45,22 @@ void compared_run_and_compare(compared_run *run, case_result *want)
     compared_results(run, want);
 }
 
+void compared_run_and_check(compared_run *run, uint64_t seed, case_result *want)
+{
+    world_options options = {.world = run->c.world, .threads = 1};
+    uint64_t operations = 0;
+    sherd_error err;
+
+    assert_int_equal(sherd_checker_create(run->c.world, seed, &options.checker, &err), SHERD_OK);
+    assert_int_equal(world_run_threads(&options, compared_run_rank, run), 0);
+    if (sherd_checker_verdict(options.checker, &operations, &err) != SHERD_OK)
+        fail_msg("%s, checker's seed %llu: %s", case_name(&run->c), (unsigned long long)seed, err.text);
+    assert_true(operations > 100);
+    sherd_checker_destroy(options.checker);
+    case_run_oracle(&run->c, SHERD_ORACLE_RIGHT, want);
+    compared_results(run, want);
+}
+
 static void run_cases_rank(void *ctx, int32_t rank, sherd_device *device, sherd_comm *comm)
 {
     const compared_cases *all = ctx;

@@ -23,6 +23,8 @@ void compared_result(const engine_case *c, const case_result *want, const case_r
 void compared_results(const compared_run *run, const case_result *want);
 /* Fails the test unless all ranks come back, and all have the oracle's bits, which are in *want afterwards. */
 void compared_run_and_compare(compared_run *run, case_result *want);
+/* The same on the checking device, in the order that the seed draws; and unless its verdict is clean. */
+void compared_run_and_check(compared_run *run, uint64_t seed, case_result *want);
 
 #define COMPARED_CASES 256
 
