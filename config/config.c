@@ -33,6 +33,10 @@ static void set_defaults(sherd_config *config)
     config->optimizer.bias_correction = 1;
     config->lamb.max_coeff = 10;
     config->lamb.min_coeff = 0.01;
+    config->muon.muon_lr = -1;
+    config->muon.adam_lr = -1;
+    config->muon.nesterov = 1;
+    config->muon.ns_steps = 5;
     config->scheduler.warmup_max_lr = 1e-3;
     config->scheduler.warmup_num_steps = 1000;
     config->scheduler.cos_min_ratio = 1e-4;

@@ -89,6 +89,14 @@ static void access_trust(const sherd__update *update, sherd__access_fn fn, void 
     }
 }
 
+static void access_orthogonal(const sherd__orthogonal *job, sherd__access_fn fn, void *ctx)
+{
+    if (job->scalars)
+        fn(ctx, job->scalars, sizeof *job->scalars, 0);
+    fn(ctx, job->matrix, (uint64_t)(job->rows * job->cols) * sizeof *job->matrix, 1);
+    fn(ctx, job->scratch, (uint64_t)sherd__muon_scratch_elems(job->rows, job->cols) * sizeof *job->scratch, 1);
+}
+
 static void access_reduce(const sherd__op *op, sherd__access_fn fn, void *ctx)
 {
     uint64_t bytes = ((uint64_t)op->u.reduce.n_sum + op->u.reduce.n_min) * sizeof(uint64_t);
@@ -137,6 +145,9 @@ void sherd__op_accesses(const sherd__op *op, sherd__access_fn fn, void *ctx)
         break;
     case SHERD__OP_TRUST:
         access_trust(&op->u.update, fn, ctx);
+        break;
+    case SHERD__OP_ORTHOGONAL:
+        access_orthogonal(&op->u.orthogonal, fn, ctx);
         break;
     case SHERD__OP_HOST_CALL:
     case SHERD__OP_TOUCH:

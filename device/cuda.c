@@ -103,6 +103,7 @@ static const sherd__device_ops cuda_ops = {
     .prepare = sherd__op_prepare,
     .update = sherd__op_update,
     .trust = sherd__op_trust,
+    .orthogonalise = sherd__op_orthogonalise,
     .signal = sherd__op_signal,
     .await = sherd__op_await,
     .host_call = sherd__op_host_call,

@@ -2,7 +2,7 @@
 # The CUDA device; cmake/SherdCuda.cmake finds CUDA.
 if(SHERD_HAVE_CUDA)
   sherd_cuda_archive(NAME sherd_cuda_kernels SOURCES "${CMAKE_CURRENT_LIST_DIR}/cuda_kernels.cu" FLAGS ${SHERD_CUDA_FLAGS})
-  set(sherd_cuda_sources cuda cuda_cache cuda_event cuda_info cuda_issue cuda_memory cuda_post cuda_share cuda_stream cuda_sum cuda_wait)
+  set(sherd_cuda_sources cuda cuda_cache cuda_event cuda_info cuda_issue cuda_memory cuda_orthogonal cuda_post cuda_share cuda_stream cuda_sum cuda_wait)
   list(TRANSFORM sherd_cuda_sources PREPEND "${CMAKE_CURRENT_LIST_DIR}/")
   list(TRANSFORM sherd_cuda_sources APPEND ".c")
   target_sources(sherd_objects PRIVATE ${sherd_cuda_sources})

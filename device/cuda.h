@@ -150,6 +150,7 @@ uint32_t sherd__cuda_width(const sherd__cuda_stream *stream); /* multiprocessors
 /* cuda_sum.c; under the stream's lock */
 sherd_status sherd__cuda_issue_tree_sum(sherd__cuda_stream *stream, const sherd__op *op);
 sherd_status sherd__cuda_issue_reduce(sherd__cuda_stream *stream, const sherd__op *op);
+sherd_status sherd__cuda_issue_orthogonal(sherd__cuda_stream *stream, const sherd__op *op); /* cuda_orthogonal.c */
 /* Poisons the device: the operation cannot be done. */
 sherd_status sherd__cuda_refuse(sherd__cuda_stream *stream, const sherd__op *op, const char *why);
 

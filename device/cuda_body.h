@@ -333,10 +333,14 @@ CUDA__FN void cuda__master_store_one(const sherd__cuda_update *a, int64_t i, flo
     }
 }
 
-CUDA__FN void cuda__state_load(const sherd__cuda_update *a, uint32_t moments, int64_t i, cuda__state *out)
+/* master: 0 where it is only written. */
+CUDA__FN void cuda__state_load(const sherd__cuda_update *a, int master, uint32_t moments, int64_t i, cuda__state *out)
 {
+    cuda__eight none = {{0}};
     out->sum = cuda__load(a->sum, a->sum_type, i);
-    out->master = a->remainder ? cuda__join(a->emit + i, a->remainder + i) : cuda__load_f32(a->master + i);
+    out->master = !master        ? none
+                  : a->remainder ? cuda__join(a->emit + i, a->remainder + i)
+                                 : cuda__load_f32(a->master + i);
     CUDA__UNROLL
     for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; ++m) {
         if (m < moments) {
@@ -383,7 +387,7 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
 
 /* One element of one optimizer, and one thread block's tile of it, eight elements a thread: with AdamW seven or eight
  * loads of 16 bytes are in flight. Tails and unaligned arrays go one by one. */
-#define CUDA__UPDATE(KIND, name, moments)                                                                              \
+#define CUDA__UPDATE(RULE, name, moments)                                                                              \
     CUDA__FN void cuda__element_##name(const float *s, uint32_t first, float factor, cuda__state *state, int j)        \
     {                                                                                                                  \
         float moment[SHERD__MAX_MOMENTS], master = state->master.at[j];                                                \
@@ -391,7 +395,8 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
         for (int m = 0; m < (moments); ++m) {                                                                          \
             moment[m] = state->moment[m].at[j];                                                                        \
         }                                                                                                              \
-        sherd__##name##_element(s, first, state->sum.at[j] * factor, &master, moment);                                 \
+        float sum = SHERD__RULE_TAKES_SUMS(SHERD__RULE_##RULE) ? state->sum.at[j] * factor : state->sum.at[j];         \
+        sherd__##name##_element(s, first, sum, &master, moment);                                                       \
         state->master.at[j] = cuda__one_nan(master);                                                                   \
         CUDA__UNROLL                                                                                                   \
         for (int m = 0; m < (moments); ++m) {                                                                          \
@@ -404,7 +409,7 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
         for (; i < end; ++i) {                                                                                         \
             cuda__state state;                                                                                         \
             state.sum.at[0] = cuda__load_one(a->sum, a->sum_type, i);                                                  \
-            state.master.at[0] = cuda__master_one(a, i);                                                               \
+            state.master.at[0] = SHERD__RULE_READS_MASTER(SHERD__RULE_##RULE) ? cuda__master_one(a, i) : 0.0f;         \
             for (int m = 0; m < (moments); ++m) {                                                                      \
                 state.moment[m].at[0] = cuda__load_one(a->moment[m], a->moment_type, i);                               \
             }                                                                                                          \
@@ -425,9 +430,10 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
         }                                                                                                              \
         CUDA__FIND(a->span, a->n_spans, tile, at);                                                                     \
         const sherd__cuda_span *span = &a->span[at];                                                                   \
-        const float *s = scalars->group[span->group];                                                                  \
+        const float *s = SHERD__RULE_OF_MATRIX(SHERD__RULE_##RULE) ? scalars->matrix[span->group]                      \
+                                                                   : scalars->group[span->group];                      \
         float own[SHERD__GROUP_SCALARS];                                                                               \
-        if (SHERD__OPTIM_TRUSTS(SHERD_##KIND)) {                                                                       \
+        if (SHERD__RULE_TRUSTS(SHERD__RULE_##RULE)) {                                                                  \
             CUDA__UNROLL                                                                                               \
             for (int k = 0; k < SHERD__GROUP_SCALARS; ++k) {                                                           \
                 own[k] = s[k];                                                                                         \
@@ -441,7 +447,7 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
             int64_t i = begin + t * CUDA__VECTOR;                                                                      \
             if (a->vectors && i + CUDA__VECTOR <= span->end) {                                                         \
                 cuda__state state;                                                                                     \
-                cuda__state_load(a, (moments), i, &state);                                                             \
+                cuda__state_load(a, SHERD__RULE_READS_MASTER(SHERD__RULE_##RULE), (moments), i, &state);               \
                 CUDA__UNROLL                                                                                           \
                 for (int j = 0; j < CUDA__VECTOR; ++j) {                                                               \
                     cuda__element_##name(s, first, factor, &state, j);                                                 \
@@ -453,6 +459,6 @@ CUDA__FN void cuda__state_store(const sherd__cuda_update *a, uint32_t moments, i
             }                                                                                                          \
         }                                                                                                              \
     }
-SHERD__OPTIM_MAP(CUDA__UPDATE)
+SHERD__RULE_MAP(CUDA__UPDATE)
 
 #endif

@@ -29,7 +29,7 @@ typedef struct cuda__trust_shared {
         cuda__state state;                                                                                             \
         int whole = a->vectors && i + CUDA__VECTOR <= end;                                                             \
         if (whole) {                                                                                                   \
-            cuda__state_load(a, (moments), i, &state);                                                                 \
+            cuda__state_load(a, 1, (moments), i, &state);                                                              \
         }                                                                                                              \
         CUDA__UNROLL                                                                                                   \
         for (int j = 0; j < CUDA__VECTOR; ++j) {                                                                       \

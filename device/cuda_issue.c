@@ -17,6 +17,7 @@
 #include "device/cuda.h"
 #include "device/cuda_nvtx.h"
 #include "host/futex.h"
+#include "optim/list.h"
 
 /* ------------------------------------------------------------------------------------------------------------ pacing
  */
@@ -255,13 +256,14 @@ static int aligned(const void *address, uint64_t unit)
     return (uintptr_t)address % unit == 0;
 }
 
-static int update_vectors(const sherd__update *update, const sherd__optim *optim)
+static int update_vectors(const sherd__update *update)
 {
     int good = aligned(update->sum, SHERD__CUDA_VECTOR_BYTES) && aligned(update->master, SHERD__CUDA_VECTOR_BYTES) &&
                aligned(update->master_out, SHERD__CUDA_VECTOR_BYTES) &&
                aligned(update->emit, SHERD__CUDA_VECTOR_BYTES) && aligned(update->remainder, SHERD__CUDA_VECTOR_BYTES);
-    for (uint32_t m = 0; m < optim->n_moments; m++)
-        good = good && aligned(update->moment[m], SHERD__CUDA_VECTOR_BYTES) && aligned(update->moment_out[m], SHERD__CUDA_VECTOR_BYTES);
+    for (uint32_t m = 0; m < SHERD__MAX_MOMENTS; m++)
+        good = good && aligned(update->moment[m], SHERD__CUDA_VECTOR_BYTES) &&
+               aligned(update->moment_out[m], SHERD__CUDA_VECTOR_BYTES);
     return good;
 }
 
@@ -292,14 +294,13 @@ static sherd_status issue_spans(sherd__cuda_stream *stream, const sherd__op *op,
                                 int (*launch)(const sherd__cuda_update *args, void *stream), const char *what)
 {
     const sherd__update *update = &op->u.update;
-    const sherd__optim *optim = sherd__optim_get(update->kind);
     sherd__cuda_update args = {.scalars = update->scalars, .sum = update->sum, .master = update->master};
     sherd_status status = SHERD_OK;
     args.ratios = update->ratios;
     args.trust = update->trust;
     args.emit = update->emit;
     args.remainder = update->remainder;
-    args.kind = (uint8_t)update->kind;
+    args.rule = (uint8_t)sherd__rule_of(update->kind, update->part);
     args.sum_type = (uint8_t)update->sum_dtype;
     args.moment_type = (uint8_t)update->moment_dtype;
     args.emit_type = update->emit_dtype == SHERD_FP16 ? SHERD_FP16 : SHERD_BF16;
@@ -309,7 +310,7 @@ static sherd_status issue_spans(sherd__cuda_stream *stream, const sherd__op *op,
         args.moment_out[m] = update->moment_out[m] ? update->moment_out[m] : update->moment[m];
     }
     for (uint32_t at = 0; status == SHERD_OK && at < update->n_spans;) {
-        args.vectors = (uint8_t)update_vectors(update, optim);
+        args.vectors = (uint8_t)update_vectors(update);
         fill_spans(&args, update, &at);
         status = sherd__cuda_pace(stream);
         if (status == SHERD_OK && args.n_tiles > 0)
@@ -488,6 +489,7 @@ static const struct {
     [SHERD__OP_PREPARE] = {issue_prepare, 1},
     [SHERD__OP_UPDATE] = {issue_update, 1},
     [SHERD__OP_TRUST] = {issue_trust, 1},
+    [SHERD__OP_ORTHOGONAL] = {sherd__cuda_issue_orthogonal, 1},
     [SHERD__OP_HOST_CALL] = {issue_host_call, 0},
     [SHERD__OP_MEET] = {issue_meet, 0},
     [SHERD__OP_TOUCH] = {NULL, 0},

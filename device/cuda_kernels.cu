@@ -5,6 +5,7 @@
  *
  * Compiled with -fmad=false -ftz=false -prec-div=true -prec-sqrt=true: fma only where written.
  */
+#include "device/cuda_body_orthogonal.h"
 #include "device/cuda_body_small.h"
 #include "device/cuda_body_trust.h"
 
@@ -18,12 +19,12 @@
     }
 CUDA__SUM_MAP(SUM_KERNEL)
 
-#define UPDATE_KERNEL(KIND, name, moments)                                                                             \
+#define UPDATE_KERNEL(RULE, name, moments)                                                                             \
     KERNEL sherd__cuda_kernel_update_##name(const __grid_constant__ sherd__cuda_update args)                           \
     {                                                                                                                  \
         cuda__update_##name(&args, blockIdx.x);                                                                        \
     }
-SHERD__OPTIM_MAP(UPDATE_KERNEL)
+SHERD__RULE_MAP(UPDATE_KERNEL)
 
 #define TRUST_KERNEL(KIND, name, moments)                                                                              \
     KERNEL sherd__cuda_kernel_trust_##name(const __grid_constant__ sherd__cuda_update args)                            \
@@ -32,6 +33,34 @@ SHERD__OPTIM_MAP(UPDATE_KERNEL)
         cuda__trust_##name(&args, &shared, blockIdx.x);                                                                \
     }
 SHERD__OPTIM_TRUST_MAP(TRUST_KERNEL)
+
+#define PRODUCT_KERNEL(suffix, kind, per)                                                                              \
+    KERNEL sherd__cuda_kernel_product_##suffix(const __grid_constant__ sherd__cuda_product args)                       \
+    {                                                                                                                  \
+        __shared__ cuda__product_shared shared;                                                                        \
+        cuda__product_block(&args, &shared, (kind), (per), blockIdx.x);                                                \
+    }
+CUDA__PRODUCT_MAP(PRODUCT_KERNEL)
+
+KERNEL sherd__cuda_kernel_norm_clear(const __grid_constant__ sherd__cuda_orthogonal args) { cuda__norm_clear(&args); }
+
+KERNEL sherd__cuda_kernel_norm(const __grid_constant__ sherd__cuda_orthogonal args)
+{
+    __shared__ cuda__sum_shared shared;
+    cuda__norm_block(&args, &shared, blockIdx.x, gridDim.x);
+}
+
+KERNEL sherd__cuda_kernel_begin(const __grid_constant__ sherd__cuda_orthogonal args)
+{
+    __shared__ cuda__turn_shared shared;
+    cuda__turn_block(&args, &shared, 1, blockIdx.x);
+}
+
+KERNEL sherd__cuda_kernel_end(const __grid_constant__ sherd__cuda_orthogonal args)
+{
+    __shared__ cuda__turn_shared shared;
+    cuda__turn_block(&args, &shared, 0, blockIdx.x);
+}
 
 KERNEL sherd__cuda_kernel_zero(const __grid_constant__ sherd__cuda_zero args) { cuda__zero_tile(&args, blockIdx.x); }
 
@@ -98,11 +127,11 @@ int sherd__cuda_launch_sum(const sherd__cuda_sum *args, uint32_t width, void *st
 
 int sherd__cuda_launch_update(const sherd__cuda_update *args, void *stream)
 {
-    switch ((sherd_optimizer)args->kind) {
-#define X(KIND, name, moments)                                                                                         \
-    case SHERD_##KIND:                                                                                                 \
+    switch ((sherd__rule)args->rule) {
+#define X(RULE, name, moments)                                                                                         \
+    case SHERD__RULE_##RULE:                                                                                           \
         return launch(sherd__cuda_kernel_update_##name, args, args->n_tiles, stream);
-        SHERD__OPTIM_MAP(X)
+        SHERD__RULE_MAP(X)
 #undef X
     }
     return cudaErrorInvalidValue;
@@ -110,15 +139,43 @@ int sherd__cuda_launch_update(const sherd__cuda_update *args, void *stream)
 
 int sherd__cuda_launch_trust(const sherd__cuda_update *args, void *stream)
 {
-    switch ((sherd_optimizer)args->kind) {
+    switch ((sherd__rule)args->rule) {
 #define X(KIND, name, moments)                                                                                         \
-    case SHERD_##KIND:                                                                                                 \
+    case SHERD__RULE_##KIND:                                                                                           \
         return launch(sherd__cuda_kernel_trust_##name, args, args->n_tiles, stream);
         SHERD__OPTIM_TRUST_MAP(X)
 #undef X
     default:
         return cudaErrorInvalidValue;
     }
+}
+
+int sherd__cuda_launch_product(const sherd__cuda_product *args, uint32_t width, void *stream)
+{
+    int per = sherd__cuda_product_tiles(args, 8) >= width ? 8 : 4;
+#define X(suffix, kind_, per_)                                                                                         \
+    if (args->kind == (kind_) && per == (per_))                                                                        \
+        return launch(sherd__cuda_kernel_product_##suffix, args, sherd__cuda_product_tiles(args, per), stream);
+    CUDA__PRODUCT_MAP(X)
+#undef X
+    return cudaErrorInvalidValue;
+}
+
+int sherd__cuda_launch_orthogonal(const sherd__cuda_orthogonal *args, sherd__cuda_part part, uint32_t width, void *stream)
+{
+    uint64_t tiles = ((uint64_t)(args->rows * args->cols) + SHERD__CUDA_SUM_TILE - 1) / SHERD__CUDA_SUM_TILE;
+    uint64_t blocks = (uint64_t)(sherd__cuda_turn_blocks(args->rows) * sherd__cuda_turn_blocks(args->cols));
+    switch (part) {
+    case SHERD__CUDA_CLEAR:
+        return launch(sherd__cuda_kernel_norm_clear, args, 1, stream);
+    case SHERD__CUDA_NORM:
+        return launch(sherd__cuda_kernel_norm, args, tiles < 4 * (uint64_t)width ? tiles : 4 * (uint64_t)width, stream);
+    case SHERD__CUDA_BEGIN:
+        return launch(sherd__cuda_kernel_begin, args, blocks, stream);
+    case SHERD__CUDA_END:
+        return launch(sherd__cuda_kernel_end, args, blocks, stream);
+    }
+    return cudaErrorInvalidValue;
 }
 
 int sherd__cuda_launch_zero(const sherd__cuda_zero *args, void *stream)
@@ -173,15 +230,24 @@ int sherd__cuda_load_kernels(void)
         code = load(sherd__cuda_kernel_reduce);
     if (code == cudaSuccess)
         code = load(sherd__cuda_kernel_sources);
-#define X(KIND, name, moments)                                                                                         \
+#define X(RULE, name, moments)                                                                                         \
     if (code == cudaSuccess)                                                                                           \
         code = load(sherd__cuda_kernel_update_##name);
-    SHERD__OPTIM_MAP(X)
+    SHERD__RULE_MAP(X)
 #undef X
 #define X(KIND, name, moments)                                                                                         \
     if (code == cudaSuccess)                                                                                           \
         code = load(sherd__cuda_kernel_trust_##name);
     SHERD__OPTIM_TRUST_MAP(X)
 #undef X
+#define X(suffix, kind, per)                                                                                           \
+    if (code == cudaSuccess)                                                                                           \
+        code = load(sherd__cuda_kernel_product_##suffix);
+    CUDA__PRODUCT_MAP(X)
+#undef X
+    void (*const parts[])(sherd__cuda_orthogonal) = {sherd__cuda_kernel_norm_clear, sherd__cuda_kernel_norm,
+                                                     sherd__cuda_kernel_begin, sherd__cuda_kernel_end};
+    for (size_t i = 0; code == cudaSuccess && i < sizeof parts / sizeof *parts; ++i)
+        code = load(parts[i]);
     return code;
 }

@@ -27,6 +27,7 @@ extern "C" {
 #define SHERD__CUDA_UPDATE_TILE 2048  /* elements a thread block updates */
 #define SHERD__CUDA_ZERO_TILE 65536   /* bytes a thread block clears */
 #define SHERD__CUDA_NARROW_HEAD 16384 /* elements that one thread block narrows in place, by way of its shared memory */
+#define SHERD__CUDA_TURN 32           /* side of what a thread block transposes */
 
 typedef struct sherd__cuda_sum {
     const void *src[SHERD__CUDA_SOURCES]; /* offset added */
@@ -57,7 +58,7 @@ typedef struct sherd__cuda_update {
     const float *ratios;      /* as sherd__update's, both */
     sherd__trust_sums *trust;
     uint32_t n_spans, n_tiles;
-    uint8_t kind, sum_type, emit_type, vectors; /* vectors: every pointer and every span begins at 16 bytes */
+    uint8_t rule, sum_type, emit_type, vectors; /* vectors: every pointer and every span begins at 16 bytes */
     uint8_t moment_type;
     sherd__cuda_span span[SHERD__CUDA_SPANS];
 } sherd__cuda_update;
@@ -90,6 +91,46 @@ typedef struct sherd__cuda_reduce {
     uint32_t n_src, n_sum, n_min;
 } sherd__cuda_reduce;
 
+/* A product of matrices with rows one after the other, a pitch apart; pitches are multiples of 4, and so is every pointer's place in
+ * fp32s.
+ *
+ * gram: out = p p', where q is p (rows = cols); mix: out = b p + c p p, p symmetric; step: out = a q + p q, p symmetric. */
+typedef enum sherd__cuda_product_kind { SHERD__CUDA_GRAM, SHERD__CUDA_MIX, SHERD__CUDA_STEP } sherd__cuda_product_kind;
+
+typedef struct sherd__cuda_product {
+    const sherd__step_scalars *scalars; /* as sherd__orthogonal's */
+    const float *p, *q;
+    float *out;
+    int64_t rows, cols, depth; /* of out; how many links a chain has */
+    int64_t p_pitch, q_pitch, out_pitch;
+    uint8_t kind;
+} sherd__cuda_product;
+
+/* How many thread blocks, of which each makes a tile of 16 · per elements along a side. */
+static inline uint64_t sherd__cuda_product_tiles(const sherd__cuda_product *args, int per)
+{
+    uint64_t side = 16 * (uint64_t)per, across = ((uint64_t)args->cols + side - 1) / side;
+    uint64_t down = ((uint64_t)args->rows + side - 1) / side;
+    return args->kind == SHERD__CUDA_STEP ? down * across : across * (across + 1) / 2;
+}
+
+/* What comes before the products and after them: the norm is cleared, then formed; X is made of the matrix; the matrix is made of
+ * X. */
+typedef enum sherd__cuda_part { SHERD__CUDA_CLEAR, SHERD__CUDA_NORM, SHERD__CUDA_BEGIN, SHERD__CUDA_END } sherd__cuda_part;
+
+typedef struct sherd__cuda_orthogonal {
+    const sherd__step_scalars *scalars;
+    float *matrix;
+    sherd__norm *norm;
+    float *x;
+    int64_t rows, cols; /* the matrix's */
+    int64_t pitch;      /* X's */
+    float scale;
+    uint8_t turned; /* X is the matrix's transpose */
+} sherd__cuda_orthogonal;
+
+static inline SHERD__HD int64_t sherd__cuda_turn_blocks(int64_t n) { return (n + SHERD__CUDA_TURN - 1) / SHERD__CUDA_TURN; }
+
 /* A part of a table of sources, written in stream order: the caller's own table need not outlive the launch, and no
  * former sum still reads the place. */
 typedef struct sherd__cuda_sources {
@@ -104,6 +145,8 @@ int sherd__cuda_launch_sum(const sherd__cuda_sum *args, uint32_t width, void *st
 int sherd__cuda_launch_update(const sherd__cuda_update *args, void *stream);
 /* EINVAL for an optimizer without a direction. */
 int sherd__cuda_launch_trust(const sherd__cuda_update *args, void *stream);
+int sherd__cuda_launch_product(const sherd__cuda_product *args, uint32_t width, void *stream);
+int sherd__cuda_launch_orthogonal(const sherd__cuda_orthogonal *args, sherd__cuda_part part, uint32_t width, void *stream);
 int sherd__cuda_launch_zero(const sherd__cuda_zero *args, void *stream);
 int sherd__cuda_launch_convert(const sherd__cuda_convert *args, uint32_t width, void *stream);
 /* In place, and at most SHERD__CUDA_NARROW_HEAD elements: dst may begin where src does. */

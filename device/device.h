@@ -24,6 +24,7 @@
 #include "base/alloc.h"
 #include "base/interval.h"
 #include "base/ledger.h"
+#include "optim/muon.h"
 #include "optim/optim.h"
 #include "optim/trust.h"
 
@@ -85,7 +86,20 @@ typedef struct sherd__update {
     sherd__trust_sums *trust; /* [tensor] of `trust` below, which adds to them */
     /* Not NULL: stands for the master together with `emit`, which is bf16 and read too (base/half.h); both in place. */
     uint16_t *remainder;
+    /* The parts around whole matrices:
+     * direct: `master` is where the directions go, which is not read, and `moment` the matrix's; nothing is emitted.
+     * apply: `sum` is the matrix of steps, fp32, which no factor multiplies; no moments. */
+    sherd__part part;
 } sherd__update;
+
+/* A matrix of directions becomes one of steps (optim/muon.h). */
+typedef struct sherd__orthogonal {
+    const sherd__step_scalars *scalars; /* read when it runs: nothing is done where they say skip. NULL: never skipped */
+    float *matrix;                      /* rows × cols, a row after the other; in: directions, out: steps, never −0 */
+    float *scratch;                     /* sherd__muon_scratch_elems(rows, cols); begins at 64 bytes; overwritten */
+    int64_t rows, cols;                 /* ≥ 1 */
+    int32_t steps;                      /* ≥ 0 */
+} sherd__orthogonal;
 
 /* Waiting for words that other ranks write. Satisfied when every flag f has (int32_t)(*f − value) ≥ 0. */
 typedef struct sherd__await {
@@ -192,6 +206,7 @@ typedef struct sherd__device_ops {
     /* The norms of an update's master and of its directions are added to update->trust; nothing else is written. Not where
      * scalars say skip. Only for optimizers with a direction. */
     sherd_status (*trust)(sherd__stream *stream, sherd__tag tag, const sherd__update *update);
+    sherd_status (*orthogonalise)(sherd__stream *stream, sherd__tag tag, const sherd__orthogonal *orthogonal);
     /* Words in memory that other ranks watch: release semantics / acquire semantics. */
     sherd_status (*signal)(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value);
     sherd_status (*await)(sherd__stream *stream, sherd__tag tag, const sherd__await *await);

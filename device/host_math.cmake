@@ -2,6 +2,7 @@
 # The host's kernels: one source for several instruction sets. Included by device/CMakeLists.txt.
 target_sources(sherd_objects PRIVATE
   ${CMAKE_CURRENT_LIST_DIR}/host_math.c
+  ${CMAKE_CURRENT_LIST_DIR}/host_math_orthogonal_reference.c
   ${CMAKE_CURRENT_LIST_DIR}/host_math_reference.c
   ${CMAKE_CURRENT_LIST_DIR}/host_math_portable.c)
 set(sherd_kernel_flags)

@@ -20,6 +20,7 @@ typedef struct sherd__host_math {
     void (*trust)(sherd__team *team, const sherd__update *update); /* as sherd__device_ops.trust */
     void (*split)(sherd__team *team, uint16_t *half, uint16_t *remainder, const float *values, int64_t elems);
     void (*join)(sherd__team *team, float *values, const uint16_t *half, const uint16_t *remainder, int64_t elems);
+    void (*orthogonalise)(sherd__team *team, const sherd__orthogonal *orthogonal);
 } sherd__host_math;
 
 /* The best this processor runs. */

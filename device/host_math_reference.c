@@ -78,20 +78,44 @@ static float master_at(const sherd__update *update, int64_t i)
     return update->remainder ? sherd__f32_of_halves(update->emit[i], update->remainder[i]) : update->master[i];
 }
 
+/* One element of a whole update or of a part of one; `sum` is as it was found. */
+static void run_element(const sherd__update *update, const sherd__optim *optim, const float *scalars, float sum,
+                        float *master, float *moment)
+{
+    switch (update->part) {
+    case SHERD__PART_WHOLE:
+        optim->element(scalars, update->scalars->first, sum * update->scalars->factor, master, moment);
+        break;
+    case SHERD__PART_DIRECT:
+        optim->matrix->direct(scalars, sum * update->scalars->factor, master, moment);
+        break;
+    case SHERD__PART_APPLY:
+        optim->matrix->apply(scalars, sum, master);
+        break;
+    }
+}
+
+static uint32_t moments_of(const sherd__update *update, const sherd__optim *optim)
+{
+    return update->part == SHERD__PART_WHOLE ? optim->n_moments
+                                             : update->part == SHERD__PART_DIRECT ? optim->matrix->n_moments : 0;
+}
+
 static void update_element(const sherd__update *update, const sherd__optim *optim, const sherd__span *span, int64_t i)
 {
     const sherd__step_scalars *scalars = update->scalars;
     float sum = value_at(update->sum, update->sum_dtype, i);
     float master = master_at(update, i), moment[SHERD__MAX_MOMENTS] = {0}, own[SHERD__GROUP_SCALARS];
-    for (uint32_t k = 0; k < optim->n_moments; ++k) {
+    uint32_t n_moments = moments_of(update, optim);
+    for (uint32_t k = 0; k < n_moments; ++k) {
         moment[k] = value_at(update->moment[k], update->moment_dtype, i);
     }
-    memcpy(own, scalars->group[span->group], sizeof own);
+    memcpy(own, (update->part == SHERD__PART_WHOLE ? scalars->group : scalars->matrix)[span->group], sizeof own);
     if (update->ratios) {
         own[SHERD__TENSOR_SCALAR] = update->ratios[span->tensor];
     }
-    optim->element(own, scalars->first, sum * scalars->factor, &master, moment);
-    for (uint32_t k = 0; k < optim->n_moments; ++k) {
+    run_element(update, optim, own, sum, &master, moment);
+    for (uint32_t k = 0; k < n_moments; ++k) {
         value_store(update->moment_out[k] ? update->moment_out[k] : update->moment[k], update->moment_dtype, i,
                     sherd__one_nan(moment[k]));
     }
@@ -193,4 +217,5 @@ static void reference_copy(sherd__team *team, void *dst, const void *src, uint64
 const sherd__host_math sherd__host_math_reference = {
     "reference",    reference_tree_sum, reference_update, reference_convert,
     reference_copy, reference_trust,    reference_split,  reference_join,
+    sherd__orthogonalise_reference,
 };

@@ -179,6 +179,8 @@ static void simd_tree_sum(sherd__team *team, const sherd__tree_sum *sum)
 
 #include "device/host_math_trust.h"
 
+#include "device/host_math_orthogonal.h"
+
 /* ----------------------------------------------------------------------------------------------------- convert and
  * copy */
 
@@ -297,5 +299,6 @@ static void simd_join(sherd__team *team, float *values, const uint16_t *half, co
 }
 
 const sherd__host_math SHERD__SIMD_TABLE = {
-    SHERD__SIMD_NAME, simd_tree_sum, simd_update, simd_convert, simd_copy, simd_trust, simd_split, simd_join,
+    SHERD__SIMD_NAME, simd_tree_sum, simd_update, simd_convert,       simd_copy,
+    simd_trust,       simd_split,    simd_join,   simd_orthogonalise,
 };

@@ -17,4 +17,7 @@ static inline float sherd__one_nan(float value)
     return value != value ? sherd__f32_of_bits(0x7FC00000u) : value;
 }
 
+/* The reference's (device/host_math_orthogonal_reference.c). */
+void sherd__orthogonalise_reference(sherd__team *team, const sherd__orthogonal *orthogonal);
+
 #endif

@@ -143,26 +143,34 @@ static inline void store_block(const update_job *job, const update_block *block,
 
 /* Elements [begin, end), all of one group. A whole block has a constant length: vector code without a tail. `moments`
  * is a constant too, so the unused moment costs nothing. */
-#define X(KIND, name, moments)                                                                                         \
+#define X(RULE, name, moments)                                                                                         \
     static inline void update_block_##name(const update_job *job, const float *scalars, update_block *block,           \
                                            int64_t at, int64_t n)                                                      \
     {                                                                                                                  \
         const sherd__update *update = job->update;                                                                     \
         const float *master = master_in(update, block->state[0], at, n);                                               \
-        const float *moment0 = moment_in(update, 0, block->state[1], at, n);                                           \
+        const float *moment0 = (moments) > 0 ? moment_in(update, 0, block->state[1], at, n) : NULL;                    \
         const float *moment1 = (moments) > 1 ? moment_in(update, 1, block->state[2], at, n) : NULL;                    \
         int aside = update->master_out || update->remainder;                                                           \
         float *new_master = aside ? block->state[0] : update->master + at;                                             \
-        float *new_moment0 = new_moment_block(update, 0, block, at);                                                   \
+        float *new_moment0 = (moments) < 1 ? block->state[1] : new_moment_block(update, 0, block, at);                 \
         float *new_moment1 = (moments) < 2 ? block->state[2] : new_moment_block(update, 1, block, at);                 \
         uint32_t first = update->scalars->first;                                                                       \
-        gradient_block(block->gradient, update, update->scalars->factor, at, n);                                       \
+        const float *sum = block->gradient;                                                                            \
+        if (SHERD__RULE_TAKES_SUMS(SHERD__RULE_##RULE)) {                                                              \
+            gradient_block(block->gradient, update, update->scalars->factor, at, n);                                   \
+        } else {                                                                                                       \
+            sum = (const float *)update->sum + at;                                                                     \
+        }                                                                                                              \
         UPDATE_INDEPENDENT                                                                                             \
         for (int64_t i = 0; i < n; ++i) {                                                                              \
-            float p = master[i], m[SHERD__MAX_MOMENTS] = {moment0[i], (moments) > 1 ? moment1[i] : 0.0f};              \
-            sherd__##name##_element(scalars, first, block->gradient[i], &p, m);                                        \
+            float p = master[i];                                                                                       \
+            float m[SHERD__MAX_MOMENTS] = {(moments) > 0 ? moment0[i] : 0.0f, (moments) > 1 ? moment1[i] : 0.0f};      \
+            sherd__##name##_element(scalars, first, sum[i], &p, m);                                                    \
             new_master[i] = sherd__one_nan(p);                                                                         \
-            new_moment0[i] = sherd__one_nan(m[0]);                                                                     \
+            if ((moments) > 0) {                                                                                       \
+                new_moment0[i] = sherd__one_nan(m[0]);                                                                 \
+            }                                                                                                          \
             if ((moments) > 1) {                                                                                       \
                 new_moment1[i] = sherd__one_nan(m[1]);                                                                 \
             }                                                                                                          \
@@ -174,8 +182,10 @@ static inline void store_block(const update_job *job, const update_block *block,
         float scalars[SHERD__GROUP_SCALARS];                                                                           \
         update_block block;                                                                                            \
         int64_t at = begin;                                                                                            \
-        memcpy(scalars, job->update->scalars->group[span->group], sizeof scalars);                                     \
-        if (SHERD__OPTIM_TRUSTS(SHERD_##KIND) && job->update->ratios) {                                                \
+        const float *row = SHERD__RULE_OF_MATRIX(SHERD__RULE_##RULE) ? job->update->scalars->matrix[span->group]       \
+                                                                     : job->update->scalars->group[span->group];       \
+        memcpy(scalars, row, sizeof scalars);                                                                          \
+        if (SHERD__RULE_TRUSTS(SHERD__RULE_##RULE) && job->update->ratios) {                                           \
             scalars[SHERD__TENSOR_SCALAR] = job->update->ratios[span->tensor];                                         \
         }                                                                                                              \
         for (; at + UPDATE_BLOCK <= end; at += UPDATE_BLOCK) {                                                         \
@@ -186,12 +196,12 @@ static inline void store_block(const update_job *job, const update_block *block,
             update_block_##name(job, scalars, &block, at, end - at);                                                   \
         }                                                                                                              \
     }
-SHERD__OPTIM_MAP(X)
+SHERD__RULE_MAP(X)
 #undef X
 
 static const update_run_fn update_runs[] = {
-#define X(KIND, name, moments) [SHERD_##KIND] = update_run_##name,
-    SHERD__OPTIM_MAP(X)
+#define X(RULE, name, moments) [SHERD__RULE_##RULE] = update_run_##name,
+    SHERD__RULE_MAP(X)
 #undef X
 };
 
@@ -228,7 +238,7 @@ static void update_chunk(void *arg, int64_t chunk, int32_t worker)
 
 static void simd_update(sherd__team *team, const sherd__update *update)
 {
-    update_job job = {.update = update, .run = update_runs[update->kind]};
+    update_job job = {.update = update, .run = update_runs[sherd__rule_of(update->kind, update->part)]};
     if (update->scalars->skip || update->n_spans == 0) {
         return;
     }

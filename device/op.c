@@ -55,6 +55,9 @@ void sherd__op_run(const sherd__op *op, const sherd__host_math *math, sherd__tea
     case SHERD__OP_TRUST:
         math->trust(team, &op->u.update);
         break;
+    case SHERD__OP_ORTHOGONAL:
+        math->orthogonalise(team, &op->u.orthogonal);
+        break;
     case SHERD__OP_HOST_CALL:
         op->u.call.fn(op->u.call.arg);
         break;
@@ -195,6 +198,12 @@ sherd_status sherd__op_update(sherd__stream *stream, sherd__tag tag, const sherd
 sherd_status sherd__op_trust(sherd__stream *stream, sherd__tag tag, const sherd__update *update)
 {
     sherd__op op = {.kind = SHERD__OP_TRUST, .tag = tag, .u.update = *update};
+    return stream->submit(stream, &op);
+}
+
+sherd_status sherd__op_orthogonalise(sherd__stream *stream, sherd__tag tag, const sherd__orthogonal *orthogonal)
+{
+    sherd__op op = {.kind = SHERD__OP_ORTHOGONAL, .tag = tag, .u.orthogonal = *orthogonal};
     return stream->submit(stream, &op);
 }
 

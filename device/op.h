@@ -28,6 +28,7 @@ typedef enum sherd__op_kind {
     SHERD__OP_PREPARE,
     SHERD__OP_UPDATE,
     SHERD__OP_TRUST, /* u.update */
+    SHERD__OP_ORTHOGONAL,
     SHERD__OP_HOST_CALL,
     SHERD__OP_HOST_WORK,
     SHERD__OP_TOUCH,
@@ -86,6 +87,7 @@ typedef struct sherd__op {
             sherd__step_scalars *out;
         } prepare;
         sherd__update update;
+        sherd__orthogonal orthogonal;
         struct {
             sherd__host_fn fn;
             void *arg;
@@ -132,6 +134,7 @@ sherd_status sherd__op_prepare(sherd__stream *stream, sherd__tag tag, const sher
                                const uint64_t *vote, sherd__step_state *state, sherd__step_scalars *out);
 sherd_status sherd__op_update(sherd__stream *stream, sherd__tag tag, const sherd__update *update);
 sherd_status sherd__op_trust(sherd__stream *stream, sherd__tag tag, const sherd__update *update);
+sherd_status sherd__op_orthogonalise(sherd__stream *stream, sherd__tag tag, const sherd__orthogonal *orthogonal);
 sherd_status sherd__op_signal(sherd__stream *stream, sherd__tag tag, _Atomic uint32_t *flag, uint32_t value);
 sherd_status sherd__op_await(sherd__stream *stream, sherd__tag tag, const sherd__await *await);
 /* As a signal; the post goes unused: for devices whose signals are set when their work is done. */

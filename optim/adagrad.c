@@ -18,4 +18,4 @@ static void adagrad_element(const float scalars[SHERD__GROUP_SCALARS], uint32_t 
     sherd__adagrad_element(scalars, first, gradient, master, moment);
 }
 
-const sherd__optim sherd__adagrad = {"Adagrad", 1, {"sum", NULL}, adagrad_prepare, adagrad_element, NULL};
+const sherd__optim sherd__adagrad = {"Adagrad", 1, {"sum", NULL}, adagrad_prepare, adagrad_element, NULL, NULL};

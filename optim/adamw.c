@@ -44,5 +44,5 @@ static void adam_element(const float scalars[SHERD__GROUP_SCALARS], uint32_t fir
     sherd__adam_element(scalars, first, gradient, master, moment);
 }
 
-const sherd__optim sherd__adamw = {"AdamW", 2, {"exp_avg", "exp_avg_sq"}, adamw_prepare, adamw_element, NULL};
-const sherd__optim sherd__adam = {"Adam", 2, {"exp_avg", "exp_avg_sq"}, adam_prepare, adam_element, NULL};
+const sherd__optim sherd__adamw = {"AdamW", 2, {"exp_avg", "exp_avg_sq"}, adamw_prepare, adamw_element, NULL, NULL};
+const sherd__optim sherd__adam = {"Adam", 2, {"exp_avg", "exp_avg_sq"}, adam_prepare, adam_element, NULL, NULL};

@@ -29,4 +29,4 @@ static float lamb_direction(const float scalars[SHERD__GROUP_SCALARS], float gra
     return sherd__lamb_direction(scalars, gradient, master, moment);
 }
 
-const sherd__optim sherd__lamb = {"Lamb", 2, {"exp_avg", "exp_avg_sq"}, lamb_prepare, lamb_element, lamb_direction};
+const sherd__optim sherd__lamb = {"Lamb", 2, {"exp_avg", "exp_avg_sq"}, lamb_prepare, lamb_element, lamb_direction, NULL};

@@ -22,4 +22,4 @@ static void lion_element(const float scalars[SHERD__GROUP_SCALARS], uint32_t fir
     sherd__lion_element(scalars, first, gradient, master, moment);
 }
 
-const sherd__optim sherd__lion = {"Lion", 1, {"exp_avg", NULL}, lion_prepare, lion_element, NULL};
+const sherd__optim sherd__lion = {"Lion", 1, {"exp_avg", NULL}, lion_prepare, lion_element, NULL, NULL};

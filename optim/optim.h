@@ -39,6 +39,7 @@ typedef struct sherd__step_scalars {
     uint64_t updates;                                    /* after this step */
     float group[SHERD_MAX_GROUPS][SHERD__GROUP_SCALARS]; /* the optimizer's own scalars, per group */
     uint64_t set[2 * SHERD_MAX_GROUPS]; /* the vote's group words: what the next guess starts from */
+    float matrix[SHERD_MAX_GROUPS][SHERD__GROUP_SCALARS]; /* of whole matrices, where the optimizer has them */
 } sherd__step_scalars;
 
 /* What does not change from step to step. */
@@ -58,6 +59,8 @@ typedef struct sherd__step_rules {
     int32_t cycle_betas;    /* 1: beta1, beta2 of each update come from `cycle` */
     sherd_one_cycle cycle;
     double min_coeff, max_coeff; /* of the ratio of whole parameters */
+    double muon_lr, adam_lr; /* Muon's; below 0: base_lr */
+    int32_t nesterov;
     uint32_t n_groups;      /* ≥ 1 */
     sherd_group groups[SHERD_MAX_GROUPS];
     uint32_t own_rate; /* bit g: groups[g].lr is that group's rate, whatever the vote says */
@@ -75,6 +78,21 @@ typedef struct sherd__step_rules {
 #define SHERD__VOTE_WHERE  (SHERD__VOTE_MICROS + 2)
 #define SHERD__VOTE_MINS   5
 
+/* Which part of an update: all of it at once, or, for an optimizer with whole matrices, one of the two around them. */
+typedef enum sherd__part { SHERD__PART_WHOLE = 0, SHERD__PART_DIRECT, SHERD__PART_APPLY } sherd__part;
+
+/* What an optimizer does with parameters that it takes for matrices: each element makes a direction, the matrix of directions becomes
+ * a matrix of steps (device: orthogonalise), each element takes its step. */
+typedef struct sherd__optim_matrix {
+    uint32_t n_moments; /* of such a parameter */
+    const char *moment_names[SHERD__MAX_MOMENTS];
+    void (*prepare)(const sherd__step_rules *rules, const sherd__step_state *state, double lr, uint32_t group,
+                    float out[SHERD__GROUP_SCALARS]); /* scalars->matrix[g] */
+    /* Reference twins. direct: advances the moment; apply: `step` is as it stands. */
+    void (*direct)(const float scalars[SHERD__GROUP_SCALARS], float gradient, float *direction, float *moment);
+    void (*apply)(const float scalars[SHERD__GROUP_SCALARS], float step, float *master);
+} sherd__optim_matrix;
+
 typedef struct sherd__optim {
     const char *name;   /* "AdamW" */
     uint32_t n_moments; /* fp32 state arrays beside the master */
@@ -89,6 +107,7 @@ typedef struct sherd__optim {
     /* NULL, or: the step wants the ratio of whole parameters in SHERD__TENSOR_SCALAR, and this is what it is taken of. Reference
      * twin; changes `moment` as the element's update does. */
     float (*direction)(const float scalars[SHERD__GROUP_SCALARS], float gradient, float master, float *moment);
+    const sherd__optim_matrix *matrix; /* NULL: every parameter is treated alike, as above */
 } sherd__optim;
 
 /* NULL for what is not a value of sherd_optimizer. */

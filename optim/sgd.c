@@ -18,4 +18,4 @@ static void sgd_element(const float scalars[SHERD__GROUP_SCALARS], uint32_t firs
     sherd__sgd_element(scalars, first, gradient, master, moment);
 }
 
-const sherd__optim sherd__sgd = {"SGD", 1, {"momentum_buffer", NULL}, sgd_prepare, sgd_element, NULL};
+const sherd__optim sherd__sgd = {"SGD", 1, {"momentum_buffer", NULL}, sgd_prepare, sgd_element, NULL, NULL};

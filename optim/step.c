@@ -39,9 +39,13 @@ void sherd__step_rules_init(sherd__step_rules *rules, const sherd_config *config
     scaling_init(rules, config);
     rules->cycle = config->one_cycle;
     rules->cycle_betas = config->scheduler.kind == SHERD_SCHED_ONE_CYCLE && config->one_cycle.cycle_momentum &&
-                         config->optimizer.kind != SHERD_SGD && config->optimizer.kind != SHERD_ADAGRAD;
+                         config->optimizer.kind != SHERD_SGD && config->optimizer.kind != SHERD_ADAGRAD &&
+                         config->optimizer.kind != SHERD_MUON;
     rules->min_coeff = config->lamb.min_coeff;
     rules->max_coeff = config->lamb.max_coeff;
+    rules->muon_lr = config->muon.muon_lr;
+    rules->adam_lr = config->muon.adam_lr;
+    rules->nesterov = config->muon.nesterov;
     rules->n_groups = config->n_groups ? config->n_groups : 1;
     rules->groups[0] = (sherd_group){config->optimizer.lr, config->optimizer.weight_decay};
     if (config->n_groups) {
@@ -135,6 +139,9 @@ static void advance(const sherd__step_rules *rules, sherd__step_state *state, sh
     }
     for (uint32_t group = 0; group < rules->n_groups; ++group) {
         optim->prepare(&now, state, out->lr, group, out->group[group]);
+        if (optim->matrix) {
+            optim->matrix->prepare(&now, state, out->lr, group, out->matrix[group]);
+        }
     }
 }
 
@@ -196,5 +203,5 @@ void sherd__step_prepare(const sherd__step_rules *rules, const uint64_t *vote, s
 int sherd__step_scalars_same(const sherd__step_scalars *a, const sherd__step_scalars *b)
 {
     return a->skip == b->skip && a->first == b->first && memcmp(&a->factor, &b->factor, sizeof a->factor) == 0 &&
-           memcmp(a->group, b->group, sizeof a->group) == 0;
+           memcmp(a->group, b->group, sizeof a->group) == 0 && memcmp(a->matrix, b->matrix, sizeof a->matrix) == 0;
 }

@@ -41,7 +41,7 @@ extern "C" {
 #define SHERD_BUDGET_AUTO (-2) /* what is free: to be made a number by sherd_config_resolve_budget */
 
 typedef enum sherd_optimizer {
-    SHERD_ADAMW = 0, SHERD_ADAM /* L2, not decoupled */, SHERD_SGD, SHERD_LION, SHERD_ADAGRAD, SHERD_LAMB
+    SHERD_ADAMW = 0, SHERD_ADAM /* L2, not decoupled */, SHERD_SGD, SHERD_LION, SHERD_ADAGRAD, SHERD_LAMB, SHERD_MUON
 } sherd_optimizer;
 
 typedef enum sherd_scheduler {
@@ -186,6 +186,10 @@ typedef struct sherd_config {
     sherd_wire wire;                        /* communication_data_type */
     double silent_after_s;                  /* 30: sherd_comm_options has it too */
     int32_t master_remainder;               /* sherd.master_remainder: bf16 on the device keeps 2 bytes beside it, not a master of 4 */
+    struct {                                /* optimizer Muon; its momentum is optimizer.momentum */
+        double muon_lr, adam_lr;            /* rates of matrices and of all others, where lr is not both's; below 0: lr */
+        int32_t nesterov, ns_steps;         /* 1; steps of Newton and Schulz, 5 */
+    } muon;
 } sherd_config;
 
 /* Defaults. `size` is sizeof(sherd_config) as the caller was compiled. */

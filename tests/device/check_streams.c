@@ -387,6 +387,45 @@ static void an_update_elsewhere_only_reads_the_old_state(void **state)
     }
 }
 
+/* A matrix is orthogonalised while another stream reads `bytes` at `from`: 0 the matrix, 1 what lies behind it, 2 the scratch memory,
+ * 3 what lies behind that. */
+static sherd_status orthogonalise_beside_read(int from, int waits)
+{
+    enum { ROWS = 7, COLS = 33, BEHIND = 16 };
+    uint64_t matrix_elems = ROWS * COLS, scratch_elems = (uint64_t)sherd__muon_scratch_elems(ROWS, COLS);
+    uint64_t at[] = {0, matrix_elems, 256, 256 + scratch_elems};
+    sherd_checker *checker = make_checker(1, 5);
+    sherd_device *device = make_check_device(checker, 0);
+    sherd__stream *a = make_stream(device, "a", 4), *b = make_stream(device, "b", 4);
+    sherd__event *done = make_event(device);
+    float *block;
+    OK(sherd_device_alloc(device, (256 + scratch_elems + 2 * BEHIND) * 4, SHERD_CAT_WORKSPACE, (void **)&block, NULL));
+    memset(block, 0, (256 + scratch_elems + 2 * BEHIND) * 4);
+    sherd__orthogonal job = {.matrix = block, .scratch = block + 256, .rows = ROWS, .cols = COLS, .steps = 1};
+    OK(device->ops->orthogonalise(a, produce, &job));
+    OK(device->ops->event_record(a, done));
+    if (waits)
+        OK(device->ops->event_wait(b, done, "read waits for the matrix"));
+    OK(device->ops->copy(b, consume, block + 256 + scratch_elems + BEHIND, block + at[from], BEHIND * 4));
+    device->ops->stream_destroy(a);
+    device->ops->stream_destroy(b);
+    device->ops->event_destroy(done);
+    sherd_status verdict = sherd_checker_verdict(checker, NULL, NULL);
+    sherd_device_free(device, block);
+    sherd_device_destroy(device);
+    sherd_checker_destroy(checker);
+    return verdict;
+}
+
+static void a_matrix_and_its_scratch_memory_are_written(void **state)
+{
+    (void)state;
+    for (int from = 0; from < 4; from++) {
+        assert_int_equal(orthogonalise_beside_read(from, 0), from % 2 ? SHERD_OK : SHERD_ERACE);
+        assert_int_equal(orthogonalise_beside_read(from, 1), SHERD_OK);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -395,6 +434,7 @@ int main(void)
         cmocka_unit_test(each_dropped_wait_is_reported_in_every_order), cmocka_unit_test(the_host_clock_is_inherited),
         cmocka_unit_test(a_seed_draws_the_same_order_twice), cmocka_unit_test(compute_is_a_stream),
         cmocka_unit_test(late_waits_are_counted), cmocka_unit_test(an_update_elsewhere_only_reads_the_old_state),
+        cmocka_unit_test(a_matrix_and_its_scratch_memory_are_written),
         cmocka_unit_test(freed_memory_is_forgotten), cmocka_unit_test(an_event_has_one_pending_recorder),
         cmocka_unit_test(a_deadlock_is_found_and_described), cmocka_unit_test(misuse_is_refused),
     };

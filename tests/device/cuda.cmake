@@ -16,6 +16,15 @@ if(SHERD_CUDA_STUB)
     sherd_test(NAME device_cuda_narrow SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_narrow.c ${CMAKE_CURRENT_LIST_DIR}/host_math_values.c
       LIBS sherd_narrow_simt)
   endif()
+  sherd_test(NAME device_cuda_orthogonal SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_orthogonal.c ${CMAKE_CURRENT_LIST_DIR}/host_math_values.c
+    LIBS sherd_cuda_stub)
+  if(SHERD_SIMT)
+    sherd_simt_library(NAME sherd_orthogonal_simt SOURCES "${CMAKE_CURRENT_LIST_DIR}/cuda_orthogonal_simt.cu" DEFINE __CUDACC__)
+    sherd_simt_library(NAME sherd_orthogonal_loose SOURCES "${CMAKE_CURRENT_LIST_DIR}/cuda_orthogonal_simt.cu"
+      DEFINE __CUDACC__ SIMT_LOOSE)
+    sherd_test(NAME device_cuda_orthogonal_simt SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_orthogonal_simt.c
+      ${CMAKE_CURRENT_LIST_DIR}/host_math_values.c LIBS sherd_orthogonal_simt sherd_orthogonal_loose)
+  endif()
   sherd_test(NAME device_cuda_streams SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_streams.c LIBS sherd_cuda_stub TIMEOUT 60)
   sherd_test(NAME device_cuda_faults SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_faults.c LIBS sherd_cuda_stub sherd_test_engine TIMEOUT 120)
   sherd_test(NAME device_cuda_windows SOURCES ${CMAKE_CURRENT_LIST_DIR}/cuda_windows.c "${PROJECT_SOURCE_DIR}/tests/comm/bodies.c"

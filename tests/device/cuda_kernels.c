@@ -186,7 +186,7 @@ static void wide_sums_in_a_row(void **state)
 /* ------------------------------------------------------------------------------------------------------------ update
  */
 
-enum { ELEMS = 90000, ORIGIN = 512, MANY = 300, KINDS = SHERD_LAMB + 1 };
+enum { ELEMS = 90000, ORIGIN = 512, MANY = 300, KINDS = SHERD_MUON + 2 }; /* the last two: the parts of Muon's */
 
 typedef struct arrays {
     float *master, *moment[2];
@@ -234,10 +234,18 @@ static int same(const arrays *a, const arrays *b)
            memcmp(a->moment[1], b->moment[1], ELEMS * 4 + 4096) == 0;
 }
 
-static sherd__update update_of(const arrays *a, sherd_optimizer kind, sherd_dtype sum_dtype, int emit, int64_t shift)
+static uint32_t moments_of(sherd_optimizer kind, sherd__part part)
+{
+    static const uint32_t of_part[] = {[SHERD__PART_DIRECT] = 1, [SHERD__PART_APPLY] = 0};
+    return part ? of_part[part] : sherd__optim_get(kind)->n_moments;
+}
+
+static sherd__update update_of(const arrays *a, sherd_optimizer kind, sherd__part part, sherd_dtype sum_dtype, int emit,
+                               int64_t shift)
 {
     /* shift: everything begins that many elements later, which takes the vector path away where it is odd */
     sherd__update update = {.kind = kind,
+                            .part = part,
                             .sum = (char *)a->sum + bytes_of(sum_dtype, shift),
                             .sum_dtype = sum_dtype,
                             .master = a->master + shift,
@@ -249,16 +257,18 @@ static sherd__update update_of(const arrays *a, sherd_optimizer kind, sherd_dtyp
         update.remainder = a->remainder + shift;
     }
     update.moment_dtype = moment_dtype;
-    update.moment[0] = (char *)a->moment[0] + bytes_of(moment_dtype, shift);
-    update.moment[1] =
-        sherd__optim_get(kind)->n_moments < 2 ? NULL : (char *)a->moment[1] + bytes_of(moment_dtype, shift);
+    for (uint32_t m = 0; m < moments_of(kind, part); m++)
+        update.moment[m] = (char *)a->moment[m] + bytes_of(moment_dtype, shift);
     return update;
 }
 
 /* The reference prepares and updates; the device prepares in its own memory, in stream order, and updates. */
-static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, int first, int skip, value_mix mix,
+/* number: of KINDS */
+static void check_update(int number, sherd_dtype sum_dtype, int emit, int first, int skip, value_mix mix,
                          int64_t shift, const sherd__span *spans, uint32_t n_spans, int elsewhere)
 {
+    sherd_optimizer kind = (sherd_optimizer)(number > SHERD_MUON ? SHERD_MUON : number);
+    sherd__part part = (sherd__part)(number < SHERD_MUON ? 0 : number - SHERD_MUON + 1);
     sherd__step_rules rules = {.kind = kind,
                                .beta1 = 0.9,
                                .beta2 = 0.999,
@@ -269,6 +279,9 @@ static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, 
                                .base_lr = 1e-2,
                                .clipping = 1.0,
                                .divisor = 6.0,
+                               .muon_lr = 2e-2,
+                               .adam_lr = -1,
+                               .nesterov = 1,
                                .n_groups = 3,
                                .groups = {{1e-2, 0.1}, {3e-3, 0.0}, {5e-2, 1e-4}}};
     uint64_t words = SHERD__VOTE_SUMS + SHERD__VOTE_MINS, *vote = device_block(device, words * sizeof *vote);
@@ -279,6 +292,8 @@ static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, 
     int wants_ratios = sherd__optim_get(kind)->direction != NULL;
     sherd__trust_sums want_trust[MANY] = {{.bad = 0}}, *trust = device_block(device, sizeof want_trust);
     float *ratios = device_block(device, MANY * sizeof *ratios);
+    sum_dtype = part == SHERD__PART_APPLY ? SHERD_FP32 : sum_dtype;
+    emit = part == SHERD__PART_DIRECT ? 0 : emit;
     memset(vote, 0, words * sizeof *vote);
     memset(trust, 0, sizeof want_trust);
     for (uint32_t t = 0; t < MANY; t++)
@@ -293,7 +308,7 @@ static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, 
     arrays_init(&got, sum_dtype, mix);
     arrays_init(&second, sum_dtype, mix);
     sherd__step_prepare(&rules, vote, &carried, &want_scalars);
-    sherd__update update = update_of(&want, kind, sum_dtype, emit, shift);
+    sherd__update update = update_of(&want, kind, part, sum_dtype, emit, shift);
     update.scalars = &want_scalars;
     update.spans = spans;
     update.n_spans = n_spans;
@@ -302,15 +317,14 @@ static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, 
     if (wants_ratios)
         reference_variant()->trust(NULL, &update);
     reference_variant()->update(NULL, &update);
-    update = update_of(&got, kind, sum_dtype, emit, shift);
+    update = update_of(&got, kind, part, sum_dtype, emit, shift);
     update.scalars = scalars;
     update.spans = spans;
     update.n_spans = n_spans;
     if (elsewhere) {
         update.master_out = second.master + shift;
-        update.moment_out[0] = (char *)second.moment[0] + bytes_of(moment_dtype, shift);
-        update.moment_out[1] =
-            sherd__optim_get(kind)->n_moments < 2 ? NULL : (char *)second.moment[1] + bytes_of(moment_dtype, shift);
+        for (uint32_t m = 0; m < moments_of(kind, part); m++)
+            update.moment_out[m] = (char *)second.moment[m] + bytes_of(moment_dtype, shift);
     }
     OK(device->ops->prepare(stream, tag, &rules, vote, state, scalars));
     update.ratios = wants_ratios ? ratios : NULL;
@@ -331,8 +345,8 @@ static void check_update(sherd_optimizer kind, sherd_dtype sum_dtype, int emit, 
         arrays_free(&old);
     }
     if (!same(&want, elsewhere ? &second : &got))
-        fail_msg("optimizer %d, sums %d, emit %d, first %d, skip %d, mix %d, shift %lld, %u spans, elsewhere %d", kind,
-                 sum_dtype, emit, first, skip, mix, (long long)shift, n_spans, elsewhere);
+        fail_msg("optimizer %d, part %d, sums %d, emit %d, first %d, skip %d, mix %d, shift %lld, %u spans, elsewhere %d",
+                 kind, part, sum_dtype, emit, first, skip, mix, (long long)shift, n_spans, elsewhere);
     arrays_free(&want);
     arrays_free(&got);
     arrays_free(&second);
@@ -363,13 +377,13 @@ static void updates_equal_reference(void **state)
         int64_t shift = bits >> 4 & 1 ? 1 + k % 3 : 0;
         moment_dtype = (bits + k) % 3 == 1 ? SHERD_BF16 : SHERD_FP32;
         int emit = (bits >> 2 & 1) * (1 + k % 2), first = bits >> 3 & 1;
-        check_update((sherd_optimizer)(k % KINDS), sum_dtype, emit, first, 0, mix, shift, whole, 1, k % 7 == 2);
-        check_update((sherd_optimizer)(k % KINDS), sum_dtype, emit, first, 0, mix, shift, odd, 7, k % 7 == 3);
+        check_update(k % KINDS, sum_dtype, emit, first, 0, mix, shift, whole, 1, k % 7 == 2);
+        check_update(k % KINDS, sum_dtype, emit, first, 0, mix, shift, odd, 7, k % 7 == 3);
     }
     assert_int_equal(cuda_stub_calls("update") - updates, 2 * 32 * KINDS);
     for (int kind = 0; kind < KINDS; kind++) {
-        check_update((sherd_optimizer)kind, SHERD_FP32, 1, 1, 0, SPECIAL, 0, many, MANY, kind % 2);
-        check_update((sherd_optimizer)kind, SHERD_FP32, 1, 1, 1, SPECIAL, 0, whole, 1, 1 - kind % 2); /* skipped */
+        check_update(kind, SHERD_FP32, 1, 1, 0, SPECIAL, 0, many, MANY, kind % 2);
+        check_update(kind, SHERD_FP32, 1, 1, 1, SPECIAL, 0, whole, 1, 1 - kind % 2); /* skipped */
     }
     assert_int_equal(cuda_stub_calls("update") - updates, 2 * 32 * KINDS + KINDS * (3 + 1));
     in_halves = 1;

@@ -146,10 +146,39 @@ static void updates_have_the_reference_s_bits(void **state)
     }
 }
 
+/* Narrow and wide tiles, lying and standing, with odd ends. */
+static void matrices_have_the_reference_s_bits(void **state)
+{
+    static const struct { int64_t rows, cols; } shapes[] = {{1, 7}, {31, 257}, {257, 31}, {130, 131}, {600, 200}, {2100, 1}};
+    (void)state;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        int64_t rows = shapes[i].rows, cols = shapes[i].cols;
+        uint64_t bytes = (uint64_t)(rows * cols) * sizeof(float);
+        uint64_t scratch_bytes = (uint64_t)sherd__muon_scratch_elems(rows, cols) * sizeof(float);
+        float *want = malloc(bytes), *room = malloc(scratch_bytes);
+        sherd__orthogonal job = {.matrix = want, .scratch = room, .rows = rows, .cols = cols, .steps = 5};
+        sherd_test_leaf(40 + i, 1, 0, 0, SHERD_FP32, rows * cols, want);
+        float *block = upload(want, bytes);
+        OK(sherd_device_alloc(device, scratch_bytes, SHERD_CAT_WORKSPACE, (void **)&job.scratch, NULL));
+        job.matrix = block;
+        OK(device->ops->orthogonalise(stream, tag, &job));
+        OK(sync_stream(device, stream));
+        sherd_device_free(device, job.scratch);
+        job.matrix = want;
+        job.scratch = room;
+        sherd__host_math_reference.orthogonalise(NULL, &job);
+        expect(block, want, bytes);
+        sherd_device_free(device, block);
+        free(want);
+        free(room);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sums_have_the_reference_s_bits), cmocka_unit_test(updates_have_the_reference_s_bits),
+        cmocka_unit_test(matrices_have_the_reference_s_bits),
     };
     sherd_error err = {0};
     if (sherd_device_create_cuda(NULL, &device, &err) != SHERD_OK) {

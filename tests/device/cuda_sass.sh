@@ -39,7 +39,8 @@ complain() {
 }
 
 sass "$scratch/good" "$@"
-exact="zero convert narrow reduce update_sgd"
+exact="zero convert narrow reduce update_sgd update_muon_direct update_muon_apply norm"
+for product in gram mix step; do exact="$exact product_${product}_4 product_${product}_8"; done
 for sources in 1 2 4 8 n; do exact="$exact sum_${sources}_f32 sum_${sources}_bf16"; done
 for kernel in $exact; do
     function_of "$scratch/good" "sherd__cuda_kernel_$kernel" >"$scratch/one"

@@ -16,7 +16,7 @@
 
 #define ELEMS 60000
 #define ORIGIN 512
-#define KINDS (SHERD_LAMB + 1)
+#define KINDS (SHERD_MUON + 2) /* the last two are the parts of Muon's; the whole of it is AdamW's */
 #define TENSORS 7
 
 typedef struct arrays {
@@ -29,6 +29,7 @@ typedef struct arrays {
 
 typedef struct update_case {
     sherd_optimizer kind;
+    sherd__part part;
     sherd_dtype sum_dtype, moment_dtype;
     int32_t emit, first, skip;
     int32_t remainder;
@@ -47,7 +48,17 @@ static const sherd__span odd[] = {
 
 static uint32_t moments_of(const update_case *c)
 {
-    return sherd__optim_get(c->kind)->n_moments;
+    static const uint32_t of_part[] = {[SHERD__PART_DIRECT] = 1, [SHERD__PART_APPLY] = 0};
+    return c->part ? of_part[c->part] : sherd__optim_get(c->kind)->n_moments;
+}
+
+/* What is asked for, as far as the k-th of KINDS has it. */
+static void set_kind(update_case *c, int k)
+{
+    c->kind = (sherd_optimizer)(k > SHERD_MUON ? SHERD_MUON : k);
+    c->part = (sherd__part)(k < SHERD_MUON ? 0 : k - SHERD_MUON + 1);
+    c->sum_dtype = c->part == SHERD__PART_APPLY ? SHERD_FP32 : c->sum_dtype;
+    c->emit = c->part == SHERD__PART_DIRECT ? 0 : c->emit;
 }
 
 static const float ratios[TENSORS] = {0.5f, 1.0f, 3.0f, 0.01f, 10.0f, 2.0f, 0.25f};
@@ -64,7 +75,7 @@ static void arrays_init(arrays *a, const update_case *c)
     fill_values(a->master, SHERD_FP32, ELEMS, 1, c->mix);
     fill_values(a->moment[0], c->moment_dtype, ELEMS, 2, c->mix);
     fill_values(a->moment[1], c->moment_dtype, ELEMS, 3, c->mix);
-    uint8_t *squares = (uint8_t *)a->moment[moments_of(c) - 1]; /* what may be a sum of squares is not negative */
+    uint8_t *squares = (uint8_t *)a->moment[moments_of(c) > 1]; /* what may be a sum of squares is not negative */
     size_t width = sherd_dtype_bytes(c->moment_dtype);
     for (size_t i = 0; i < ELEMS && c->mix == FINITE; ++i) {
         squares[(i + 1) * width - 1] &= 0x7F; /* the sign: little-endian */
@@ -93,13 +104,15 @@ static void run_update(const sherd__host_math *math, sherd__team *team, const up
 {
     sherd__step_rules rules = {.kind = c->kind, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .momentum = 0.9,
                                .bias_correction = 1, .check_overflow = 1, .base_lr = 1e-2, .clipping = 1.0,
-                               .divisor = 6.0, .n_groups = 3, .groups = {{1e-2, 0.1}, {3e-3, 0.0}, {5e-2, 1e-4}}};
+                               .divisor = 6.0, .muon_lr = 2e-2, .adam_lr = -1, .nesterov = 1, .n_groups = 3,
+                               .groups = {{1e-2, 0.1}, {3e-3, 0.0}, {5e-2, 1e-4}}};
     uint64_t vote[SHERD__VOTE_SUMS + SHERD__VOTE_MINS] = {0};
     double lr = 0.0123;
     sherd__step_state state;
     sherd__step_scalars scalars;
     sherd__update update = {.kind = c->kind, .scalars = &scalars, .sum = a->sum, .sum_dtype = c->sum_dtype,
-                            .master = a->master, .moment = {a->moment[0], moments_of(c) < 2 ? NULL : a->moment[1]},
+                            .master = a->master,
+                            .moment = {moments_of(c) < 1 ? NULL : a->moment[0], moments_of(c) < 2 ? NULL : a->moment[1]},
                             .emit = c->emit ? a->emit : NULL, .origin = ORIGIN, .spans = c->spans,
                             .n_spans = c->n_spans};
     update.moment_dtype = c->moment_dtype;
@@ -109,7 +122,8 @@ static void run_update(const sherd__host_math *math, sherd__team *team, const up
         update.remainder = a->remainder;
     }
     update.master_out = c->elsewhere & 1 ? a->second[0] : NULL;
-    update.moment_out[0] = c->elsewhere & 2 ? a->second[1] : NULL;
+    update.part = c->part;
+    update.moment_out[0] = c->elsewhere & 2 && moments_of(c) > 0 ? a->second[1] : NULL;
     update.moment_out[1] = c->elsewhere & 4 && moments_of(c) > 1 ? a->second[2] : NULL;
     sherd__step_state_init(&state);
     state.updates = c->first ? 0 : 4;
@@ -147,7 +161,7 @@ static void swap_places(arrays *a, const update_case *c)
 {
     float **first[] = {&a->master, &a->moment[0], &a->moment[1]};
     for (int k = 0; k < 3; ++k) {
-        if (c->elsewhere >> k & 1) {
+        if (c->elsewhere >> k & 1 && k <= (int)moments_of(c)) {
             float *kept = *first[k];
             *first[k] = a->second[k];
             a->second[k] = kept;
@@ -172,10 +186,11 @@ static void check_update(const update_case *c, sherd__team *team, uint64_t *case
         arrays_init(&got, c);
         run_update(fast[v], team, c, &got);
         if (!same(&expected, &got)) {
-            fail_msg("%s, %d threads: optimizer %d, sums %d, moments %d, emit %d, first %d, %u spans, mix %d, "
+            fail_msg("%s, %d threads: optimizer %d, part %d, sums %d, moments %d, emit %d, first %d, %u spans, mix %d, "
                      "elsewhere %d: unlike "
                      "the reference in place",
-                     fast[v]->name, (int)sherd__team_threads(team), (int)c->kind, (int)c->sum_dtype, (int)c->moment_dtype,
+                     fast[v]->name, (int)sherd__team_threads(team), (int)c->kind, (int)c->part, (int)c->sum_dtype,
+                     (int)c->moment_dtype,
                      (int)c->emit,
                      (int)c->first, c->n_spans, (int)c->mix, (int)c->elsewhere);
         }
@@ -284,8 +299,9 @@ static void test_updates_equal_reference(void **state)
     }
     for (int k = 0; k < KINDS * 16; ++k) {
         int bits = k / KINDS;
-        update_case c = {.kind = (sherd_optimizer)(k % KINDS), .sum_dtype = bits & 1 ? SHERD_BF16 : SHERD_FP32,
+        update_case c = {.sum_dtype = bits & 1 ? SHERD_BF16 : SHERD_FP32,
                          .emit = (bits >> 1 & 1) * (1 + k % 2), .first = bits >> 2 & 1, .mix = bits >> 3 & 1 ? SPECIAL : FINITE};
+        set_kind(&c, k % KINDS);
         c.moment_dtype = (k / KINDS + k) % 3 == 1 ? SHERD_BF16 : SHERD_FP32;
         c.spans = k % 2 ? whole : odd;
         c.n_spans = k % 2 ? 1 : sizeof odd / sizeof *odd;
@@ -314,7 +330,8 @@ static void test_skip_changes_nothing(void **state)
     uint64_t cases = 0;
     (void)state;
     for (int kind = 0; kind < KINDS; ++kind) {
-        update_case c = {.kind = (sherd_optimizer)kind, .emit = 1, .skip = 1, .first = 1, .spans = whole, .n_spans = 1};
+        update_case c = {.emit = 1, .skip = 1, .first = 1, .spans = whole, .n_spans = 1};
+        set_kind(&c, kind);
         check_update(&c, NULL, &cases);
         c.elsewhere = 7;
         check_update(&c, NULL, &cases);

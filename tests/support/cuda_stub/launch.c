@@ -3,6 +3,7 @@
  * The launchers on the host: the kernels' own bodies (device/cuda_body.h, cuda_body_small.h), one thread block after another, in stream
  * order. What a GPU does at once runs in rising order here; nothing may depend on that.
  */
+#include "device/cuda_body_orthogonal.h"
 #include "device/cuda_body_small.h"
 #include "device/cuda_body_trust.h"
 #include "tests/support/cuda_stub/stub.h"
@@ -40,12 +41,12 @@ static void run_update(const void *arg)
 {
     const sherd__cuda_update *args = arg;
     for (uint32_t tile = 0; tile < args->n_tiles; tile++) {
-        switch ((sherd_optimizer)args->kind) {
-#define X(KIND, name, moments)                                                                                         \
-    case SHERD_##KIND:                                                                                                 \
+        switch ((sherd__rule)args->rule) {
+#define X(RULE, name, moments)                                                                                         \
+    case SHERD__RULE_##RULE:                                                                                           \
         cuda__update_##name(args, tile);                                                                               \
         break;
-            SHERD__OPTIM_MAP(X)
+            SHERD__RULE_MAP(X)
 #undef X
         }
     }
@@ -56,9 +57,9 @@ static void run_trust(const void *arg)
     const sherd__cuda_update *args = arg;
     cuda__trust_shared shared;
     for (uint32_t tile = 0; tile < args->n_tiles; tile++) {
-        switch ((sherd_optimizer)args->kind) {
+        switch ((sherd__rule)args->rule) {
 #define X(KIND, name, moments)                                                                                         \
-    case SHERD_##KIND:                                                                                                 \
+    case SHERD__RULE_##KIND:                                                                                           \
         cuda__trust_##name(args, &shared, tile);                                                                       \
         break;
             SHERD__OPTIM_TRUST_MAP(X)
@@ -67,6 +68,43 @@ static void run_trust(const void *arg)
             break;
         }
     }
+}
+
+typedef struct orthogonal_launch {
+    sherd__cuda_orthogonal args;
+    sherd__cuda_part part;
+} orthogonal_launch;
+
+static void run_product(const void *arg)
+{
+    const sherd__cuda_product *args = arg;
+    cuda__product_shared shared;
+    /* As on a GPU of four multiprocessors: wide tiles where there are as many of them. */
+    int per = sherd__cuda_product_tiles(args, 8) >= 4 ? 8 : 4;
+    for (uint32_t block = 0; block < sherd__cuda_product_tiles(args, per); block++) {
+#define X(suffix, kind_, per_)                                                                                         \
+    if (args->kind == (kind_) && per == (per_))                                                                        \
+        cuda__product_block(args, &shared, (kind_), (per_), block);
+        CUDA__PRODUCT_MAP(X)
+#undef X
+    }
+}
+
+static void run_orthogonal(const void *arg)
+{
+    const orthogonal_launch *launch = arg;
+    const sherd__cuda_orthogonal *args = &launch->args;
+    int64_t blocks = sherd__cuda_turn_blocks(args->rows) * sherd__cuda_turn_blocks(args->cols), norm_blocks = 3;
+    cuda__sum_shared sums;
+    cuda__turn_shared turn;
+    if (launch->part == SHERD__CUDA_CLEAR)
+        cuda__norm_clear(args);
+    for (int64_t block = 0; block < norm_blocks && launch->part == SHERD__CUDA_NORM; block++)
+        cuda__norm_block(args, &sums, block, norm_blocks);
+    for (int64_t block = 0; block < blocks && launch->part == SHERD__CUDA_BEGIN; block++)
+        cuda__turn_block(args, &turn, 1, (uint32_t)block);
+    for (int64_t block = 0; block < blocks && launch->part == SHERD__CUDA_END; block++)
+        cuda__turn_block(args, &turn, 0, (uint32_t)block);
 }
 
 static void run_zero(const void *arg)
@@ -108,6 +146,19 @@ int sherd__cuda_launch_update(const sherd__cuda_update *args, void *stream)
 int sherd__cuda_launch_trust(const sherd__cuda_update *args, void *stream)
 {
     return (int)cuda_stub_launch(stream, "trust", run_trust, args, sizeof *args);
+}
+
+int sherd__cuda_launch_product(const sherd__cuda_product *args, uint32_t width, void *stream)
+{
+    (void)width;
+    return (int)cuda_stub_launch(stream, "product", run_product, args, sizeof *args);
+}
+
+int sherd__cuda_launch_orthogonal(const sherd__cuda_orthogonal *args, sherd__cuda_part part, uint32_t width, void *stream)
+{
+    orthogonal_launch launch = {*args, part};
+    (void)width;
+    return (int)cuda_stub_launch(stream, "orthogonal", run_orthogonal, &launch, sizeof launch);
 }
 
 int sherd__cuda_launch_zero(const sherd__cuda_zero *args, void *stream)
