@@ -46,7 +46,7 @@ static sherd_status synthetic_table(forecast *f, sherd_error *err)
 
         snprintf(name, NAME_BYTES, "matrix.%lld", (long long)i);
         f->params[i] = (sherd_param){.name = name, .shape = {rows, COLUMNS}, .ndim = 2, .dtype = f->config.dtype,
-                                     .grad_dtype = f->config.dtype};
+                                     .grad_dtype = f->config.dtype, .flags = SHERD_PARAM_MUON};
     }
     f->n_params = (uint32_t)n;
     return SHERD_OK;
@@ -90,11 +90,12 @@ static sherd_status plan_stage(forecast *f, int32_t stage, sherd_error *err)
     return status;
 }
 
-/* Bytes per parameter that stage 3 would share out: working copy, gradient sum, master, moments. */
+/* Bytes per parameter that stage 3 would share out: working copy, gradient sum, master, moments; Muon's matrices have one less. */
 static int stage3_unit(const sherd_config *c)
 {
     int narrow = c->dtype != SHERD_FP32;
-    int two = c->optimizer.kind == SHERD_ADAMW || c->optimizer.kind == SHERD_ADAM || c->optimizer.kind == SHERD_LAMB;
+    int two = c->optimizer.kind == SHERD_ADAMW || c->optimizer.kind == SHERD_ADAM || c->optimizer.kind == SHERD_LAMB ||
+              c->optimizer.kind == SHERD_MUON;
     int moments = (two ? 2 : 1) * (c->moments_bf16 ? 2 : 4);
     int beside = c->master_remainder && c->dtype == SHERD_BF16 ? 2 : 4; /* the working copy */
 

@@ -37,6 +37,7 @@
 #define LION SHERD__FOR_LION
 #define ADAGRAD SHERD__FOR_ADAGRAD
 #define LAMB SHERD__FOR_LAMB
+#define MUON SHERD__FOR_MUON
 #define OPTIMIZERS SHERD__FOR_OPTIMIZERS
 #define WARMUP (SHERD__FOR_WARMUP | SHERD__FOR_DECAY)
 #define COSINE SHERD__FOR_COSINE
@@ -204,31 +205,42 @@ const sherd__key sherd__keys[] = {
     /* ---- optimizer */
     SECTION("optimizer", HONOURED, 0, "absent: AdamW with the defaults below"),
     CHOICE("optimizer.type", 0, SHERD__KEY_ANY_CASE, optimizer_type,
-           "AdamW|Adam|SGD|Lion|Adagrad|Lamb|{Muon}|{OneBitAdam}|{OneBitLamb}|{ZeroOneAdam}", "",
-           "AdamW, Adam (which is AdamW too unless adam_w_mode is false), SGD, Lion, Adagrad and Lamb are built; use one of "
-           "these"),
+           "AdamW|Adam|SGD|Lion|Adagrad|Lamb|Muon|{OneBitAdam}|{OneBitLamb}|{ZeroOneAdam}", "",
+           "AdamW, Adam (which is AdamW too unless adam_w_mode is false), SGD, Lion, Adagrad, Lamb and Muon (hidden matrices; "
+           "all else by AdamW) are built; use one of these"),
     SECTION("optimizer.params", HONOURED, 0, "the optimizer's own parameters"),
     PARAMETER("optimizer.params.lr", OPTIMIZERS, NUMBER, ZERO_UP, F64, config.optimizer.lr, "1e-3",
               "learning rate; a scheduler replaces it or multiplies it; Adagrad's default is 1e-2"),
-    PARAMETER("optimizer.params.betas", ADAM | LION | LAMB, BETAS, BELOW_ONE, BETAS, config.optimizer.beta1, "[0.9, 0.999]",
+    PARAMETER("optimizer.params.betas", ADAM | LION | LAMB | MUON, BETAS, BELOW_ONE, BETAS, config.optimizer.beta1, "[0.9, 0.999]",
               "decay of the first and the second moment; for Lion, of the moment as it enters the step and as it is "
               "kept"),
-    PARAMETER("optimizer.params.eps", ADAM | ADAGRAD | LAMB, NUMBER, ZERO_UP, F64, config.optimizer.eps, "1e-8",
+    PARAMETER("optimizer.params.eps", ADAM | ADAGRAD | LAMB | MUON, NUMBER, ZERO_UP, F64, config.optimizer.eps, "1e-8",
               "added to the root of the second moment; Adagrad's default is 1e-10"),
     PARAMETER("optimizer.params.weight_decay", OPTIMIZERS, NUMBER, ZERO_UP, F64, config.optimizer.weight_decay, "0",
-              "decoupled for AdamW and Lion, added to the gradient for Adam, SGD and Adagrad, to the direction for Lamb"),
-    PARAMETER("optimizer.params.bias_correction", ADAM | LAMB, BOOLEAN, ANY, I32, config.optimizer.bias_correction, "true",
+              "decoupled for AdamW, Lion and Muon, added to the gradient for Adam, SGD and Adagrad, to the direction for Lamb"),
+    PARAMETER("optimizer.params.bias_correction", ADAM | LAMB | MUON, BOOLEAN, ANY, I32, config.optimizer.bias_correction, "true",
               "corrects the moments' start from zero"),
-    PARAMETER("optimizer.params.adam_w_mode", ADAM, BOOLEAN, ANY, I32, adam_w_mode, "true",
-              "false makes \"Adam\" add weight decay to the gradient; \"AdamW\" is not changed by it"),
-    PARAMETER("optimizer.params.momentum", SGD, NUMBER, BELOW_ONE, F64, config.optimizer.momentum, "0",
-              "decay of SGD's running gradient"),
+    PARAMETER("optimizer.params.adam_w_mode", ADAM | MUON, BOOLEAN, ANY, I32, adam_w_mode, "true",
+              "false makes \"Adam\" add weight decay to the gradient; \"AdamW\" is not changed by it; an error with \"Muon\""),
+    PARAMETER("optimizer.params.momentum", SGD | MUON, NUMBER, BELOW_ONE, F64, config.optimizer.momentum, "0",
+              "decay of SGD's running gradient, or of Muon's running mean of gradients; Muon's default is 0.95"),
+    PARAMETER("optimizer.params.muon_lr", MUON, NUMBER, ZERO_UP, F64, config.muon.muon_lr, "",
+              "rate of the matrices; absent: lr. What a scheduler or a client sets is lr, and this one moves in proportion"),
+    PARAMETER("optimizer.params.adam_lr", MUON, NUMBER, ZERO_UP, F64, config.muon.adam_lr, "",
+              "the same of what is no matrix"),
+    PARAMETER("optimizer.params.nesterov", MUON, BOOLEAN, ANY, I32, config.muon.nesterov, "true",
+              "Muon's direction looks one step of the momentum ahead"),
+    PARAMETER("optimizer.params.ns_steps", MUON, INTEGER, ONE_UP, I32, config.muon.ns_steps, "5",
+              "steps of Newton and Schulz with which a direction is orthogonalised; at most 100"),
     PARAMETER("optimizer.params.max_coeff", LAMB, NUMBER, ZERO_UP, F64, config.lamb.max_coeff, "10",
               "the most by which Lamb multiplies a parameter's rate: its norm over that of its direction"),
     PARAMETER("optimizer.params.min_coeff", LAMB, NUMBER, ZERO_UP, F64, config.lamb.min_coeff, "0.01",
               "the least of it"),
+    {"optimizer.params.ns_method", SHERD__CHOICE, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_NO_EFFECT,
+     SHERD__KEY_ANY_CASE, MUON, "gram|standard", "\"gram\"",
+     "the standard iteration, in fp32; in exact arithmetic both are the same"},
     {"optimizer.params.torch_adam", SHERD__BOOLEAN, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_NO_EFFECT, 0,
-     ADAM, NULL, "false", "Sherd always updates with its own optimizers"},
+     ADAM | MUON, NULL, "false", "Sherd always updates with its own optimizers"},
     {"optimizer.params.max_grad_norm", SHERD__ANY, SHERD__RANGE_ANY, SHERD__STORE_NONE, 0, SHERD_KEY_REFUSED,
      SHERD__KEY_FORBIDDEN, OPTIMIZERS, NULL, "", "an error, as in DeepSpeed; use gradient_clipping at top level"},
 
@@ -268,7 +280,7 @@ const sherd__key sherd__keys[] = {
     PARAMETER("scheduler.params.decay_step_size", CYCLE, INTEGER, ZERO_UP, I64, config.one_cycle.decay_step_size, "0",
               "updates per unit of decay after the cycle; 0: no decay"),
     PARAMETER("scheduler.params.cycle_momentum", CYCLE, BOOLEAN, ANY, I32, config.one_cycle.cycle_momentum, "true",
-              "the first of the betas goes the other way, the second is 0.99 (without effect on SGD and Adagrad)"),
+              "the first of the betas goes the other way, the second is 0.99 (without effect on SGD, Adagrad and Muon)"),
     PARAMETER("scheduler.params.cycle_min_mom", CYCLE, NUMBER, BELOW_ONE, F64, config.one_cycle.min_mom, "0.8",
               "beta1 at the top of the cycle and in the very first update"),
     PARAMETER("scheduler.params.cycle_max_mom", CYCLE, NUMBER, BELOW_ONE, F64, config.one_cycle.max_mom, "0.9",
@@ -408,7 +420,7 @@ int32_t sherd__key_choose(const sherd__key *key, const char *text)
 
 uint32_t sherd__key_members(const sherd__key *type_key, int32_t index)
 {
-    static const uint32_t optimizers[] = {ADAM, ADAM, SGD, LION, ADAGRAD, LAMB};
+    static const uint32_t optimizers[] = {ADAM, ADAM, SGD, LION, ADAGRAD, LAMB, MUON};
     static const uint32_t schedulers[] = {SHERD__FOR_WARMUP, SHERD__FOR_DECAY, COSINE, CYCLE, RANGE};
     int optimizer = type_key->offset == AT(optimizer_type);
 

@@ -46,10 +46,10 @@ enum { /* row flags */
 
 enum { /* which optimizers and schedulers a parameter belongs to; 0: not a parameter of either */
     SHERD__FOR_ADAM = 1, SHERD__FOR_SGD = 2, SHERD__FOR_WARMUP = 4, SHERD__FOR_DECAY = 8, SHERD__FOR_COSINE = 16,
-    SHERD__FOR_LAMB = 512,
+    SHERD__FOR_LAMB = 512, SHERD__FOR_MUON = 1024,
     SHERD__FOR_LION = 32, SHERD__FOR_ADAGRAD = 64, SHERD__FOR_CYCLE = 128, SHERD__FOR_RANGE = 256,
     SHERD__FOR_OPTIMIZERS = SHERD__FOR_ADAM | SHERD__FOR_SGD | SHERD__FOR_LION | SHERD__FOR_ADAGRAD |
-                           SHERD__FOR_LAMB,
+                           SHERD__FOR_LAMB | SHERD__FOR_MUON,
     SHERD__FOR_SCHEDULERS = SHERD__FOR_WARMUP | SHERD__FOR_DECAY | SHERD__FOR_COSINE | SHERD__FOR_CYCLE | SHERD__FOR_RANGE
 };
 

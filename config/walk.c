@@ -201,13 +201,14 @@ static void default_adagrad(sherd_config *config, json_t *root)
 
 static sherd_status finish_optimizer(walk *w, json_t *root)
 {
+    json_t *params = json_object_get(json_object_get(root, "optimizer"), "params");
     sherd__draft *draft = w->draft;
     sherd_status status = check_type(w, root, "optimizer", draft->optimizer_type);
 
     if (status != SHERD_OK) {
         return status;
     }
-    if (draft->optimizer_type >= 0 && draft->optimizer_type <= SHERD_LAMB) {
+    if (draft->optimizer_type >= 0 && draft->optimizer_type <= SHERD_MUON) {
         draft->config.optimizer.kind = (sherd_optimizer)draft->optimizer_type;
     }
     if (draft->config.optimizer.kind == SHERD_ADAM && draft->optimizer_type == SHERD_ADAM && draft->adam_w_mode) {
@@ -215,6 +216,13 @@ static sherd_status finish_optimizer(walk *w, json_t *root)
     }
     if (draft->config.optimizer.kind == SHERD_ADAGRAD) {
         default_adagrad(&draft->config, root);
+    }
+    if (draft->config.optimizer.kind == SHERD_MUON && !draft->adam_w_mode) {
+        return sherd__source_fail(w->source, "optimizer.params.adam_w_mode", w->err, SHERD_EINVAL,
+                                  "is false, but what is no matrix is updated by AdamW under Muon; remove it");
+    }
+    if (draft->config.optimizer.kind == SHERD_MUON && !given(params, "momentum")) {
+        draft->config.optimizer.momentum = 0.95;
     }
     if (draft->optimizer_type == SHERD_ADAMW && !draft->adam_w_mode) {
         sherd__source_log(w->source, SHERD_LOG_WARNING, "optimizer.params.adam_w_mode",
@@ -263,9 +271,10 @@ static sherd_status check_cycle(walk *w, json_t *root)
                                   "is missing, give a learning rate; OneCycle has no default for it");
     }
     if (config->one_cycle.cycle_momentum &&
-        (config->optimizer.kind == SHERD_SGD || config->optimizer.kind == SHERD_ADAGRAD)) {
+        (config->optimizer.kind == SHERD_SGD || config->optimizer.kind == SHERD_ADAGRAD ||
+         config->optimizer.kind == SHERD_MUON)) {
         sherd__source_log(w->source, SHERD_LOG_WARNING, "scheduler.type",
-                          "cycle_momentum has no effect: this optimizer has no betas");
+                          "cycle_momentum has no effect on this optimizer");
     }
     return SHERD_OK;
 }

@@ -19,7 +19,7 @@ typedef struct load {
     sherd_engine *engine;
     sherd__checkpoint_path folder;
     sherd__manifest manifest;
-    uint32_t n_states;
+    uint32_t n_states; /* names of them */
     int32_t old_world;
     sherd_safetensors **file; /* [old_world + 1]; the last is the model */
     size_t n_pieces;
@@ -214,6 +214,7 @@ static uint32_t param_of_name(const load *l, const char *name, size_t bytes)
 static int parse_piece(const load *l, const sherd_tensor_info *info, sherd__piece *out)
 {
     const char *last = strrchr(info->name, '/'), *state = last;
+    uint32_t states;
     char *end;
 
     if (!last || last == info->name || last[1] < '0' || last[1] > '9')
@@ -223,14 +224,15 @@ static int parse_piece(const load *l, const sherd_tensor_info *info, sherd__piec
     out->param = param_of_name(l, info->name, (size_t)(state - info->name));
     if (out->param == l->engine->plan->n_params || info->kind != SHERD_FP32 || info->ndim != 1)
         return 0;
+    states = sherd__plan_param_states(l->engine->plan, out->param);
     out->first = strtoll(last + 1, &end, 10);
     out->elems = info->elems;
-    for (out->which = 0; out->which < l->n_states; out->which++) {
-        const char *name = sherd_plan_state(l->engine->plan, out->which);
+    for (out->which = 0; out->which < states; out->which++) {
+        const char *name = sherd_plan_param_state(l->engine->plan, out->param, out->which);
         if (strlen(name) == (size_t)(last - state - 1) && strncmp(name, state + 1, strlen(name)) == 0)
             break;
     }
-    return *end == '\0' && out->which < l->n_states;
+    return *end == '\0' && out->which < states;
 }
 
 static sherd_status list_file(load *l, int32_t file, sherd_error *err)
@@ -303,7 +305,7 @@ static sherd_status make_pieces(load *l, sherd_error *err)
     qsort_r(l->by_name, plan->n_params, sizeof *l->by_name, compare_names, (void *)(uintptr_t)plan);
     for (int32_t r = 0; status == SHERD_OK && r < l->old_world; r++)
         status = list_file(l, r, err);
-    return status == SHERD_OK ? sherd__reshard_prepare(plan, l->n_states, l->pieces, l->n_pieces, err) : status;
+    return status == SHERD_OK ? sherd__reshard_prepare(plan, l->pieces, l->n_pieces, err) : status;
 }
 
 /* ----------------------------------------------------------------------------------------------------------- contents
@@ -351,7 +353,7 @@ static sherd_status load_range(load *l, const sherd__range_of_param *range, sher
     int64_t local = range->at - sherd__engine_part_begin(l->engine, bucket), run;
     sherd_status status = SHERD_OK;
 
-    for (uint32_t which = 0; which < l->n_states; which++)
+    for (uint32_t which = 0; which < sherd__plan_param_states(l->engine->plan, range->param); which++)
         for (int64_t i = 0; status == SHERD_OK && i < range->elems; i += run) {
             sherd__values to = sherd__engine_state(l->engine, range->bucket, which, local + i, &run);
             run = run < range->elems - i ? run : range->elems - i;
@@ -545,7 +547,8 @@ sherd_status sherd_engine_load(sherd_engine *engine, const char *dir, sherd_chec
     status = sherd__checkpoint_agree(engine, l ? SHERD_OK : SHERD_ENOMEM, &why, err);
     if (l) {
         l->engine = engine;
-        l->n_states = 1 + engine->plan->n_moments;
+        while (sherd_plan_state(engine->plan, l->n_states))
+            l->n_states++;
         sherd__manifest_init(&l->manifest, &engine->device->allocator);
         if (status == SHERD_OK)
             status = load_all(l, dir, err);

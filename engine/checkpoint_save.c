@@ -20,8 +20,8 @@
 typedef struct save {
     sherd_engine *engine;
     sherd__checkpoint_path dir, folder, tmp;
-    uint32_t n_states;
-    uint32_t n_ranges;
+    uint32_t n_states; /* of a parameter, at most */
+    uint32_t n_ranges, n_pieces;
     sherd__range_of_param *ranges; /* of this rank's slice */
     uint32_t n_tensors;            /* room for: the larger of both files */
     sherd__tensor *tensors;
@@ -74,12 +74,13 @@ static void describe_ranges(save *s)
     uint32_t n = 0;
 
     for (uint32_t i = 0; i < s->n_ranges; i++)
-        for (uint32_t which = 0; which < s->n_states; which++, n++) {
+        for (uint32_t which = 0; which < sherd__plan_param_states(plan, s->ranges[i].param); which++, n++) {
             snprintf(s->names[n], sizeof s->names[n], "%s/%s/%" PRId64, plan->params[s->ranges[i].param].name,
-                     sherd_plan_state(plan, which), s->ranges[i].first);
+                     sherd_plan_param_state(plan, s->ranges[i].param, which), s->ranges[i].first);
             s->tensors[n] =
                 (sherd__tensor){.name = s->names[n], .dtype = "F32", .shape = {s->ranges[i].elems}, .ndim = 1};
         }
+    s->n_pieces = n;
 }
 
 /* `elems` values of device memory to the file, as `written`, through the staging block. */
@@ -106,7 +107,7 @@ static sherd_status write_range(save *s, sherd__safetensors_writer *writer, cons
     int64_t local = range->at - sherd__engine_part_begin(s->engine, bucket), run;
     sherd_status status = SHERD_OK;
 
-    for (uint32_t which = 0; which < s->n_states; which++)
+    for (uint32_t which = 0; which < sherd__plan_param_states(s->engine->plan, range->param); which++)
         for (int64_t i = 0; status == SHERD_OK && i < range->elems; i += run) {
             sherd__values values = sherd__engine_state(s->engine, range->bucket, which, local + i, &run);
             run = run < range->elems - i ? run : range->elems - i;
@@ -195,7 +196,7 @@ static sherd_status write_files(save *s, sherd_error *err)
 
     sherd__checkpoint_optimizer_name(s->engine->rank, s->engine->world, s->own.name);
     describe_ranges(s);
-    status = write_file(s, s->n_ranges * s->n_states, &ours, write_ranges, &s->own, err);
+    status = write_file(s, s->n_pieces, &ours, write_ranges, &s->own, err);
     if (status != SHERD_OK || s->engine->rank != 0)
         return status;
     snprintf(s->model.name, sizeof s->model.name, "%s", SHERD__CHECKPOINT_MODEL);
@@ -243,9 +244,8 @@ static void describe_run(const save *s, const sherd_checkpoint *client, sherd__m
     manifest->stage = plan->config.zero.stage;
     snprintf(manifest->optimizer, sizeof manifest->optimizer, "%s",
              sherd__optim_get(plan->config.optimizer.kind)->name);
-    manifest->n_states = s->n_states;
-    for (uint32_t which = 0; which < s->n_states; which++)
-        snprintf(manifest->states[which], sizeof manifest->states[which], "%s",
+    for (uint32_t which = 0; sherd_plan_state(plan, which) && which < SHERD__MANIFEST_STATES_MAX; which++)
+        snprintf(manifest->states[manifest->n_states++], sizeof manifest->states[which], "%s",
                  sherd_plan_state(plan, which));
     if (client) {
         manifest->sampler.seed = client->sampler_seed;

@@ -36,7 +36,8 @@ static sherd_status check_arguments(const sherd_plan *plan, const sherd_device *
 static uint32_t stream_capacity(const sherd_plan *plan)
 {
     uint64_t capacity =
-        64 + 2 * (8 * (uint64_t)plan->schedule.n_actions + plan->n_params + 16 * (uint64_t)plan->n_buckets);
+        64 + 2 * (8 * (uint64_t)plan->schedule.n_actions + plan->n_params + 16 * (uint64_t)plan->n_buckets +
+                  8 * (uint64_t)plan->n_matrices);
     return capacity > 1u << 20 ? 1u << 20 : (uint32_t)capacity;
 }
 
@@ -122,8 +123,8 @@ static sherd_status create_memory(sherd_engine *engine, sherd_error *err)
         status = sherd__engine_arena(engine, plan->remainder_elems * sizeof *engine->remainder, SHERD_CAT_MASTER,
                                      &engine->remainder, err);
     for (uint32_t m = 0; status == SHERD_OK && m < plan->n_moments; m++)
-        status = sherd__engine_arena(engine, plan->moment_elems * sherd_dtype_bytes(plan->moment_dtype), SHERD_CAT_MOMENTS,
-                       &engine->moment[m], err);
+        status = sherd__engine_arena(engine, sherd__plan_moment_elems(plan, m) * sherd_dtype_bytes(plan->moment_dtype),
+                                     SHERD_CAT_MOMENTS, &engine->moment[m], err);
     return status;
 }
 
@@ -172,6 +173,8 @@ sherd_status sherd__engine_layout_create(sherd_engine *engine, sherd_error *err)
         status = create_memory(engine, err);
     if (status == SHERD_OK)
         status = sherd__engine_trust_create(engine, err);
+    if (status == SHERD_OK)
+        status = sherd__engine_muon_create(engine, err);
     if (status == SHERD_OK && engine->plan->placement.n_off > 0)
         status = sherd__engine_offload_create(engine, err);
     if (status == SHERD_OK) {
@@ -222,6 +225,7 @@ void sherd__engine_layout_release(sherd_engine *engine)
     drop_window(engine, &engine->ring);
     drop_window(engine, &engine->params);
     sherd__engine_trust_destroy(engine);
+    sherd__engine_muon_destroy(engine);
     sherd__engine_tables_destroy(engine);
     engine->n_clear = 0;
     engine->last_ticket = 0;
@@ -232,7 +236,7 @@ static void touch_all(sherd_engine *engine)
 {
     const sherd_plan *plan = engine->plan;
     const sherd__window *windows[] = {&engine->params, &engine->ring, &engine->sums_window, &engine->scratch,
-                                      &engine->trust.slices};
+                                      &engine->trust.slices, &engine->muon.window};
 
     for (size_t w = 0; w < sizeof windows / sizeof *windows; w++)
         (void)sherd__engine_touch(engine, "destruction", windows[w]->local, windows[w]->bytes, 1, NULL);
@@ -244,7 +248,7 @@ static void touch_all(sherd_engine *engine)
                               plan->remainder_elems * sizeof *engine->remainder, 1, NULL);
     for (uint32_t m = 0; m < plan->n_moments; m++)
         (void)sherd__engine_touch(engine, "destruction", engine->moment[m],
-                                  plan->moment_elems * sherd_dtype_bytes(plan->moment_dtype), 1,
+                                  sherd__plan_moment_elems(plan, m) * sherd_dtype_bytes(plan->moment_dtype), 1,
                                   NULL);
 }
 

@@ -18,7 +18,7 @@
 #include "shard/plan.h"
 #include "shard/ring.h"
 
-#define SHERD__ARENAS (9 + SHERD__MAX_MOMENTS) /* sums, carries, slots, shared gradients, masters, moments; trust */
+#define SHERD__ARENAS (10 + SHERD__MAX_MOMENTS) /* sums, carries, slots, shared gradients, masters, moments; trust; Muon */
 #define SHERD__SPOKEN 4u
 
 /* What one step needs on the device beside the tensors; fits SHERD__STEP_BYTES. */
@@ -53,6 +53,14 @@ typedef struct sherd__values {
     uint16_t *remainder;
 } sherd__values;
 
+/* Muon's matrices, where there are any. */
+typedef struct sherd__engine_muon {
+    sherd__window window;      /* of one wave: whole buckets in fp32 */
+    float *scratch;            /* of the largest matrix */
+    sherd__byte_range *others; /* for all buckets, each from its own place in the window: what other ranks orthogonalise */
+    sherd__ticket shared;      /* the last SHARE */
+} sherd__engine_muon;
+
 /* Tables of one bucket, made at creation. */
 typedef struct sherd__engine_bucket {
     sherd__event *event[SHERD__EVENTS]; /* READY, REDUCED, UPDATED, GATHERED; the others are the engine's */
@@ -62,6 +70,9 @@ typedef struct sherd__engine_bucket {
     sherd__ticket slot_ticket; /* the collective that read the slot last (RING) */
     sherd__shard_state state;
     int32_t parity; /* speculated: which of the two sets of state holds the truth */
+    const sherd__byte_range *others; /* Muon: of muon.others */
+    uint32_t n_others;
+    sherd__ticket join_ticket; /* the collective that read this rank's directions last */
 } sherd__engine_bucket;
 
 typedef struct sherd__engine_param {
@@ -108,6 +119,7 @@ struct sherd_engine {
     float *stage;              /* on the host, SHERD__STAGE_BYTES: device values pass through it to be read */
     sherd__step_rules rules;
     sherd__engine_trust trust;
+    sherd__engine_muon muon;
 
     sherd__stream *stream[SHERD__STREAMS];
     sherd__event *closed, *voted, *rated, *sync[SHERD__STREAMS];
@@ -180,6 +192,15 @@ sherd_status sherd__engine_trust_clear(sherd_engine *engine, sherd__stream *stre
 sherd_status sherd__engine_execute_trust(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
 sherd_status sherd__engine_execute_host_trust(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
 sherd_status sherd__engine_execute_ratios(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
+
+/* muon.c: matrices that are stepped as wholes. Apply: makes a bucket's update that of its results in the window. */
+sherd_status sherd__engine_muon_create(sherd_engine *engine, sherd_error *err);
+void sherd__engine_muon_destroy(sherd_engine *engine);
+sherd_status sherd__engine_execute_direct(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
+sherd_status sherd__engine_execute_join(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
+sherd_status sherd__engine_execute_ortho(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
+sherd_status sherd__engine_execute_share(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
+void sherd__engine_muon_apply(const sherd_engine *engine, uint32_t bucket, sherd__update *update);
 
 /* create.c: memory of the engine's categories; nothing for 0 bytes. The arena is zeroed on the comm stream: creation ends by
  * waiting for that. */

@@ -305,8 +305,9 @@ sherd__update sherd__engine_update_of(const sherd_engine *engine, uint32_t index
         update.master = bucket->dtype == SHERD_FP32 ? working : engine->master + bucket->master_offset;
     update.emit = bucket->dtype == SHERD_FP32 ? NULL : working;
     update.emit_dtype = bucket->dtype;
-    for (uint32_t m = 0; m < plan->n_moments; m++)
-        update.moment[m] = sherd__at(engine->moment[m], bucket->state_offset * sherd_dtype_bytes(plan->moment_dtype));
+    for (uint32_t m = 0; m < sherd__bucket_moments(plan, bucket); m++)
+        update.moment[m] =
+            sherd__at(engine->moment[m], sherd__bucket_moment_offset(bucket, m) * sherd_dtype_bytes(plan->moment_dtype));
     update.moment_dtype = plan->moment_dtype;
     update.origin = begin;
     update.spans = entry->spans;
@@ -321,6 +322,8 @@ static sherd_status execute_update(sherd_engine *engine, const sherd__action *ac
     sherd__update update = sherd__engine_update_of(engine, action->bucket);
 
     step_shard(engine, action->bucket);
+    if (plan_bucket(engine, action)->muon)
+        sherd__engine_muon_apply(engine, action->bucket, &update);
     return lend_whole(
         engine, action->bucket, stream,
         engine->device->ops->update(stream, sherd__engine_tag(engine, "update", (int32_t)action->bucket), &update));
@@ -418,6 +421,10 @@ static const execute_fn executors[SHERD__ACTIONS] = {
     [SHERD__ACT_HOST_TRUST] = sherd__engine_execute_host_trust,
     [SHERD__ACT_RATIOS] = sherd__engine_execute_ratios,
     [SHERD__ACT_NARROW] = execute_narrow,
+    [SHERD__ACT_DIRECT] = sherd__engine_execute_direct,
+    [SHERD__ACT_JOIN] = sherd__engine_execute_join,
+    [SHERD__ACT_ORTHO] = sherd__engine_execute_ortho,
+    [SHERD__ACT_SHARE] = sherd__engine_execute_share,
 };
 
 sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)
@@ -439,6 +446,9 @@ sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)
     case SHERD__EV_FETCHED:
     case SHERD__EV_STORED:
     case SHERD__EV_WEIGHED:
+    case SHERD__EV_DIRECTED:
+    case SHERD__EV_TURNED:
+    case SHERD__EV_SHARED:
         return engine->buckets[ref.bucket].event[ref.kind];
     case SHERD__EV_NONE:
         break;
@@ -455,7 +465,8 @@ sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)
         [SHERD__EV_STEPPED] = action " waits for stepped", [SHERD__EV_FETCHED] = action " waits for fetched",          \
         [SHERD__EV_STORED] = action " waits for stored", [SHERD__EV_CLOSED] = action " waits for closed",              \
         [SHERD__EV_VOTED] = action " waits for voted", [SHERD__EV_WEIGHED] = action " waits for weighed",              \
-        [SHERD__EV_RATED] = action " waits for rated",                                                                 \
+        [SHERD__EV_RATED] = action " waits for rated", [SHERD__EV_DIRECTED] = action " waits for directed",            \
+        [SHERD__EV_TURNED] = action " waits for turned", [SHERD__EV_SHARED] = action " waits for shared",              \
     }
 static const char *const sites[SHERD__ACTIONS][SHERD__EVENTS] = {
 #define X(name, text) [SHERD__ACT_##name] = SITES_OF(text),

@@ -49,7 +49,7 @@ static sherd_status hash_segment(sherd_engine *engine, digest *digest, uint32_t 
     int64_t local = at - sherd__engine_part_begin(engine, bucket);
     sherd_status status = SHERD_OK;
 
-    for (uint32_t which = 0; which <= engine->plan->n_moments; which++) {
+    for (uint32_t which = 0; which <= sherd__bucket_moments(engine->plan, bucket); which++) {
         int64_t run;
         for (int64_t i = 0; status == SHERD_OK && i < n; i += run) {
             sherd__values values = sherd__engine_state(engine, index, which, local + i, &run);

@@ -205,7 +205,8 @@ sherd__values sherd__engine_state(const sherd_engine *engine, uint32_t index, ui
             sherd__offload_state(engine->offload, index, engine->buckets[index].parity, which, local, run), dtype);
     *run = sherd__engine_part_elems(engine, bucket) - local;
     if (which > 0)
-        values = sherd__values_of(sherd__at(engine->moment[which - 1], bucket->state_offset * sherd_dtype_bytes(dtype)),
+        values = sherd__values_of(sherd__at(engine->moment[which - 1], sherd__bucket_moment_offset(bucket, which - 1) *
+                                                                           sherd_dtype_bytes(dtype)),
                                   dtype);
     else if (bucket->dtype != SHERD_FP32 && !bucket->remainder)
         values = sherd__values_of(engine->master + bucket->master_offset, dtype);

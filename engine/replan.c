@@ -84,18 +84,13 @@ static int64_t brought(const sherd_plan *plan, uint32_t id, int32_t rank, int64_
     return sherd_plan_own(plan, id, rank, first, &count) == SHERD_OK ? count : 0;
 }
 
-static uint32_t states_of(const sherd_plan *plan, uint32_t id)
-{
-    return plan->params[id].bucket < 0 ? 1 : 1 + plan->n_moments;
-}
-
 static uint64_t luggage_bytes(const sherd_plan *plan, int32_t rank)
 {
     uint64_t elems = 0;
     int64_t first;
 
     for (uint32_t p = 0; p < plan->n_params; p++)
-        elems += (uint64_t)brought(plan, p, rank, &first) * states_of(plan, p);
+        elems += (uint64_t)brought(plan, p, rank, &first) * sherd__plan_param_states(plan, p);
     return elems * sizeof(float);
 }
 
@@ -106,7 +101,7 @@ static sherd_status pack(sherd_engine *engine, float *luggage, sherd_error *err)
 
     for (uint32_t p = 0; p < plan->n_params; p++) {
         int64_t first, count = brought(plan, p, engine->rank, &first);
-        for (uint32_t which = 0; status == SHERD_OK && count > 0 && which < states_of(plan, p); which++, luggage += count)
+        for (uint32_t which = 0; status == SHERD_OK && count > 0 && which < sherd__plan_param_states(plan, p); which++, luggage += count)
             status = sherd__engine_state_read_here(engine, p, which, first, count, luggage, err);
     }
     return status;
@@ -120,7 +115,7 @@ static sherd_status unpack(sherd_engine *engine, const sherd_plan *old, const fl
     for (uint32_t p = 0; p < old->n_params; p++)
         for (int32_t rank = 0; rank < engine->world; rank++) {
             int64_t first, count = brought(old, p, rank, &first);
-            for (uint32_t which = 0; status == SHERD_OK && count > 0 && which < states_of(old, p); which++) {
+            for (uint32_t which = 0; status == SHERD_OK && count > 0 && which < sherd__plan_param_states(old, p); which++) {
                 const float *data = engine->rank == rank ? luggage : NULL;
                 status = sherd__engine_state_write_from(engine, rank, p, which, first, count, data, err);
                 luggage += engine->rank == rank ? count : 0;

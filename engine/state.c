@@ -136,11 +136,12 @@ static sherd_status range_open(sherd_engine *engine, range *range, sherd_error *
                                     "%s: there is no parameter %" PRIu32 ", the plan has %" PRIu32, range->call,
                                     range->id, plan->n_params);
     param = range->param = &plan->params[range->id];
-    if (range->which > plan->n_moments || (range->which > 0 && (param->flags & SHERD_PARAM_FROZEN)))
+    if (range->which >= sherd__plan_param_states(plan, range->id))
         return sherd__engine_refuse(engine, err, SHERD_EINVAL,
                                     "%s of '%s': there is no state %" PRIu32 "; the master is 0, and %" PRIu32
                                     " moments follow (none where it is frozen)",
-                                    range->call, param->name, range->which, plan->n_moments);
+                                    range->call, param->name, range->which,
+                                    sherd__plan_param_states(plan, range->id) - 1);
     range->count = range->whole ? param->elems : range->count;
     if (range->first < 0 || range->count < 0 || range->first > param->elems ||
         range->count > param->elems - range->first)

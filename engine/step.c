@@ -95,7 +95,13 @@ static void book_micro_times(sherd_engine *engine, int64_t now)
     times->backward += now - split;
 }
 
-/* Last bucket's UPDATED is the first of the step, bucket 0's the last. */
+/* Offloaded buckets come first in the plan and last in time. */
+static uint32_t last_update(const sherd_plan *plan)
+{
+    return plan->placement.n_off > 0 ? 0 : plan->schedule.last_update;
+}
+
+/* From the vote to the update that comes last. */
 static void book_update_time(sherd_engine *engine)
 {
     const sherd__device_ops *ops = engine->device->ops;
@@ -104,7 +110,7 @@ static void book_update_time(sherd_engine *engine)
     if (!engine->plan->n_buckets)
         return;
     begin = ops->event_time_ns(engine->voted);
-    end = ops->event_time_ns(engine->buckets[0].event[SHERD__EV_UPDATED]);
+    end = ops->event_time_ns(engine->buckets[last_update(engine->plan)].event[SHERD__EV_UPDATED]);
     if (begin && end > begin)
         engine->times.last_update = end - begin;
 }

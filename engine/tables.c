@@ -94,6 +94,16 @@ static void fill_params(sherd_engine *engine)
     }
 }
 
+static sherd_status create_muon_events(sherd_engine *engine, sherd__engine_bucket *bucket, sherd_error *err)
+{
+    static const sherd__event_kind kinds[] = {SHERD__EV_DIRECTED, SHERD__EV_TURNED, SHERD__EV_SHARED};
+    sherd_status status = SHERD_OK;
+
+    for (size_t k = 0; status == SHERD_OK && k < sizeof kinds / sizeof *kinds; k++)
+        status = engine->device->ops->event_create(engine->device, &bucket->event[kinds[k]], err);
+    return status;
+}
+
 static sherd_status create_events(sherd_engine *engine, sherd_error *err)
 {
     const sherd__device_ops *ops = engine->device->ops;
@@ -109,6 +119,9 @@ static sherd_status create_events(sherd_engine *engine, sherd_error *err)
         status = ops->event_create(engine->device, &engine->rated, err);
     for (uint32_t b = 0; status == SHERD_OK && engine->plan->trust && b < engine->plan->n_buckets; b++)
         status = ops->event_create(engine->device, &engine->buckets[b].event[SHERD__EV_WEIGHED], err);
+    for (uint32_t b = 0; status == SHERD_OK && b < engine->plan->n_buckets; b++)
+        if (engine->plan->buckets[b].muon)
+            status = create_muon_events(engine, &engine->buckets[b], err);
     for (int s = 0; status == SHERD_OK && s < SHERD__STREAMS; s++)
         status = ops->event_create(engine->device, &engine->sync[s], err);
     for (uint32_t b = 0; status == SHERD_OK && b < engine->plan->n_buckets; b++)

@@ -74,6 +74,7 @@ sherd_status sherd_model_params(const sherd_model_shape *s, sherd_dtype dtype, s
             name = names + (size_t)id * SHERD_MODEL_NAME_MAX;
             snprintf(name, SHERD_MODEL_NAME_MAX, "model.layers.%lld.%s.weight", (long long)layer, LAYER_NAMES[which]);
             describe(&params[id], name, rows, cols, 1, flags);
+            params[id].flags = rows ? SHERD_PARAM_MUON : 0; /* hidden matrices: an optimizer may step them as wholes */
         }
     }
     uint32_t norm = sherd__layer_param(s->layers, 0);

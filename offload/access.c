@@ -36,7 +36,7 @@ static void declare_trust(sherd__work *work)
         const sherd__place *place = sherd__places(offload, work->bucket) + node;
         uint64_t n = (uint64_t)(place->end - place->begin);
         add(work, place->sum, n * sum_width, 0);
-        for (uint32_t s = 0; s <= offload->plan->n_moments; s++)
+        for (uint32_t s = 0; s <= sherd__bucket_moments(offload->plan, bucket); s++)
             add(work, sherd__place_now(place, 0, s), n * sherd__plan_state_width(offload->plan, s), 0);
     }
 }
@@ -61,7 +61,7 @@ static void declare_update(sherd__work *work, sherd__work_kind kind)
         const sherd__place *place = sherd__places(offload, work->bucket) + node;
         uint64_t n = (uint64_t)(place->end - place->begin);
         add(work, place->sum, n * sum_width, 0);
-        for (uint32_t s = 0; s <= offload->plan->n_moments; s++) {
+        for (uint32_t s = 0; s <= sherd__bucket_moments(offload->plan, bucket); s++) {
             uint64_t width = sherd__plan_state_width(offload->plan, s);
             add(work, sherd__place_now(place, work->parity, s), n * width, !bucket->speculated);
             if (bucket->speculated)

@@ -28,16 +28,17 @@ static uint64_t elems_of(const sherd__place *place)
     return (uint64_t)(place->end - place->begin);
 }
 
-static uint32_t states(const sherd__offload *offload)
+static uint32_t states(const sherd__offload *offload, uint32_t bucket)
 {
-    return 1 + offload->plan->n_moments;
+    return 1 + sherd__bucket_moments(offload->plan, &offload->plan->buckets[bucket]);
 }
 
-static uint64_t record_bytes(const sherd__offload *offload, const sherd__place *place)
+static uint64_t record_bytes(const sherd__offload *offload, uint32_t b, const sherd__place *place)
 {
     const sherd_plan *plan = offload->plan;
     uint64_t bytes =
-        elems_of(place) * (sherd__plan_state_width(plan, 0) + plan->n_moments * sherd__plan_state_width(plan, 1));
+        elems_of(place) *
+        (sherd__plan_state_width(plan, 0) + (states(offload, b) - 1) * sherd__plan_state_width(plan, 1));
     return (bytes + SHERD__AIO_ALIGN - 1) / SHERD__AIO_ALIGN * SHERD__AIO_ALIGN;
 }
 
@@ -49,11 +50,11 @@ static void take_own(sherd__offload *offload, walk *w, uint32_t b, int32_t node)
 
     place->sum = take(w, n * sherd_dtype_bytes(sherd__plan_sum_dtype(offload->plan, bucket)));
     if (bucket->tier == SHERD_TIER_HOST)
-        for (uint32_t s = 0; s < states(offload); s++)
+        for (uint32_t s = 0; s < states(offload, b); s++)
             place->state[s] = take(w, n * sherd__plan_state_width(offload->plan, s));
     if (!bucket->speculated)
         return;
-    for (uint32_t s = 0; s < states(offload); s++)
+    for (uint32_t s = 0; s < states(offload, b); s++)
         place->shadow[s] = take(w, n * sherd__plan_state_width(offload->plan, s));
     if (bucket->dtype != SHERD_FP32)
         place->emit = take(w, n * sizeof(uint16_t));
@@ -86,7 +87,7 @@ static void take_disk_slots(sherd__offload *offload, walk *w, int32_t node)
     uint64_t largest = 0;
 
     for (uint32_t b = 0; b < plan->placement.n_disk; b++) {
-        uint64_t bytes = record_bytes(offload, sherd__places(offload, b) + node);
+        uint64_t bytes = record_bytes(offload, b, sherd__places(offload, b) + node);
         largest = bytes > largest ? bytes : largest;
     }
     page_up(w);
@@ -98,8 +99,8 @@ static void take_disk_slots(sherd__offload *offload, walk *w, int32_t node)
         sherd__place *place = sherd__places(offload, b) + node;
         char *record = slots[plan->buckets[b].disk_slot.index];
         place->record = record;
-        place->record_bytes = record_bytes(offload, place);
-        for (uint32_t s = 0; s < states(offload) && record; s++) {
+        place->record_bytes = record_bytes(offload, b, place);
+        for (uint32_t s = 0; s < states(offload, b) && record; s++) {
             place->state[s] = record;
             record += elems_of(place) * sherd__plan_state_width(plan, s);
         }
@@ -129,7 +130,7 @@ void sherd__places_cut(sherd__offload *offload)
             sherd__even_part(sherd__plan_part_elems(plan, bucket), offload->n_nodes, node, &place->begin, &place->end);
             place->file_offset = offload->file_bytes;
             if (bucket->tier == SHERD_TIER_DISK)
-                offload->file_bytes += record_bytes(offload, place);
+                offload->file_bytes += record_bytes(offload, b, place);
         }
     }
     for (int32_t node = 0; node < offload->n_nodes; node++)

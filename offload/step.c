@@ -60,12 +60,12 @@ static sherd__update update_of(const pass *p, const sherd__place *place)
                             .trust = p->offload->trust};
 
     update.master = sherd__place_now(place, p->parity, 0);
-    for (uint32_t m = 0; m < plan->n_moments; m++)
+    for (uint32_t m = 0; m < sherd__bucket_moments(plan, p->bucket); m++)
         update.moment[m] = sherd__place_now(place, p->parity, m + 1);
     if (!p->bucket->speculated)
         return update;
     update.master_out = sherd__place_next(place, p->parity, 0);
-    for (uint32_t m = 0; m < plan->n_moments; m++)
+    for (uint32_t m = 0; m < sherd__bucket_moments(plan, p->bucket); m++)
         update.moment_out[m] = sherd__place_next(place, p->parity, m + 1);
     return update;
 }
@@ -102,7 +102,7 @@ static void keep_range(const pass *p, const sherd__place *place, int64_t from, i
 
     if (place->emit)
         math->convert(NULL, place->emit + from, p->bucket->dtype, master, SHERD_FP32, n, 0);
-    for (uint32_t s = 0; p->bucket->speculated && s <= plan->n_moments; s++) {
+    for (uint32_t s = 0; p->bucket->speculated && s <= sherd__bucket_moments(plan, p->bucket); s++) {
         uint64_t width = sherd__plan_state_width(plan, s), at = (uint64_t)from * width;
         math->copy(NULL, (char *)sherd__place_next(place, p->parity, s) + at,
                    (const char *)sherd__place_now(place, p->parity, s) + at, (uint64_t)n * width);

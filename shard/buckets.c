@@ -50,10 +50,19 @@ int64_t sherd__plan_target_elems(const sherd_plan *plan, sherd_dtype grad_dtype)
     return target_from(plan, gradient_bytes(plan), grad_dtype);
 }
 
+/* Stepped as a whole. Only one kind lies in a bucket, since they have different moments. */
+static int is_matrix(const sherd_plan *plan, const sherd__plan_param *param)
+{
+    return plan->config.optimizer.kind == SHERD_MUON && (param->flags & SHERD_PARAM_MUON) != 0;
+}
+
 /* 1 if `param` cannot join a bucket that holds `content` elements so far. */
-static int closes(const sherd__bucket *bucket, const sherd__plan_param *param, int64_t content, int64_t target)
+static int closes(const sherd_plan *plan, const sherd__bucket *bucket, const sherd__plan_param *param, int64_t content,
+                  int64_t target)
 {
     int64_t start = sherd__round_up(content, SHERD__ALIGN_ELEMS);
+    if (bucket->muon != is_matrix(plan, param))
+        return 1;
     return bucket->dtype != param->dtype || bucket->grad_dtype != param->grad_dtype || start > target ||
            param->elems > target - start;
 }
@@ -65,6 +74,7 @@ static void open_bucket(sherd_plan *plan, const sherd__plan_param *param, uint32
     bucket->dtype = param->dtype;
     bucket->grad_dtype = param->grad_dtype;
     bucket->first_block = first_block;
+    bucket->muon = is_matrix(plan, param);
 }
 
 static sherd_status seal_bucket(sherd_plan *plan, int64_t content, int64_t *padded, sherd_error *err)
@@ -117,7 +127,7 @@ static sherd_status fill_buckets(sherd_plan *plan, sherd_error *err)
             continue;
         int64_t target = target_from(plan, model_bytes, param->grad_dtype);
         int open = plan->n_buckets > 0;
-        if (open && closes(&plan->buckets[plan->n_buckets - 1], param, content, target)) {
+        if (open && closes(plan, &plan->buckets[plan->n_buckets - 1], param, content, target)) {
             if ((status = seal_bucket(plan, content, &padded, err)))
                 return status;
             open = 0;

@@ -25,8 +25,8 @@ sherd_status sherd__plan_place_ring(sherd_plan *plan, sherd_error *err);
 /* placement.c: where master and moments live, by budgets or by ratio; places the arenas anew for each candidate. After
  * the ring. */
 sherd_status sherd__plan_place_state(sherd_plan *plan, sherd_error *err);
-/* Bytes of one offloaded bucket: what one rank keeps of master and moments, per element. */
-uint64_t sherd__plan_state_bytes_per_elem(const sherd_plan *plan);
+/* What one rank keeps of a bucket's master and moments, per element. */
+uint64_t sherd__plan_state_bytes_per_elem(const sherd_plan *plan, const sherd__bucket *bucket);
 /* hash.c: digest of all that ranks must agree on. */
 sherd_status sherd__plan_seal(sherd_plan *plan, sherd_error *err);
 
@@ -38,6 +38,8 @@ sherd_status sherd__plan_check_transport(const sherd_config *config, sherd_error
 /* Every bucket's wire type, once they are formed. */
 sherd_status sherd__plan_choose_wire(sherd_plan *plan, sherd_error *err);
 void sherd__plan_place_receive(sherd_plan *plan);
+/* muon.c: waves, owners, window and scratch of matrices, once the buckets are formed. */
+sherd_status sherd__plan_place_muon(sherd_plan *plan, sherd_error *err);
 /* memory.c: what the ratios of whole parameters take, once the buckets are formed. */
 void sherd__plan_place_trust(sherd_plan *plan);
 

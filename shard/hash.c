@@ -155,6 +155,12 @@ static void put_rules(writer *to, const sherd_config *config)
         put_double(to, config->lamb.max_coeff);
         put_double(to, config->lamb.min_coeff);
     }
+    if (config->optimizer.kind == SHERD_MUON) {
+        put_double(to, config->muon.muon_lr);
+        put_double(to, config->muon.adam_lr);
+        put(to, (uint64_t)config->muon.nesterov);
+        put(to, (uint64_t)config->muon.ns_steps);
+    }
     put(to, config->n_groups);
     for (uint32_t g = 0; g < config->n_groups; g++) {
         put_double(to, config->groups[g].lr);
@@ -204,6 +210,14 @@ static void put_plan(writer *to, const sherd_plan *plan)
     put(to, plan->placement.n_off);
     put(to, plan->placement.n_speculated);
     put(to, plan->placement.disk_slots);
+    if (plan->n_matrices == 0)
+        return;
+    put(to, plan->n_waves);
+    put(to, plan->window_bytes);
+    to->unnamed = 1;
+    for (uint32_t i = 0; i < plan->n_params; i++)
+        put(to, (uint64_t)plan->params[i].owner);
+    to->unnamed = 0;
 }
 
 sherd_status sherd__plan_seal(sherd_plan *plan, sherd_error *err)

@@ -23,6 +23,10 @@ static void place_on_device(sherd_plan *plan, sherd__bucket *bucket)
         return;
     bucket->state_offset = plan->moment_elems;
     plan->moment_elems += state;
+    if (sherd__bucket_moments(plan, bucket) > 1) {
+        bucket->second_offset = plan->second_elems;
+        plan->second_elems += state;
+    }
     if (bucket->remainder) {
         bucket->master_offset = plan->remainder_elems;
         plan->remainder_elems += state;
@@ -53,12 +57,14 @@ static void place_on_host(sherd_plan *plan, sherd__bucket *bucket)
     if (bucket->tier == SHERD_TIER_DISK) {
         bucket->host_master_offset = placement->disk_elems;
         placement->disk_elems += state;
-        placement->disk_slot_elems = larger(placement->disk_slot_elems, state);
+        placement->disk_moment_elems += state * sherd__bucket_moments(plan, bucket);
+        placement->disk_slot_bytes =
+            larger(placement->disk_slot_bytes, state * sherd__plan_state_bytes_per_elem(plan, bucket));
         return;
     }
     bucket->host_master_offset = placement->host_master_elems;
     placement->host_master_elems += state;
-    placement->host_moment_elems += state;
+    placement->host_moment_elems += state * sherd__bucket_moments(plan, bucket);
     if (!bucket->speculated)
         return;
     bucket->shadow_offset = placement->shadow_elems;
@@ -124,7 +130,7 @@ static void start_placement(sherd_plan *plan)
     plan->placement.emit_slots = fewer(n_off, SHERD__EMIT_SLOTS);
     plan->placement.disk_slots = fewer(n_disk, (uint32_t)plan->config.offload.buffer_count);
     plan->param_bytes = plan->sum_bytes = plan->shared_bytes = 0;
-    plan->master_elems = plan->remainder_elems = plan->moment_elems = 0;
+    plan->master_elems = plan->remainder_elems = plan->moment_elems = plan->second_elems = 0;
     for (uint32_t b = 0; b < plan->n_buckets; b++) {
         sherd__bucket *bucket = &plan->buckets[b];
         bucket->tier = b < n_disk ? SHERD_TIER_DISK : b < n_off ? SHERD_TIER_HOST : SHERD_TIER_DEVICE;

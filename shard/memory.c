@@ -35,7 +35,8 @@ sherd_status sherd_plan_memory(const sherd_plan *plan, int32_t rank, sherd_memor
 {
     if (!plan || !out || rank < 0 || rank >= plan->world)
         return SHERD_EINVAL;
-    uint64_t moments = sherd_dtype_bytes(plan->moment_dtype) * plan->n_moments;
+    const uint64_t moment = sherd_dtype_bytes(plan->moment_dtype);
+    const uint64_t shadow = sizeof(float) + moment * plan->n_moments; /* Muon's matrices have none */
     memset(out, 0, sizeof *out);
     uint64_t *bytes = out->bytes[SHERD_TIER_DEVICE];
     bytes[SHERD_CAT_PARAMETERS] = plan->param_bytes;
@@ -43,7 +44,7 @@ sherd_status sherd_plan_memory(const sherd_plan *plan, int32_t rank, sherd_memor
     bytes[SHERD_CAT_GRADIENTS_SHARED] = plan->shared_bytes;
     bytes[SHERD_CAT_GRAD_SUMS] = plan->sum_bytes * (1 + (uint64_t)plan->carries);
     bytes[SHERD_CAT_MASTER] = plan->master_elems * sizeof(float) + plan->remainder_elems * sizeof(uint16_t);
-    bytes[SHERD_CAT_MOMENTS] = plan->moment_elems * moments;
+    bytes[SHERD_CAT_MOMENTS] = (plan->moment_elems + plan->second_elems) * moment;
     bytes[SHERD_CAT_COMMUNICATION] = plan->comm_bytes;
     const sherd__placement *placement = &plan->placement;
     bytes[SHERD_CAT_STAGING] = placement->sum_slots * placement->sum_slot_bytes;
@@ -51,13 +52,12 @@ sherd_status sherd_plan_memory(const sherd_plan *plan, int32_t rank, sherd_memor
     bytes[SHERD_CAT_COMMUNICATION] = SHERD__HOST_COMM_BYTES + plan->trust_slice_bytes + plan->ratio_bytes;
     bytes[SHERD_CAT_GRAD_SUMS] = placement->host_sum_bytes;
     bytes[SHERD_CAT_MASTER] = placement->host_master_elems * sizeof(float);
-    bytes[SHERD_CAT_MOMENTS] = placement->host_moment_elems * moments;
+    bytes[SHERD_CAT_MOMENTS] = placement->host_moment_elems * moment;
     bytes[SHERD_CAT_STAGING] = placement->emit_slots * placement->emit_slot_elems * sizeof(uint16_t) +
-                               placement->disk_slots * placement->disk_slot_elems * sherd__plan_state_bytes_per_elem(plan);
-    bytes[SHERD_CAT_SPECULATION] = placement->shadow_elems * sherd__plan_state_bytes_per_elem(plan) +
-                                   placement->shadow_emit_elems * sizeof(uint16_t);
+                               placement->disk_slots * placement->disk_slot_bytes;
+    bytes[SHERD_CAT_SPECULATION] = placement->shadow_elems * shadow + placement->shadow_emit_elems * sizeof(uint16_t);
     bytes = out->bytes[SHERD_TIER_DISK];
     bytes[SHERD_CAT_MASTER] = placement->disk_elems * sizeof(float);
-    bytes[SHERD_CAT_MOMENTS] = placement->disk_elems * moments;
+    bytes[SHERD_CAT_MOMENTS] = placement->disk_moment_elems * moment;
     return SHERD_OK;
 }

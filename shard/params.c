@@ -65,9 +65,14 @@ static sherd_status check_param(const sherd_plan *plan, const sherd_param *param
     if (param->uses > USES_MAX)
         return sherd__fail(err, SHERD_EINVAL, "parameter '%s': %" PRIu32 " uses; at most %u", param->name,
                            param->uses, USES_MAX);
-    if (param->flags & ~SHERD_PARAM_FROZEN)
+    if (param->flags & ~(SHERD_PARAM_FROZEN | SHERD_PARAM_MUON))
         return sherd__fail(err, SHERD_EINVAL, "parameter '%s': unknown flags 0x%" PRIx32 "; use SHERD_PARAM_ values",
                            param->name, param->flags);
+    if (param->flags & SHERD_PARAM_MUON && (param->ndim != 2 || param->shape[0] < 1 || param->shape[1] < 1))
+        return sherd__fail(err, SHERD_EINVAL,
+                           "parameter '%s': SHERD_PARAM_MUON is for matrices, but it has %" PRIu32
+                           " dimensions, or an empty one; take the flag away, and Muon updates it by AdamW",
+                           param->name, param->ndim);
     return check_types(param, err);
 }
 
@@ -88,6 +93,7 @@ static sherd_status copy_param(sherd__plan_param *to, const sherd_param *from, s
     to->flags = from->flags;
     to->storage = from->storage;
     to->bucket = -1;
+    to->owner = -1;
     return SHERD_OK;
 }
 

@@ -13,9 +13,9 @@
 
 #include "shard/build.h"
 
-uint64_t sherd__plan_state_bytes_per_elem(const sherd_plan *plan)
+uint64_t sherd__plan_state_bytes_per_elem(const sherd_plan *plan, const sherd__bucket *bucket)
 {
-    return sizeof(float) + sherd_dtype_bytes(plan->moment_dtype) * plan->n_moments;
+    return sizeof(float) + sherd_dtype_bytes(plan->moment_dtype) * sherd__bucket_moments(plan, bucket);
 }
 
 static uint64_t bytes_of(sherd_plan *plan, sherd_tier tier, uint32_t n_disk, uint32_t n_off, uint32_t n_speculated)
@@ -129,6 +129,18 @@ static uint32_t count_speculated(sherd_plan *plan, uint32_t n_disk, uint32_t n_o
     return n;
 }
 
+/* The steps of matrices meet in a window on the device; what is offloaded would have to pass through it twice. */
+static sherd_status check_matrices(const sherd_plan *plan, uint32_t n_off, sherd_error *err)
+{
+    for (uint32_t b = 0; b < n_off; b++)
+        if (plan->buckets[b].muon)
+            return sherd__fail(err, SHERD_EINVAL,
+                               "zero_optimization.offload_optimizer (or a memory budget) takes '%s' off the device, which Muon "
+                               "orthogonalises there; leave it out, or use AdamW",
+                               plan->params[plan->order[plan->buckets[b].first]].name);
+    return SHERD_OK;
+}
+
 sherd_status sherd__plan_place_state(sherd_plan *plan, sherd_error *err)
 {
     uint32_t n_off = 0, n_disk = 0;
@@ -137,6 +149,8 @@ sherd_status sherd__plan_place_state(sherd_plan *plan, sherd_error *err)
         status = count_by_budget(plan, &n_off, err);
     else if (plan->config.offload.tier != SHERD_TIER_DEVICE)
         n_off = count_by_ratio(plan);
+    if (status == SHERD_OK)
+        status = check_matrices(plan, n_off, err);
     if (status == SHERD_OK)
         status = count_on_disk(plan, n_off, &n_disk, err);
     if (status != SHERD_OK)

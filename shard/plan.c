@@ -9,6 +9,8 @@
 #include "optim/optim.h"
 #include "shard/build.h"
 
+#define MOST_STEPS 100 /* of Newton and Schulz */
+
 /* Beyond these bounds a gradient's factor leaves fp32. */
 static sherd_status check_scaling(const sherd_config *config, sherd_error *err)
 {
@@ -61,6 +63,9 @@ static sherd_status check_config(const sherd_config *config, sherd_error *err)
     if (!sherd__optim_get(config->optimizer.kind))
         return sherd__fail(err, SHERD_EINVAL, "optimizer kind %d is unknown; use a value of sherd_optimizer",
                            (int)config->optimizer.kind);
+    if (config->optimizer.kind == SHERD_MUON && (config->muon.ns_steps < 1 || config->muon.ns_steps > MOST_STEPS))
+        return sherd__fail(err, SHERD_EINVAL, "optimizer Muon: ns_steps is %" PRId32 "; give 1 to %d, 5 by custom",
+                           config->muon.ns_steps, MOST_STEPS);
     if (config->optimizer.kind == SHERD_LAMB && !(config->lamb.min_coeff >= 0 && config->lamb.max_coeff >= config->lamb.min_coeff))
         return sherd__fail(err, SHERD_EINVAL, "optimizer Lamb: min_coeff %g and max_coeff %g; give 0 or more, the least first",
                            config->lamb.min_coeff, config->lamb.max_coeff);
@@ -118,6 +123,8 @@ static sherd_status build(sherd_plan *plan, const sherd_config *config, const sh
         return status;
     sherd__plan_place_receive(plan);
     sherd__plan_place_trust(plan);
+    if ((status = sherd__plan_place_muon(plan, err)))
+        return status;
     if ((status = sherd__plan_place_state(plan, err)) || (status = sherd__schedule_build(plan, err)))
         return status;
     return sherd__plan_seal(plan, err);
@@ -262,9 +269,20 @@ sherd_status sherd_plan_own(const sherd_plan *plan, uint32_t param, int32_t rank
 
 const char *sherd_plan_state(const sherd_plan *plan, uint32_t which)
 {
+    const sherd__optim *optim = sherd__optim_get(plan->config.optimizer.kind);
+
     if (which > plan->n_moments)
+        return plan->n_matrices > 0 && which == plan->n_moments + 1 ? optim->matrix->moment_names[0] : NULL;
+    return which == 0 ? "master" : optim->moment_names[which - 1];
+}
+
+const char *sherd_plan_param_state(const sherd_plan *plan, uint32_t param, uint32_t which)
+{
+    if (param >= plan->n_params || which >= sherd__plan_param_states(plan, param))
         return NULL;
-    return which == 0 ? "master" : sherd__optim_get(plan->config.optimizer.kind)->moment_names[which - 1];
+    if (which > 0 && plan->params[param].owner >= 0)
+        return sherd__optim_get(plan->config.optimizer.kind)->matrix->moment_names[which - 1];
+    return sherd_plan_state(plan, which);
 }
 
 int64_t sherd__plan_micro_number(const sherd_plan *plan, int32_t rank, int64_t k)

@@ -39,6 +39,7 @@ typedef struct sherd__plan_param {
     int64_t offset;         /* elements: within the bucket (multiple of 256) */
     uint64_t param_offset;  /* bytes: within the parameter window (frozen ones too) */
     uint64_t shared_offset; /* bytes: within the gradients/shared arena, for uses > 1 */
+    int32_t owner;          /* Muon's matrices: the rank that orthogonalises it; else -1 */
 } sherd__plan_param;
 
 typedef struct sherd__slot {
@@ -58,7 +59,8 @@ typedef struct sherd__bucket {
     uint64_t ring_offset, ring_bytes; /* bytes in the ring; the same on every rank */
     uint64_t sum_offset;   /* bytes in the grad_sums arena (of the owned part: slice, or whole at stage 0 and in FULL
                               mode) */
-    uint64_t state_offset; /* elements in each moment arena (slice, or whole at stage 0) */
+    uint64_t state_offset; /* elements in the first moment's arena (slice, or whole at stage 0) */
+    uint64_t second_offset; /* the same in the second's, where the bucket has two moments */
     uint64_t master_offset; /* elements in the master arena (that of remainders, where it has one); unused where dtype
                                is fp32: the working copy is the master */
     int32_t remainder;      /* 1: the master is the bf16 working copy and a 16-bit remainder beside it (base/half.h) */
@@ -78,6 +80,11 @@ typedef struct sherd__bucket {
     uint64_t host_sum_offset;      /* bytes in the host's sums, below n_off */
     uint64_t host_master_offset;   /* elements in the host's masters (HOST) or in a file of masters (DISK) */
     uint64_t shadow_offset, shadow_emit_offset; /* elements in the second buffers, where speculated */
+    /* Muon: all of it are matrices that are stepped as wholes (shard/muon.c). */
+    int32_t muon;
+    uint32_t wave;          /* from 0, in the order of updates */
+    uint64_t window_offset; /* bytes in the window, all of the bucket as fp32 */
+    double ortho_flops;     /* its part of what the wave's busiest rank does */
 } sherd__bucket;
 
 #define SHERD__SUM_SLOTS  3u
@@ -92,10 +99,10 @@ typedef struct sherd__placement {
     uint32_t emit_slots, disk_slots;
     uint64_t sum_slot_bytes;     /* device */
     uint64_t emit_slot_elems;    /* host, bf16 */
-    uint64_t disk_slot_elems;    /* host, of each of master and moments */
+    uint64_t disk_slot_bytes;    /* host, of master and moments */
     uint64_t host_sum_bytes;
-    uint64_t host_master_elems, host_moment_elems; /* moments: of each array */
-    uint64_t disk_elems;                           /* of each of master and moments */
+    uint64_t host_master_elems, host_moment_elems; /* moments: of all arrays together */
+    uint64_t disk_elems, disk_moment_elems;        /* masters; moments likewise */
     uint64_t shadow_elems, shadow_emit_elems;
 } sherd__placement;
 
@@ -115,7 +122,8 @@ struct sherd_plan {
     sherd__bucket *buckets;
     uint64_t param_bytes, ring_bytes, sum_bytes, shared_bytes; /* arena sizes; there are 1 + carries of sums */
     uint32_t carries;
-    uint64_t master_elems, moment_elems;                       /* per arena */
+    uint64_t master_elems, moment_elems;                       /* per arena; of moments, the first's */
+    uint64_t second_elems;                                     /* the second moment's */
     uint64_t remainder_elems;                                  /* beside master_elems, 2 bytes each */
     uint64_t comm_bytes;                                       /* control block and vote, per rank */
     sherd__placement placement;
@@ -128,6 +136,9 @@ struct sherd_plan {
     uint32_t trust_slices;      /* the world; 1 where every rank has whole buckets */
     uint32_t n_tensors;         /* in `order` */
     uint64_t trust_slice_bytes, ratio_bytes;
+    /* Muon's matrices (shard/muon.c). Part of COMMUNICATION on the device: the window, and the scratch of the largest. */
+    uint32_t n_matrices, n_waves;
+    uint64_t window_bytes, ortho_bytes;
     uint64_t receive_bytes; /* of comm_bytes: what others' slices arrive in, where they cannot be read in place */
     uint8_t hash[16];
 };
@@ -175,6 +186,10 @@ uint64_t sherd__plan_comm_bytes(int32_t world);
 #define SHERD__STAGE_BYTES 65536u
 #define SHERD__HOST_COMM_BYTES (SHERD__STEP_BYTES + SHERD__STAGE_BYTES)
 
+/* Does a collective gather Muon's directions, and does one share the results? */
+static inline int sherd__plan_joins(const sherd_plan *plan) { return plan->world > 1 && !plan->whole_state; }
+static inline int sherd__plan_shares(const sherd_plan *plan) { return plan->world > 1; }
+
 static inline uint64_t sherd__plan_trust_device_bytes(const sherd_plan *plan)
 {
     return (plan->trust_slices + (plan->trust_slices > 1)) * plan->trust_slice_bytes + plan->ratio_bytes;
@@ -190,6 +205,32 @@ static inline sherd_dtype sherd__plan_state_dtype(const sherd_plan *plan, uint32
 static inline uint64_t sherd__plan_state_width(const sherd_plan *plan, uint32_t which)
 {
     return sherd_dtype_bytes(sherd__plan_state_dtype(plan, which));
+}
+
+/* Moments of a bucket's parameters: under Muon those of matrices are fewer. */
+static inline uint32_t sherd__bucket_moments(const sherd_plan *plan, const sherd__bucket *bucket)
+{
+    return bucket->muon ? 1 : plan->n_moments;
+}
+
+/* States of a parameter, the master included. */
+static inline uint32_t sherd__plan_param_states(const sherd_plan *plan, uint32_t param)
+{
+    int32_t bucket = plan->params[param].bucket;
+    if (bucket >= 0)
+        return 1 + sherd__bucket_moments(plan, &plan->buckets[bucket]);
+    return plan->params[param].flags & SHERD_PARAM_FROZEN ? 1 : 1 + plan->n_moments;
+}
+
+/* Elements in the arena of moment m, and where a bucket's begin there. */
+static inline uint64_t sherd__plan_moment_elems(const sherd_plan *plan, uint32_t m)
+{
+    return m == 0 ? plan->moment_elems : plan->second_elems;
+}
+
+static inline uint64_t sherd__bucket_moment_offset(const sherd__bucket *bucket, uint32_t m)
+{
+    return m == 0 ? bucket->state_offset : bucket->second_offset;
 }
 
 /* 1: the bucket's master and moments are not on the device. */

@@ -58,15 +58,14 @@ static sherd_status cover(const sherd__plan_param *param, uint32_t id, uint32_t 
     return SHERD_OK;
 }
 
-sherd_status sherd__reshard_prepare(const sherd_plan *plan, uint32_t n_states, sherd__piece *pieces, size_t n,
-                                    sherd_error *err)
+sherd_status sherd__reshard_prepare(const sherd_plan *plan, sherd__piece *pieces, size_t n, sherd_error *err)
 {
     size_t i = 0;
 
     if (n > 0)
         qsort(pieces, n, sizeof *pieces, order);
     for (uint32_t p = 0; p < plan->n_params; p++)
-        for (uint32_t which = 0; plan->params[p].bucket >= 0 && which < n_states; which++) {
+        for (uint32_t which = 0; plan->params[p].bucket >= 0 && which < sherd__plan_param_states(plan, p); which++) {
             sherd_status status = cover(&plan->params[p], p, which, pieces, n, &i, err);
             if (status != SHERD_OK)
                 return status;

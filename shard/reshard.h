@@ -25,10 +25,9 @@ typedef struct sherd__piece {
     uint32_t file, tensor;
 } sherd__piece;
 
-/* Sorts pieces for sherd__reshard_find, and proves that they cover states [0, n_states) of every parameter that has a
- * bucket, each element once. EINVAL names the first parameter and element that is missing or there twice. */
-sherd_status sherd__reshard_prepare(const sherd_plan *plan, uint32_t n_states, sherd__piece *pieces, size_t n,
-                                    sherd_error *err);
+/* Sorts pieces for sherd__reshard_find, and proves that they cover every state of every parameter that has a bucket, each
+ * element once. EINVAL names the first parameter and element that is missing or there twice. */
+sherd_status sherd__reshard_prepare(const sherd_plan *plan, sherd__piece *pieces, size_t n, sherd_error *err);
 /* The piece that holds element `at`; NULL: none. */
 const sherd__piece *sherd__reshard_find(const sherd__piece *pieces, size_t n, uint32_t param, uint32_t which,
                                         int64_t at);

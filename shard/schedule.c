@@ -9,7 +9,7 @@
  *   some buckets are offloaded and some not, the last of each kind is waited for.
  *   Stages 1 and 2 need none: each GATHER on this stream has waited for its bucket's update.
  * - VOTED before the first update: sums and scalars are written on the comm stream. Peers' gathers of the former step
- *   read what the update writes; they lie before the vote on their streams.
+ *   read what the update writes; they lie before the vote on their streams. With Muon it is not bucket 0 that is updated last.
  * - CLOSED before the first update: the caller may read parameters after its last gradient was ready.
  * - UPDATED[b] before GATHER of b: it sends what the update wrote.
  *
@@ -26,6 +26,12 @@
  * - RATIOS waits for the last of each, the first update of each kind for RATED;
  * - a slot of the disk tier is fetched into anew when the pass before it has been WEIGHED. Where every disk bucket has a slot
  *   of its own, one FETCH serves both passes.
+ * Muon's matrices, in a window that waves take in turn:
+ * - the first DIRECT waits for VOTED; it writes no parameter, so CLOSED is the first update's to wait for. The first DIRECT of
+ *   a further wave waits (SHERD__F_WINDOW) until every rank has read what it was sent of the former one: slices lie elsewhere
+ *   now. Within this rank the stream's order does it, and before JOIN writes others' slices, their DIRECT, which waited too;
+ * - JOIN waits for DIRECTED; ORTHO, by the engine's own wait, until every rank has read its slice: it works in place;
+ * - SHARE waits for TURNED, the update for SHARED.
  * A buffer that only this bucket uses, each step anew (host sums, second buffers), needs no wait: between two uses lies
  * UPDATED, then the gather, then the next step's reduction.
  *
@@ -227,10 +233,13 @@ static void emit_device_update(const sherd_plan *plan, sherd__schedule *schedule
 {
     sherd__action scratch, *action = emit(schedule, &scratch, SHERD__ACT_UPDATE, SHERD__UPDATE, bucket, 0);
 
-    if (bucket == plan->n_buckets - 1) {
-        wait_for(action, plan->trust ? SHERD__EV_RATED : SHERD__EV_VOTED, 0);
+    if (bucket == schedule->first_update) {
+        if (plan->n_matrices == 0)
+            wait_for(action, plan->trust ? SHERD__EV_RATED : SHERD__EV_VOTED, 0);
         wait_for(action, SHERD__EV_CLOSED, 0);
     }
+    if (plan->buckets[bucket].muon && sherd__plan_shares(plan))
+        wait_for(action, SHERD__EV_SHARED, bucket);
     record(action, SHERD__EV_UPDATED, bucket);
 }
 
@@ -251,10 +260,10 @@ static sherd__range emit_on_ready(const sherd_plan *plan, sherd__schedule *sched
     action = emit(schedule, &scratch, plan->full_mode ? SHERD__ACT_ACCUMULATE : SHERD__ACT_REDUCE, SHERD__COMM,
                   bucket, assign | final | count);
     if (first && plan->whole_state && bucket == 0) {
-        uint32_t n_off = plan->placement.n_off;
-        wait_for(action, SHERD__EV_UPDATED, 0);
-        if (n_off > 0 && n_off < plan->n_buckets)
-            wait_for(action, SHERD__EV_UPDATED, n_off);
+        if (plan->placement.n_off > 0)
+            wait_for(action, SHERD__EV_UPDATED, 0);
+        if (plan->placement.n_off < plan->n_buckets)
+            wait_for(action, SHERD__EV_UPDATED, schedule->last_update);
     }
     if (uses_sum_slot(plan, bucket) && !plan->buckets[bucket].sum_slot.former_previous)
         wait_for(action, SHERD__EV_LOWERED, plan->buckets[bucket].sum_slot.former);
@@ -276,6 +285,87 @@ static sherd__range emit_on_ready(const sherd_plan *plan, sherd__schedule *sched
     return range;
 }
 
+static void emit_update(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket)
+{
+    sherd__action scratch, *action;
+
+    if (sherd__bucket_offloaded(&plan->buckets[bucket]))
+        emit_host_update(plan, schedule, bucket);
+    else
+        emit_device_update(plan, schedule, bucket);
+    if (plan->whole_state)
+        return;
+    action = emit(schedule, &scratch, SHERD__ACT_GATHER, SHERD__COMM, bucket, 0);
+    wait_for(action, SHERD__EV_UPDATED, bucket);
+    record(action, SHERD__EV_GATHERED, bucket);
+}
+
+/* `flags` belong to the wave's first bucket. */
+static void emit_direct(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket, uint32_t flags, int first)
+{
+    sherd__action scratch, *action = emit(schedule, &scratch, SHERD__ACT_DIRECT, SHERD__UPDATE, bucket, flags);
+
+    if (first)
+        wait_for(action, SHERD__EV_VOTED, 0);
+    if (!sherd__plan_joins(plan))
+        return;
+    record(action, SHERD__EV_DIRECTED, bucket);
+    action = emit(schedule, &scratch, SHERD__ACT_JOIN, SHERD__COMM, bucket, 0);
+    wait_for(action, SHERD__EV_DIRECTED, bucket);
+}
+
+static void emit_ortho(const sherd_plan *plan, sherd__schedule *schedule, uint32_t bucket)
+{
+    sherd__action scratch, *action = emit(schedule, &scratch, SHERD__ACT_ORTHO, SHERD__UPDATE, bucket, 0);
+
+    if (!sherd__plan_shares(plan))
+        return;
+    record(action, SHERD__EV_TURNED, bucket);
+    action = emit(schedule, &scratch, SHERD__ACT_SHARE, SHERD__COMM, bucket, 0);
+    wait_for(action, SHERD__EV_TURNED, bucket);
+    record(action, SHERD__EV_SHARED, bucket);
+}
+
+/* What is no matrix; whether those on the device or those that are not. */
+static void emit_others(const sherd_plan *plan, sherd__schedule *schedule, int offloaded)
+{
+    for (uint32_t left = plan->n_buckets; left > 0; left--)
+        if (!plan->buckets[left - 1].muon && sherd__bucket_offloaded(&plan->buckets[left - 1]) == offloaded)
+            emit_update(plan, schedule, left - 1);
+}
+
+/* The wave whose first bucket is the last below `end`; returns one past the next wave's, 0 after the last. */
+static uint32_t emit_wave(const sherd_plan *plan, sherd__schedule *schedule, uint32_t end, uint32_t wave)
+{
+    uint32_t flags = wave > 0 && sherd__plan_shares(plan) ? SHERD__F_WINDOW : 0, begin = end;
+
+    for (; begin > 0 && (!plan->buckets[begin - 1].muon || plan->buckets[begin - 1].wave == wave); begin--)
+        if (plan->buckets[begin - 1].muon) {
+            emit_direct(plan, schedule, begin - 1, flags, wave == 0 && begin == end);
+            flags = 0;
+        }
+    if (wave == 0)
+        emit_others(plan, schedule, 0);
+    for (uint32_t left = end; left > begin; left--)
+        if (plan->buckets[left - 1].muon)
+            emit_ortho(plan, schedule, left - 1);
+    for (uint32_t left = end; left > begin; left--)
+        if (plan->buckets[left - 1].muon)
+            emit_update(plan, schedule, left - 1);
+    return begin;
+}
+
+static void emit_waves(const sherd_plan *plan, sherd__schedule *schedule)
+{
+    uint32_t end = plan->n_buckets;
+
+    while (!plan->buckets[end - 1].muon)
+        end--;
+    for (uint32_t wave = 0; wave < plan->n_waves; wave++)
+        end = emit_wave(plan, schedule, end, wave);
+    emit_others(plan, schedule, 1);
+}
+
 /* Updates begin with the last bucket, which the next forward needs first; its gather overlaps the next bucket's
  * update. */
 static sherd__range emit_boundary(const sherd_plan *plan, sherd__schedule *schedule)
@@ -287,18 +377,10 @@ static sherd__range emit_boundary(const sherd_plan *plan, sherd__schedule *sched
     record(action, SHERD__EV_VOTED, 0);
     if (plan->trust)
         emit_ratios(plan, schedule);
-    for (uint32_t left = plan->n_buckets; left > 0; left--) {
-        uint32_t bucket = left - 1;
-        if (sherd__bucket_offloaded(&plan->buckets[bucket]))
-            emit_host_update(plan, schedule, bucket);
-        else
-            emit_device_update(plan, schedule, bucket);
-        if (plan->whole_state)
-            continue;
-        action = emit(schedule, &scratch, SHERD__ACT_GATHER, SHERD__COMM, bucket, 0);
-        wait_for(action, SHERD__EV_UPDATED, bucket);
-        record(action, SHERD__EV_GATHERED, bucket);
-    }
+    if (plan->n_matrices > 0)
+        emit_waves(plan, schedule);
+    for (uint32_t left = plan->n_buckets; left > 0 && plan->n_matrices == 0; left--)
+        emit_update(plan, schedule, left - 1);
     range.end = schedule->n_actions;
     return range;
 }
@@ -313,6 +395,19 @@ static int phase_occurs(const sherd_plan *plan, sherd__phase phase)
     }
 }
 
+/* Under Muon what is no matrix is updated before matrices are. */
+static void find_ends(const sherd_plan *plan, sherd__schedule *schedule)
+{
+    uint32_t first = plan->n_buckets, last = plan->placement.n_off;
+
+    while (first > last && plan->buckets[first - 1].muon)
+        first--;
+    schedule->first_update = first > last ? first - 1 : plan->n_buckets - 1;
+    while (plan->n_matrices > 0 && last < plan->n_buckets && !plan->buckets[last].muon)
+        last++;
+    schedule->last_update = last < plan->n_buckets ? last : plan->placement.n_off;
+}
+
 static void emit_all(const sherd_plan *plan, sherd__schedule *schedule)
 {
     schedule->n_actions = 0;
@@ -325,6 +420,7 @@ static void emit_all(const sherd_plan *plan, sherd__schedule *schedule)
 sherd_status sherd__schedule_build(struct sherd_plan *plan, sherd_error *err)
 {
     sherd__schedule *schedule = &plan->schedule;
+    find_ends(plan, schedule);
     for (int phase = 0; phase < SHERD__PHASES; phase++) {
         schedule->on_ready[phase] = sherd__alloc(&sherd__default_allocator, plan->n_buckets, sizeof(sherd__range));
         if (!schedule->on_ready[phase])

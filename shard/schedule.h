@@ -19,6 +19,10 @@
  * Where the optimizer wants ratios of whole parameters, the boundary has two passes: TRUST of every bucket (HOST_TRUST of the
  * offloaded ones, FETCH before those on disk), which reads what the update will read and changes nothing but sums; RATIOS; then
  * the updates as ever.
+ *
+ * Muon's matrices are stepped as wholes, in waves of buckets (shard/muon.c). Of each wave, for all its buckets: DIRECT, after
+ * which JOIN gathers (stages 1 and 2); ORTHO; SHARE; UPDATE and GATHER. What is no matrix is updated right after the first
+ * wave's DIRECT, so that the update stream has work while directions travel.
  */
 #ifndef SHERD_SHARD_SCHEDULE_H
 #define SHERD_SHARD_SCHEDULE_H
@@ -48,8 +52,12 @@
     X(CARRY, "carry")             /* reproducible: sums of as many micro-steps each are joined in pairs */           \
     X(TRUST, "trust")             /* norms of the parameters and of their directions */                              \
     X(HOST_TRUST, "host_trust")   /* the same of an offloaded bucket */                                              \
-    X(RATIOS, "ratios")           /* all ranks' norms → each parameter's ratio */                                   \
-    X(NARROW, "narrow")           /* the slot's gradients into the wire's type, in place */
+    X(RATIOS, "ratios")           /* all ranks' norms → each parameter's ratio */                                    \
+    X(NARROW, "narrow")           /* the slot's gradients into the wire's type, in place */                         \
+    X(DIRECT, "direct")           /* Muon: the own part's momentum and direction, into the window */                 \
+    X(JOIN, "join")               /* all-gather of the directions */                                                 \
+    X(ORTHO, "ortho")             /* the own matrices are orthogonalised in the window, others zeroed */             \
+    X(SHARE, "share")             /* own slice: sum of every rank's results; stage 0: each from its owner */
 
 typedef enum sherd__action_kind {
 #define X(name, text) SHERD__ACT_##name,
@@ -73,7 +81,8 @@ typedef enum sherd__stream_id {
 /* Events. Per bucket: READY (recorded on the compute stream when the last gradient is ready), REDUCED (recorded after
  * REDUCE or ACCUMULATE: the own slot has been read by this rank), UPDATED (the own part of the working copy is new),
  * GATHERED; SUMMED (the step's sum is complete, where REDUCED does not say it), LOWERED, STEPPED (the host has updated), FETCHED,
- * STORED; WEIGHED (TRUST and HOST_TRUST are done, so far as somebody waits for that one). Per step (bucket 0): CLOSED
+ * STORED; WEIGHED (TRUST and HOST_TRUST are done, so far as somebody waits for that one); DIRECTED, TURNED (ORTHO is done)
+ * and SHARED (SHARE is, on this rank). Per step (bucket 0): CLOSED
  * (compute stream, at the boundary), VOTED, RATED (the ratios are known). */
 #define SHERD__EVENT_MAP(X)                                                                                          \
     X(READY, "ready")                                                                                                \
@@ -88,7 +97,10 @@ typedef enum sherd__stream_id {
     X(CLOSED, "closed")                                                                                              \
     X(VOTED, "voted")                                                                                                \
     X(WEIGHED, "weighed")                                                                                            \
-    X(RATED, "rated")
+    X(RATED, "rated")                                                                                                \
+    X(DIRECTED, "directed")                                                                                          \
+    X(TURNED, "turned")                                                                                              \
+    X(SHARED, "shared")
 typedef enum sherd__event_kind {
 #define X(name, text) SHERD__EV_##name,
     SHERD__EVENT_MAP(X)
@@ -110,6 +122,7 @@ typedef struct sherd__event_ref {
 /* where and whether to add or assign is sherd__plan_count's; the norm is taken by whichever of the micro-step's actions comes
  * last */
 #define SHERD__F_COUNT 8u
+#define SHERD__F_WINDOW 32u /* direct: begins by waiting until every rank has read what the former wave shared */
 #define SHERD__F_DRAIN 16u /* carry: the last micro-step, everything goes into the first place */
 
 typedef struct sherd__action {
@@ -144,6 +157,7 @@ typedef struct sherd__schedule {
      * before it writes into a ring slot: the slot's release (RING: by every rank; FULL: event REDUCED of ring_after).
      */
     sherd__event_kind acquire_wait;
+    uint32_t first_update, last_update; /* of the device's buckets, where there are any */
 } sherd__schedule;
 
 static inline sherd__phase sherd__phase_of(int64_t k, int64_t accumulation)

@@ -150,6 +150,8 @@ static void put_action(sherd__text *to, const sherd__action *action)
         sherd__text_put(to, " final");
     if (action->flags & SHERD__F_SLOT)
         sherd__text_put(to, " slot");
+    if (action->flags & SHERD__F_WINDOW)
+        sherd__text_put(to, " window");
     for (uint32_t w = 0; w < action->n_waits; w++) {
         sherd__text_put(to, w ? "," : "  waits");
         put_event(to, action->wait[w]);

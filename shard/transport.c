@@ -73,7 +73,7 @@ static uint64_t partial_slices(int32_t world)
     return world > 2 ? (uint64_t)(world - 1) / 2 + 1 + levels : 0;
 }
 
-/* Leaves in the wire's type; fp32 sums where they are reduced after the last micro-step. */
+/* Leaves in the wire's type; fp32 sums where they are reduced after the last micro-step, and Muon's results. */
 void sherd__plan_place_receive(sherd_plan *plan)
 {
     uint64_t largest = 0, largest_sum = 0;
@@ -83,7 +83,9 @@ void sherd__plan_place_receive(sherd_plan *plan)
     for (uint32_t b = 0; b < plan->n_buckets; b++) {
         const sherd__bucket *bucket = &plan->buckets[b];
         uint64_t bytes =
-            (uint64_t)bucket->slice_elems * (plan->full_mode ? sizeof(float) : sherd_dtype_bytes(bucket->wire_dtype));
+            (uint64_t)bucket->slice_elems * (plan->full_mode || (bucket->muon && sherd__plan_joins(plan))
+                                                 ? sizeof(float)
+                                                 : sherd_dtype_bytes(bucket->wire_dtype));
         uint64_t sum_bytes = (uint64_t)bucket->slice_elems * sizeof(float);
         largest = bytes > largest ? bytes : largest;
         largest_sum = sum_bytes > largest_sum ? sum_bytes : largest_sum;

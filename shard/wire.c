@@ -7,6 +7,8 @@
  * multiple of 2^j on) one fp32 slice, else a leaf of each of its ranks gather      each slice once to every other node
  *   vote        to every rank of another node, the node's sum
  *   ratios      Lamb: each rank's part of the norms, as a slice that is gathered
+ *   join, share Muon: directions as fp32 slices that are gathered, results as fp32 slices that are reduced; at stage 0 only
+ *               each matrix, once from its owner to every other node
  *
  * Ranks of another node are dealt out in turn to the node's own, so a node's messages are shared by its ranks.
  */
@@ -86,6 +88,28 @@ static void add_gather(wire *wire, uint64_t slice)
     }
 }
 
+/* `from`'s bytes go to whoever serves it in each other node. */
+static void add_broadcast(wire *wire, int32_t from, uint64_t bytes)
+{
+    for (int32_t peer = 0; peer < wire->world; peer++)
+        if (wire->nodes[peer] != wire->nodes[from] && serves(wire, peer, from))
+            message(wire, from, peer, bytes);
+}
+
+static void add_matrices(wire *wire, const sherd_plan *plan, const sherd__bucket *bucket)
+{
+    uint64_t slice = (uint64_t)bucket->slice_elems * sizeof(float);
+    if (sherd__plan_joins(plan)) {
+        add_gather(wire, slice);
+        add_reduction(wire, slice, slice);
+        return;
+    }
+    for (uint32_t i = 0; i < bucket->count && sherd__plan_shares(plan); i++) {
+        const sherd__plan_param *param = &plan->params[plan->order[bucket->first + i]];
+        add_broadcast(wire, param->owner, (uint64_t)param->elems * sizeof(float));
+    }
+}
+
 static void add_vote(wire *wire, uint64_t bytes)
 {
     for (int32_t peer = 0; peer < wire->world; peer++) {
@@ -116,8 +140,11 @@ sherd_status sherd_plan_wire_bytes(const sherd_plan *plan, const int32_t *nodes,
         sherd__plan_transport(&plan->config) != SHERD_TRANSPORT_MPI)
         return SHERD_EINVAL;
     wire wire = {.nodes = nodes, .world = plan->world, .rank = rank};
-    for (uint32_t b = 0; b < plan->n_buckets; b++)
+    for (uint32_t b = 0; b < plan->n_buckets; b++) {
         add_bucket(&wire, plan, &plan->buckets[b]);
+        if (plan->buckets[b].muon)
+            add_matrices(&wire, plan, &plan->buckets[b]);
+    }
     add_vote(&wire, VOTE_BYTES);
     if (plan->trust && plan->trust_slices > 1)
         add_gather(&wire, plan->trust_slice_bytes);

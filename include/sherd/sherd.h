@@ -227,6 +227,10 @@ SHERD_API sherd_status sherd_config_key(size_t index, sherd_config_key_info *out
 
 #define SHERD_MAX_DIMS 8
 #define SHERD_PARAM_FROZEN 1u /* stored and readable, never updated, no gradient */
+/* A hidden layer's matrix (two dimensions, both 1 or more: rows are outputs): optimizer Muon orthogonalises its step as a whole.
+ * What does not have it, as embeddings, heads and norms should not, is updated by AdamW under Muon. No effect under other
+ * optimizers. */
+#define SHERD_PARAM_MUON 2u
 
 /* One parameter. Register in forward order of first use: buckets run in reverse of it. The plan copies everything. */
 typedef struct sherd_param {
@@ -291,6 +295,7 @@ typedef struct sherd_profile {
     double bus_ns_per_byte;      /* between device and host, each way */
     double host_update_ns_per_elem; /* of the offloaded part of the own slice */
     double disk_ns_per_byte;     /* each way */
+    double ortho_ns_per_flop;    /* Muon: one rank's own matrix products in fp32; an addition and a product are two */
 } sherd_profile;
 typedef struct sherd_forecast {
     double step_ns;              /* steady state, one step */

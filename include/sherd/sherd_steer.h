@@ -17,10 +17,13 @@ extern "C" {
 /* What rank `rank` keeps the state of and updates of a parameter: elements *first … *first + *count − 1, in row order (count 0:
  * nothing; all of it at stage 0, and nothing of frozen ones). Pure. EINVAL: no such parameter or rank. */
 SHERD_API sherd_status sherd_plan_own(const sherd_plan *plan, uint32_t param, int32_t rank, int64_t *first, int64_t *count);
-/* Name of fp32 state `which`: 0 "master", then the optimizer's moments ("exp_avg", …). NULL past the last. Static. */
+/* Name of fp32 state `which`: 0 "master", then the optimizer's moments ("exp_avg", …). NULL past the last. Static. Under Muon
+ * parameters differ in what they have: these are AdamW's, then that of matrices, where there are any. */
 SHERD_API const char *sherd_plan_state(const sherd_plan *plan, uint32_t which);
+/* The same of one parameter: its own states only, which the calls below number so. */
+SHERD_API const char *sherd_plan_param_state(const sherd_plan *plan, uint32_t param, uint32_t which);
 /* Further state of a parameter by `which`: 0 is the fp32 master (a frozen parameter's stored values widened), 1 and up are the
- * optimizer's moments, as sherd_plan_state names them. Between steps only; values are fp32 in row order, elements first …
+ * optimizer's moments, as sherd_plan_param_state names them. Between steps only; values are fp32 in row order, elements first …
  * first + count − 1 of the parameter, on whatever tier they lie.
  * COLLECTIVE, with the same arguments on every rank: `out[count]` is filled on every rank. */
 SHERD_API sherd_status sherd_state_read(sherd_engine *engine, uint32_t param, uint32_t which, int64_t first, int64_t count,

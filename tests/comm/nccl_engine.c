@@ -31,9 +31,10 @@ static uint32_t combinations, accumulated;
 
 static int matrix_case(const matrix *m, uint32_t i, int32_t world, engine_case *out)
 {
-    if (i >= MAX_CASES || (m->wide == 2 && i >= CASE_LAMB_PLAIN) ||
+    if (i >= MAX_CASES || ((m->wide == 2 || m->wide == 4) && i >= CASE_LAMB_PLAIN) ||
         !(m->wide == 2   ? case_lamb_at(i, world, m->steps, out)
           : m->wide == 3 ? case_wire_at(i, world, m->steps, out)
+          : m->wide == 4 ? case_muon_at(i, world, m->steps, out)
                          : case_at(i, world, m->steps, m->wide, out)))
         return 0;
     out->read_back = 0;
@@ -121,6 +122,8 @@ static void test_wide(void **state)
     run_world(3, 3, 2, 1, 11);
     run_world(2, 3, 3, 0, 7);
     run_world(3, 3, 3, 2, 5);
+    run_world(2, 3, 4, 1, 9);
+    run_world(3, 3, 4, 2, 13);
     printf("combinations: %u, with several micro-steps: %u\n", combinations, accumulated);
     assert_true(accumulated > 4);
 }

@@ -40,6 +40,7 @@ static void compose(const sherd__key *key, const char *value, char *text, size_t
             type = key->members & SHERD__FOR_ADAM     ? "\"type\": \"Adam\", "
                    : key->members & SHERD__FOR_SGD    ? "\"type\": \"SGD\", "
                    : key->members & SHERD__FOR_LAMB   ? "\"type\": \"Lamb\", "
+                   : key->members & SHERD__FOR_MUON   ? "\"type\": \"Muon\", "
                    : key->members & SHERD__FOR_WARMUP ? "\"type\": \"WarmupLR\", "
                    : key->members & SHERD__FOR_DECAY  ? "\"type\": \"WarmupDecayLR\", "
                    : key->members & SHERD__FOR_COSINE ? "\"type\": \"WarmupCosineLR\", "
@@ -135,6 +136,12 @@ static const arrival arrivals[] = {
     ARRIVES("optimizer.type", "\"Lion\"", 'i', optimizer.kind, SHERD_LION),
     ARRIVES("optimizer.type", "\"Adagrad\"", 'i', optimizer.kind, SHERD_ADAGRAD),
     ARRIVES("optimizer.type", "\"lamb\"", 'i', optimizer.kind, SHERD_LAMB),
+    ARRIVES("optimizer.type", "\"muon\"", 'i', optimizer.kind, SHERD_MUON),
+    ARRIVES("optimizer.type", "\"Muon\"", 'd', optimizer.momentum, 0.95),
+    ARRIVES("optimizer.params.muon_lr", "0.02", 'd', muon.muon_lr, 0.02),
+    ARRIVES("optimizer.params.adam_lr", "3e-4", 'd', muon.adam_lr, 3e-4),
+    ARRIVES("optimizer.params.nesterov", "false", 'i', muon.nesterov, 0),
+    ARRIVES("optimizer.params.ns_steps", "6", 'i', muon.ns_steps, 6),
     ARRIVES("optimizer.params.max_coeff", "0.3", 'd', lamb.max_coeff, 0.3),
     ARRIVES("optimizer.params.min_coeff", "0.02", 'd', lamb.min_coeff, 0.02),
     ARRIVES("optimizer.params.lr", "3e-4", 'd', optimizer.lr, 3e-4),
@@ -296,7 +303,9 @@ static const char *other_value(const sherd__key *key)
     case SHERD__OBJECT:
         return "{\"x\": 1}";
     case SHERD__CHOICE:
-        return key->flags & SHERD__KEY_ANY_CASE ? "\"ignore\"" : "\"bf16\"";
+        return strstr(key->path, "ns_method")      ? "\"Standard\""
+               : key->flags & SHERD__KEY_ANY_CASE ? "\"ignore\""
+                                                   : "\"bf16\"";
     default:
         return "\"24GB\"";
     }
@@ -347,8 +356,7 @@ static void keys_without_effect_warn_and_change_nothing(void **state)
 static void refused_keys_are_refused(void **state)
 {
     static const char *const more[][2] = {
-        {"zero_optimization.stage", "3"}, {"optimizer.type", "\"Muon\""},
-        {"optimizer.type", "\"onebitadam\""},
+        {"zero_optimization.stage", "3"}, {"optimizer.type", "\"onebitadam\""},
         {"zero_optimization.offload_param.device", "\"nvme\""},
     };
     size_t seen = 0;

@@ -70,10 +70,15 @@ static const fault faults[] = {
      "ds.json: line 1, column 11: fp16.enabled: fp16 and bf16 are both enabled, set one of them to false"},
     {"{\"optimizer\": {\"params\": {\"lr\": 1}}}", NULL, SHERD_EINVAL,
      "ds.json: line 1, column 2: optimizer.type: is missing, give one of \"AdamW\", \"Adam\", \"SGD\", \"Lion\", "
-     "\"Adagrad\", \"Lamb\""},
+     "\"Adagrad\", \"Lamb\", \"Muon\""},
     {"{\"optimizer\": {\"type\": \"AdamWW\"}}", NULL, SHERD_EINVAL,
      "ds.json: line 1, column 16: optimizer.type: found the string \"AdamWW\", give one of \"AdamW\", \"Adam\", "
-     "\"SGD\", \"Lion\", \"Adagrad\", \"Lamb\""},
+     "\"SGD\", \"Lion\", \"Adagrad\", \"Lamb\", \"Muon\""},
+    {"{\"optimizer\": {\"type\": \"Muon\", \"params\": {\"adam_w_mode\": false}}}", NULL, SHERD_EINVAL,
+     "ds.json: line 1, column 43: optimizer.params.adam_w_mode: is false, but what is no matrix is updated by AdamW under "
+     "Muon; remove it"},
+    {"{\"optimizer\": {\"type\": \"Muon\", \"params\": {\"ns_steps\": 0}}}", NULL, SHERD_EINVAL,
+     "ds.json: line 1, column 43: optimizer.params.ns_steps: found 0, give an integer of at least 1"},
     {"{\"optimizer\": {\"type\": \"SGD\", \"params\": {\"betas\": [0, 0]}}}", NULL, SHERD_EINVAL,
      "ds.json: line 1, column 42: optimizer.params.betas: this optimizer has no such parameter, remove it"},
     {"{\"optimizer\": {\"type\": \"Adam\", \"params\": {\"max_grad_norm\": 1}}}", NULL, SHERD_EINVAL,

@@ -29,7 +29,7 @@ enum { RANKS = 4, MAX_CASES = 512 };
 typedef struct run {
     int32_t world;
     int64_t steps;
-    int wide; /* 2: offloaded; 3: reproducible; 4: LAMB; 5: types on the wire */
+    int wide; /* 2: offloaded; 3: reproducible; 4: LAMB; 5: types on the wire; 6: Muon */
     uint32_t first, stride;
     case_result results[RANKS][MAX_CASES];
 } run;
@@ -68,6 +68,7 @@ static int next_case(const run *run, uint32_t i, engine_case *out)
         return case_at(i, run->world, run->steps, run->wide, out);
     int more = run->wide == 4   ? case_lamb_at(i, run->world, run->steps, out)
                : run->wide == 5 ? case_wire_at(i, run->world, run->steps, out)
+               : run->wide == 6 ? case_muon_at(i, run->world, run->steps, out)
                                 : case_offload_at(i, run->world, run->steps, out);
     out->read_back = 0; /* the client here is a CPU and reads main memory only */
     return more;
@@ -250,6 +251,16 @@ static void test_lamb(void **state)
     assert_true(cuda_stub_calls("trust") > 0);
 }
 
+/* Matrices stepped as wholes, in a window that ranks read of each other. */
+static void test_muon(void **state)
+{
+    (void)state;
+    run_world(1, 3, 6, 0, 6);
+    run_world(2, 3, 6, 1, 4);
+    run_world(3, 3, 6, 2, 5);
+    assert_true(cuda_stub_calls("product") > 0);
+}
+
 static void test_wire(void **state)
 {
     (void)state;
@@ -265,6 +276,6 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_processes), cmocka_unit_test(test_matrix),
                                        cmocka_unit_test(test_wide),      cmocka_unit_test(test_reproducible),
                                        cmocka_unit_test(test_offload),   cmocka_unit_test(test_lamb),
-                                       cmocka_unit_test(test_wire)};
+                                       cmocka_unit_test(test_muon),      cmocka_unit_test(test_wire)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

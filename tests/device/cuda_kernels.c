@@ -186,7 +186,7 @@ static void wide_sums_in_a_row(void **state)
 /* ------------------------------------------------------------------------------------------------------------ update
  */
 
-enum { ELEMS = 90000, ORIGIN = 512, MANY = 300, KINDS = SHERD_MUON + 2 }; /* the last two: the parts of Muon's */
+enum { ELEMS = 90000, ORIGIN = 512, MANY = 300, KINDS = SHERD_MUON + 3 }; /* the last two: the parts of Muon's */
 
 typedef struct arrays {
     float *master, *moment[2];
@@ -268,7 +268,7 @@ static void check_update(int number, sherd_dtype sum_dtype, int emit, int first,
                          int64_t shift, const sherd__span *spans, uint32_t n_spans, int elsewhere)
 {
     sherd_optimizer kind = (sherd_optimizer)(number > SHERD_MUON ? SHERD_MUON : number);
-    sherd__part part = (sherd__part)(number < SHERD_MUON ? 0 : number - SHERD_MUON + 1);
+    sherd__part part = (sherd__part)(number - (int)kind);
     sherd__step_rules rules = {.kind = kind,
                                .beta1 = 0.9,
                                .beta2 = 0.999,

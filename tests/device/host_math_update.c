@@ -16,7 +16,7 @@
 
 #define ELEMS 60000
 #define ORIGIN 512
-#define KINDS (SHERD_MUON + 2) /* the last two are the parts of Muon's; the whole of it is AdamW's */
+#define KINDS (SHERD_MUON + 3) /* the last two are the other parts of Muon's update */
 #define TENSORS 7
 
 typedef struct arrays {
@@ -56,7 +56,7 @@ static uint32_t moments_of(const update_case *c)
 static void set_kind(update_case *c, int k)
 {
     c->kind = (sherd_optimizer)(k > SHERD_MUON ? SHERD_MUON : k);
-    c->part = (sherd__part)(k < SHERD_MUON ? 0 : k - SHERD_MUON + 1);
+    c->part = (sherd__part)(k - (int)c->kind);
     c->sum_dtype = c->part == SHERD__PART_APPLY ? SHERD_FP32 : c->sum_dtype;
     c->emit = c->part == SHERD__PART_DIRECT ? 0 : c->emit;
 }

@@ -13,11 +13,11 @@ static const struct {
     int64_t shape[3];
     uint32_t group, uses, flags;
 } model[CASE_PARAMS] = {
-    [MATRIX] = {"matrix", 2, {40, 50, 0}, 0, 1, 0}, [BIAS] = {"bias", 1, {50, 0, 0}, 1, 1, 0},
+    [MATRIX] = {"matrix", 2, {40, 50, 0}, 0, 1, SHERD_PARAM_MUON}, [BIAS] = {"bias", 1, {50, 0, 0}, 1, 1, 0},
     [SCALAR] = {"scalar", 0, {0, 0, 0}, 1, 1, 0},   [EMPTY] = {"empty", 2, {0, 7, 0}, 0, 1, 0},
     [ODD] = {"odd", 3, {7, 13, 11}, 0, 1, 0},       [FROZEN] = {"frozen", 1, {300, 0, 0}, 0, 1, SHERD_PARAM_FROZEN},
-    [TIED] = {"tied", 2, {30, 21, 0}, 0, 2, 0},     [UNUSED] = {"unused", 1, {77, 0, 0}, 1, 1, 0},
-    [LARGE] = {"large", 2, {97, 61, 0}, 0, 1, 0},   [LAST] = {"last", 1, {513, 0, 0}, 1, 1, 0},
+    [TIED] = {"tied", 2, {30, 21, 0}, 0, 2, SHERD_PARAM_MUON},     [UNUSED] = {"unused", 1, {77, 0, 0}, 1, 1, 0},
+    [LARGE] = {"large", 2, {97, 61, 0}, 0, 1, SHERD_PARAM_MUON},   [LAST] = {"last", 1, {513, 0, 0}, 1, 1, 0},
 };
 
 const char *case_name(const engine_case *c)
@@ -150,6 +150,15 @@ sherd_dtype case_grad_dtype(const engine_case *c, uint32_t p)
     return c->mixed && p == TIED ? SHERD_FP32 : case_dtype(c, p);
 }
 
+int case_muon_at(uint32_t index, int32_t world, int64_t steps, engine_case *out)
+{
+    int more = case_lamb_at(index, world, steps, out);
+
+    out->optimizer = SHERD_MUON;
+    out->tenths = out->disk = 0; /* matrices stay on the device */
+    return more && index < CASE_LAMB_PLAIN;
+}
+
 int case_lamb_at(uint32_t index, int32_t world, int64_t steps, engine_case *out)
 {
     static const int64_t buckets[] = {1, 3000, (int64_t)1 << 40};
@@ -216,6 +225,19 @@ static void config_offload(const engine_case *c, sherd_config *out)
     snprintf(out->offload.nvme_path, sizeof out->offload.nvme_path, "%s", c->disk ? case_folder() : "");
 }
 
+/* Rates of matrices and of all else, one of them or none its own. */
+static void config_muon(const engine_case *c, sherd_config *out)
+{
+    if (c->optimizer != SHERD_MUON)
+        return;
+    if (c->seed % 3 == 1)
+        out->muon.muon_lr = 0.02;
+    if (c->seed % 3 == 2)
+        out->muon.adam_lr = 1e-3;
+    out->muon.nesterov = c->seed % 4 != 3;
+    out->muon.ns_steps = c->seed % 5 == 4 ? 2 : 5;
+}
+
 static void config_rarer(const engine_case *c, sherd_config *out)
 {
     out->scaling.kind = c->scaling;
@@ -256,6 +278,7 @@ sherd_status case_config(const engine_case *c, sherd_config *out, sherd_error *e
     out->scheduler.warmup_max_lr = 3e-3;
     out->scheduler.warmup_num_steps = 4;
     config_rarer(c, out);
+    config_muon(c, out);
     out->n_groups = 2;
     out->groups[0] = (sherd_group){3e-3, 0.1};
     out->groups[1] = (sherd_group){1e-3, 0.0};

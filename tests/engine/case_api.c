@@ -193,10 +193,10 @@ sherd_status case_state_ranges(const sherd_plan *plan, sherd_engine *engine, con
 
     for (uint32_t p = 0; status == SHERD_OK && p < n; p++)
         for (uint32_t which = 0; status == SHERD_OK && sherd_plan_state(plan, which); which++, states++) {
-            if (which == 0 || !(params[p].flags & SHERD_PARAM_FROZEN))
+            if (sherd_plan_param_state(plan, p, which))
                 status = one_state(plan, engine, &params[p], p, which, rank, &sum, out);
             else if (sherd_state_read(engine, p, which, 0, 0, NULL, NULL) != SHERD_EINVAL)
-                status = wrong(out, params[p].name, which, "a frozen parameter's moment was read");
+                status = wrong(out, params[p].name, which, "a state that it has not (a frozen parameter's moment) was read");
         }
     sherd__hash_bytes(sum, digest);
     if (status == SHERD_OK)

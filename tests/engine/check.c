@@ -5,10 +5,10 @@
  * absence nobody could notice would be listed in `tolerated` with its reason (and in docs/architecture.md); the test
  * fails if one of those is noticed after all.
  *
- *     test_engine_check [SEEDS] [STEPS] [offload|lamb]
+ *     test_engine_check [SEEDS] [STEPS] [offload|lamb|muon]
  *
  * With `offload` the same cases keep state on the host and on disk, speculated or not. With `lamb` they do, or keep it on the
- * device, and step by the norms of whole parameters.
+ * device, and step by the norms of whole parameters. With `muon` matrices are stepped as wholes.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,7 +26,7 @@
 
 static int64_t seeds = 3, steps = 5;
 static uint32_t combinations;
-static int offload, lamb;
+static int offload, lamb, muon;
 
 typedef struct check_run {
     engine_case c;
@@ -90,7 +90,12 @@ static int case_number(uint32_t i, int32_t world, engine_case *out)
         out->bad_step = i % 6 == 4 ? 2 : 0;
         out->workers = 1;
     }
-    return i < (lamb ? 24 : 32);
+    if (muon) {
+        out->optimizer = SHERD_MUON;
+        out->bad_step = i % 6 == 4 ? 2 : 0;
+        out->seed = i;
+    }
+    return i < (lamb || muon ? 24 : 32);
 }
 
 static sherd_status run_once(check_run *run, uint64_t seed, const char *drop, const char **sites, uint32_t *n_sites,
@@ -231,6 +236,7 @@ int main(int argc, char **argv)
         steps = atoll(argv[2]);
     offload = argc > 3 && strcmp(argv[3], "offload") == 0;
     lamb = argc > 3 && strcmp(argv[3], "lamb") == 0;
+    muon = argc > 3 && strcmp(argv[3], "muon") == 0;
     if (seeds < 1 || steps < 2 || steps > CASE_MAX_STEPS)
         return 2;
     failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
  *     test_engine_matrix_mpi STEPS R offload       the same with state offloaded to host and disk
  *     test_engine_matrix_mpi STEPS R wide          accumulation, bf16 sums, Adam, parked gradients, skipped steps
  *     test_engine_matrix_mpi STEPS R wire          gradients that travel in other types than their own
+ *     test_engine_matrix_mpi STEPS R muon          matrices stepped as wholes
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,6 +89,7 @@ int main(int argc, char **argv)
     case_list at = argc <= 3                            ? plain_at
                    : strcmp(argv[3], "offload") == 0 ? case_offload_at
                    : strcmp(argv[3], "wire") == 0    ? case_wire_at
+                   : strcmp(argv[3], "muon") == 0    ? case_muon_at
                                                      : wide_at;
 
     if (MPI_Init_thread(&argc, &argv, ranks_per_node > 0 ? MPI_THREAD_MULTIPLE : MPI_THREAD_FUNNELED, &provided) !=

@@ -87,9 +87,12 @@ static int run_all(sherd_device *device, sherd_comm *comm)
         c.optimizer = SHERD_LAMB; /* gathers norms too */
         if (!check_plan(&c, device, comm, nodes))
             return 0;
+        c.optimizer = SHERD_MUON; /* directions, and results */
+        if (!check_plan(&c, device, comm, nodes))
+            return 0;
     }
     if (sherd_comm_rank(comm) == 0)
-        printf("%s: the bytes of every rank are the plan's in %u plans\n", sherd_comm_describe(comm), 2 * ((i + 6) / 7));
+        printf("%s: the bytes of every rank are the plan's in %u plans\n", sherd_comm_describe(comm), 3 * ((i + 6) / 7));
     return i > 0;
 }
 

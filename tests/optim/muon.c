@@ -333,7 +333,7 @@ static void test_singular_values_are_the_polynomial_s(void **state)
         assert_true(off_by(before, norm, after, m, 5, scale) < scale * error_bound(5));
         assert_true(off_by(before, norm, after, m, 4, scale) > 4 * scale * error_bound(5)); /* the test can fail */
         if (m < n && m > 1) { /* far from singular: all directions move about equally far */
-            assert_true(after[0] > 0.68 * scale && after[m - 1] < 1.14 * scale);
+            assert_true(after[0] > 0.65 * scale && after[m - 1] < 1.25 * scale);
             assert_true(before[m - 1] > 2 * before[0]); /* which they did not before */
         }
     }

@@ -328,6 +328,9 @@ static void test_param_refusals(void **state)
     refuse(&config, table.params, 3, 2, SHERD_EINVAL, "'p01': group 1");
     *p = good;
     p->flags = 2;
+    refuse(&config, table.params, 3, 2, SHERD_EINVAL, "'p01': SHERD_PARAM_MUON is for matrices");
+    *p = good;
+    p->flags = 4;
     refuse(&config, table.params, 3, 2, SHERD_EINVAL, "'p01': unknown flags");
     *p = good;
     p->uses = 70000;

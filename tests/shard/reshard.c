@@ -83,7 +83,7 @@ static void check_pair(const sherd_plan *old, const sherd_plan *new)
     int32_t *seen = calloc(8 * MAX_ELEMS, sizeof *seen);
 
     assert_non_null(seen);
-    assert_int_equal(sherd__reshard_prepare(new, STATES, pieces, n, NULL), SHERD_OK);
+    assert_int_equal(sherd__reshard_prepare(new, pieces, n, NULL), SHERD_OK);
     for (int32_t r = 0; r < new->world; r++)
         check_part(new, new->whole_state ? -1 : r, pieces, n, seen);
     for (uint32_t p = 0; p < new->n_params; p++)
@@ -114,7 +114,7 @@ static void says(const sherd_plan *plan, sherd__piece *pieces, size_t n, const c
 {
     sherd_error err = {SHERD_OK, -1, ""};
 
-    assert_int_equal(sherd__reshard_prepare(plan, STATES, pieces, n, &err), SHERD_EINVAL);
+    assert_int_equal(sherd__reshard_prepare(plan, pieces, n, &err), SHERD_EINVAL);
     if (!strstr(err.text, what))
         fail_msg("'%s' is not in: %s", what, err.text);
 }
@@ -146,7 +146,7 @@ static void what_is_wrong_is_named(void **state)
     says(plan, some, n + 1, "");
     says(plan, some, 0, "state 0 of parameter 'p00': element 0 is missing");
     assert_null(sherd__reshard_find(all, 0, 0, 0, 0));
-    assert_int_equal(sherd__reshard_prepare(plan, STATES, all, n, NULL), SHERD_OK);
+    assert_int_equal(sherd__reshard_prepare(plan, all, n, NULL), SHERD_OK);
     assert_null(sherd__reshard_find(all, n, 0, 0, 700));
     assert_null(sherd__reshard_find(all, n, 2, 0, 0));
     assert_null(sherd__reshard_find(all, n, 99, 0, 0));

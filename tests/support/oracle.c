@@ -120,8 +120,14 @@ void sherd_oracle_hash(const sherd_oracle *oracle, uint8_t param_hash[16], uint8
 static int tensor_init(oracle_tensor *t, const sherd_param *param, sherd_optimizer kind)
 {
     size_t count;
+    int second;
     *t = (oracle_tensor){.elems = 1, .group = param->group, .dtype = param->dtype, .grad_dtype = param->grad_dtype};
     t->frozen = (param->flags & SHERD_PARAM_FROZEN) != 0;
+    if (kind == SHERD_MUON && param->flags & SHERD_PARAM_MUON) {
+        t->rows = param->shape[0];
+        t->cols = param->shape[1];
+    }
+    second = oracle_second_moment(kind) && t->rows == 0;
     for (uint32_t d = 0; d < param->ndim; ++d) {
         t->elems *= param->shape[d];
     }
@@ -130,9 +136,9 @@ static int tensor_init(oracle_tensor *t, const sherd_param *param, sherd_optimiz
     t->sum = calloc(count, sizeof(float));
     if (!t->frozen) {
         t->moment[0] = calloc(count, sizeof(float));
-        t->moment[1] = oracle_second_moment(kind) ? calloc(count, sizeof(float)) : NULL;
+        t->moment[1] = second ? calloc(count, sizeof(float)) : NULL;
     }
-    return t->master && t->sum && (t->frozen || (t->moment[0] && (!oracle_second_moment(kind) || t->moment[1])));
+    return t->master && t->sum && (t->frozen || (t->moment[0] && (!second || t->moment[1])));
 }
 
 sherd_oracle *sherd_oracle_create(const sherd_config *config, const sherd_param *params, uint32_t n_params,

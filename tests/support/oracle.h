@@ -41,7 +41,8 @@ typedef enum sherd_oracle_fault {
     SHERD_ORACLE_OTHER_ORDER,   /* under accumulation: tree per micro-step where sums come first, and the reverse. No
                                    other bits for 3 ranks and 3 micro-steps, or 2 micro-steps and 2^j ranks */
     SHERD_ORACLE_RIGHT_TO_LEFT, /* from the last rank to the first: differs from world 3 on */
-    SHERD_ORACLE_OTHER_RATIO    /* LAMB's ratios are taken of the parameters without their last elements */
+    SHERD_ORACLE_OTHER_RATIO    /* LAMB's ratios are taken of the parameters without their last elements; so are the lengths of
+                                   Muon's directions */
 } sherd_oracle_fault;
 
 /* config: resolved for `world`. NULL when memory is out. The config's stage and accumulation say in which order sums

@@ -8,7 +8,7 @@
 #define ORACLE_BLOCK 256
 
 typedef struct oracle_tensor {
-    int64_t elems;
+    int64_t elems, rows, cols; /* rows, cols: where it is stepped as a whole, else 0 */
     uint32_t group;
     int32_t frozen;
     sherd_dtype dtype, grad_dtype;
@@ -43,6 +43,8 @@ double oracle_length(const float *values, int64_t n);
 int oracle_second_moment(sherd_optimizer kind);
 /* The update's number and betas, then each tensor's values. */
 void oracle_next_betas(sherd_oracle *oracle);
+/* Muon's matrices: rate and decay in double. */
+void oracle_matrix_update(const sherd_oracle *oracle, oracle_tensor *t, double rate, double decay, float factor);
 void oracle_update_tensor(sherd_oracle *oracle, oracle_tensor *t, double lr, float factor);
 
 #endif

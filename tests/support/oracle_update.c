@@ -12,18 +12,33 @@ typedef struct scalars {
     float factor, b1, c1, b2, c2, root, eps, decay, rate, momentum;
 } scalars;
 
-static scalars group_scalars(const sherd_oracle *oracle, uint32_t group, double lr, float factor)
+static double group_decay(const sherd_oracle *oracle, uint32_t group)
+{
+    const sherd_config *c = &oracle->config;
+    double decay = c->n_groups ? c->groups[group].weight_decay : c->optimizer.weight_decay;
+    return isnan(oracle->set_decay[group]) ? decay : oracle->set_decay[group];
+}
+
+/* Under Muon the two kinds of parameters may have rates of their own, in proportion to the one that they share. */
+static double group_rate(const sherd_oracle *oracle, uint32_t group, double lr, int matrix)
 {
     const sherd_config *c = &oracle->config;
     double own_lr = c->n_groups ? c->groups[group].lr : c->optimizer.lr;
-    double decay = c->n_groups ? c->groups[group].weight_decay : c->optimizer.weight_decay;
     double rate = c->optimizer.lr != 0.0 ? lr * (own_lr / c->optimizer.lr) : lr;
-    decay = isnan(oracle->set_decay[group]) ? decay : oracle->set_decay[group];
+    double kind = matrix ? c->muon.muon_lr : c->muon.adam_lr;
     rate = isnan(oracle->set_lr[group]) ? rate : oracle->set_lr[group];
+    return c->optimizer.kind == SHERD_MUON && kind >= 0.0 && c->optimizer.lr != 0.0 ? rate * (kind / c->optimizer.lr) : rate;
+}
+
+static scalars group_scalars(const sherd_oracle *oracle, uint32_t group, double lr, float factor)
+{
+    const sherd_config *c = &oracle->config;
+    double decay = group_decay(oracle, group), rate = group_rate(oracle, group, lr, 0);
     double correction1 = c->optimizer.bias_correction ? 1.0 - oracle->power1 : 1.0;
     double correction2 = c->optimizer.bias_correction ? 1.0 - oracle->power2 : 1.0;
-    int corrected = c->optimizer.kind == SHERD_ADAMW || c->optimizer.kind == SHERD_ADAM;
-    int decoupled = c->optimizer.kind == SHERD_ADAMW || c->optimizer.kind == SHERD_LION;
+    int corrected = c->optimizer.kind == SHERD_ADAMW || c->optimizer.kind == SHERD_ADAM || c->optimizer.kind == SHERD_MUON;
+    int decoupled =
+        c->optimizer.kind == SHERD_ADAMW || c->optimizer.kind == SHERD_LION || c->optimizer.kind == SHERD_MUON;
     scalars s = {.factor = factor, .momentum = (float)c->optimizer.momentum};
     s.b1 = (float)oracle->beta1;
     s.c1 = (float)(1.0 - oracle->beta1);
@@ -91,7 +106,7 @@ static void adagrad_element(const scalars *s, float g, float *p, float *sum)
 
 int oracle_second_moment(sherd_optimizer kind)
 {
-    return kind == SHERD_ADAMW || kind == SHERD_ADAM || kind == SHERD_LAMB;
+    return kind == SHERD_ADAMW || kind == SHERD_ADAM || kind == SHERD_LAMB || kind == SHERD_MUON;
 }
 
 /* |weights| / |direction|, bounded; a parameter that is zero, or stands still, goes by the rate as it is. */
@@ -142,6 +157,10 @@ void oracle_update_tensor(sherd_oracle *oracle, oracle_tensor *t, double lr, flo
 {
     scalars s = group_scalars(oracle, t->group, lr, factor);
     sherd_optimizer kind = oracle->config.optimizer.kind;
+    if (t->rows > 0) {
+        oracle_matrix_update(oracle, t, group_rate(oracle, t->group, lr, 1), group_decay(oracle, t->group), factor);
+        return;
+    }
     if (kind == SHERD_LAMB) {
         lamb_tensor(oracle, &s, t);
         return;
@@ -155,7 +174,7 @@ void oracle_update_tensor(sherd_oracle *oracle, oracle_tensor *t, double lr, flo
         } else if (kind == SHERD_ADAGRAD) {
             adagrad_element(&s, g, &t->master[i], &t->moment[0][i]);
         } else {
-            adam_element(&s, kind == SHERD_ADAMW, g, &t->master[i], &t->moment[0][i], &t->moment[1][i]);
+            adam_element(&s, kind != SHERD_ADAM, g, &t->master[i], &t->moment[0][i], &t->moment[1][i]);
             t->moment[1][i] = oracle_one_nan(t->moment[1][i]);
         }
         t->moment[0][i] = oracle_one_nan(t->moment[0][i]);
@@ -178,7 +197,7 @@ void oracle_next_betas(sherd_oracle *oracle)
 {
     const sherd_config *c = &oracle->config;
     const sherd_one_cycle *cycle = &c->one_cycle;
-    int adaptive = c->optimizer.kind != SHERD_SGD && c->optimizer.kind != SHERD_ADAGRAD;
+    int adaptive = c->optimizer.kind != SHERD_SGD && c->optimizer.kind != SHERD_ADAGRAD && c->optimizer.kind != SHERD_MUON;
     double it = (double)oracle->updates++;
     oracle->beta1 = c->optimizer.beta1;
     oracle->beta2 = c->optimizer.beta2;
