@@ -420,6 +420,13 @@ static int let_go(MPI_Request *request, int receiving)
     return MPI_Test(request, &done, MPI_STATUS_IGNORE) == MPI_SUCCESS && done;
 }
 
+/* Notes and signs of life. */
+static int hear_no_more(sherd__mpi *mpi)
+{
+    int gone = let_go(&mpi->hearing, 1);
+    return let_go(&mpi->listening, 1) && gone;
+}
+
 static int let_go_of_call(sherd__mpi_call *call)
 {
     int all = 1;
@@ -511,7 +518,7 @@ void *sherd__mpi_progress(void *arg)
         }
     }
     sherd__mpi_beat_end(mpi);
-    for (int look = 0; look < 100 && (!let_go(&mpi->hearing, 1) | !let_go(&mpi->listening, 1)); look++) {
+    for (int look = 0; look < 100 && !hear_no_more(mpi); look++) {
         const struct timespec moment = {0, 1000000};
         nanosleep(&moment, NULL);
     }

@@ -90,7 +90,7 @@ static void split(const char *whole, const char *folder)
 /* At a rate of 0 a run's parameters are those that it began with. */
 static void several_files_are_as_one(void **state)
 {
-    static const char *const given[] = {"hf", "hf/", "hf/" INDEX, "first/step-2", "weights.safetensors"};
+    static const char *const given[] = {"hf", "hf/", ("hf/" INDEX), "first/step-2", "weights.safetensors"};
     char want[80], got[80];
 
     (void)state;

@@ -50,8 +50,8 @@ long fuzz_seed(int index, uint8_t *out)
 {
     static const char *const seeds[] = {
         "{\"weight_map\":{\"a\":\"m.safetensors\"}}",
-        "{\"metadata\":{\"total_size\":24},\"weight_map\":{\"b.weight\":\"model-00002-of-00002.safetensors\","
-        "\"a.weight\":\"model-00001-of-00002.safetensors\",\"c\":\"model-00002-of-00002.safetensors\"}}",
+        ("{\"metadata\":{\"total_size\":24},\"weight_map\":{\"b.weight\":\"model-00002-of-00002.safetensors\","
+         "\"a.weight\":\"model-00001-of-00002.safetensors\",\"c\":\"model-00002-of-00002.safetensors\"}}"),
         "{\"weight_map\":{\"a\":\"../m.safetensors\",\"b\":\"..\",\"c\":7,\"\\u00e9\":\"n\\\\m.safetensors\"}}",
         "{\"weight_map\":{\"a\":\"m.safetensors\",\"a\":\"n.safetensors\"}}",
     };
