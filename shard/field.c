@@ -77,6 +77,8 @@ static const struct {
     {"reproducible", BOOLEAN},
     {"replan", BOOLEAN},
     {"moments_bf16", BOOLEAN},
+    {"master_remainder", BOOLEAN},
+    {"muon.nesterov", BOOLEAN},
     {"wire", "absent|fp32|bf16|fp16"},
     {"faults.nonfinite", "auto|skip|stop"},
     {"optimizer.kind", OPTIMIZER},
