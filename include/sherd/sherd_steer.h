@@ -31,8 +31,9 @@ SHERD_API sherd_status sherd_state_read(sherd_engine *engine, uint32_t param, ui
 /* Local: of what this rank updates itself (sherd_plan_own). EINVAL where the range is not within it. */
 SHERD_API sherd_status sherd_state_read_own(sherd_engine *engine, uint32_t param, uint32_t which, int64_t first,
                                             int64_t count, float *out, sherd_error *err);
-/* COLLECTIVE. From rank 0's `data[count]` (other ranks' may be NULL). The master's working copy is its narrowing. The count of
- * updates, which says how far bias corrections are, is a checkpoint's alone. */
+/* COLLECTIVE. From rank 0's `data[count]` (other ranks' may be NULL). The master's working copy is its narrowing; with
+ * sherd.master_remainder a NaN is stored as 0x7FC00000. The count of updates, which says how far bias corrections are, is a
+ * checkpoint's alone. */
 SHERD_API sherd_status sherd_state_write(sherd_engine *engine, uint32_t param, uint32_t which, int64_t first,
                                          int64_t count, const float *data, sherd_error *err);
 

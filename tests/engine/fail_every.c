@@ -213,6 +213,7 @@ static engine_case tier_case(int32_t world, int tier)
 
     c.stage = tier == 0 ? world - 1 : 2;
     c.dtype = SHERD_BF16;
+    c.remainder = tier == 0 && world == 2;
     c.optimizer = SHERD_ADAMW;
     c.accumulation = tier == 0 ? 2 : 1;
     c.bucket = 6000;
