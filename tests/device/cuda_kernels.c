@@ -186,7 +186,7 @@ static void wide_sums_in_a_row(void **state)
 /* ------------------------------------------------------------------------------------------------------------ update
  */
 
-enum { ELEMS = 90000, ORIGIN = 512, MANY = 300, KINDS = SHERD_MUON + 3 }; /* the last two: the parts of Muon's */
+enum { ELEMS = 90000, ORIGIN = 512, MANY = 300, KINDS = SHERD_MUON + 2 }; /* the last two: the parts of Muon's */
 
 typedef struct arrays {
     float *master, *moment[2];
@@ -262,13 +262,13 @@ static sherd__update update_of(const arrays *a, sherd_optimizer kind, sherd__par
     return update;
 }
 
-/* The reference prepares and updates; the device prepares in its own memory, in stream order, and updates. */
-/* number: of KINDS */
+/* The reference prepares and updates; the device prepares in its own memory, in stream order, and updates. number: of
+ * KINDS. */
 static void check_update(int number, sherd_dtype sum_dtype, int emit, int first, int skip, value_mix mix,
                          int64_t shift, const sherd__span *spans, uint32_t n_spans, int elsewhere)
 {
     sherd_optimizer kind = (sherd_optimizer)(number > SHERD_MUON ? SHERD_MUON : number);
-    sherd__part part = (sherd__part)(number - (int)kind);
+    sherd__part part = (sherd__part)(number < SHERD_MUON ? 0 : number - SHERD_MUON + 1);
     sherd__step_rules rules = {.kind = kind,
                                .beta1 = 0.9,
                                .beta2 = 0.999,
@@ -390,7 +390,9 @@ static void updates_equal_reference(void **state)
     for (int k = 0; k < KINDS * 8; k++) {
         int bits = k / KINDS, one = (bits + k) % 2;
         moment_dtype = (bits + k) % 3 == 1 ? SHERD_BF16 : SHERD_FP32;
-        check_update((sherd_optimizer)(k % KINDS), bits & 1 ? SHERD_BF16 : SHERD_FP32, 1, k / 5 % 2, k % 11 == 5,
+        if (k % KINDS == SHERD_MUON)
+            continue; /* directions are no masters */
+        check_update(k % KINDS, bits & 1 ? SHERD_BF16 : SHERD_FP32, 1, k / 5 % 2, k % 11 == 5,
                      bits >> 1 & 1 ? SPECIAL : FINITE, bits >> 2 & 1 ? 1 + k % 3 : 0, one ? whole : odd, one ? 1 : 7,
                      0);
     }
