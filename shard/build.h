@@ -40,6 +40,8 @@ sherd_status sherd__plan_choose_wire(sherd_plan *plan, sherd_error *err);
 void sherd__plan_place_receive(sherd_plan *plan);
 /* muon.c: waves, owners, window and scratch of matrices, once the buckets are formed. */
 sherd_status sherd__plan_place_muon(sherd_plan *plan, sherd_error *err);
+/* Additions and multiplications that orthogonalising a parameter takes. */
+double sherd__plan_matrix_flops(const sherd_plan *plan, uint32_t param);
 /* memory.c: what the ratios of whole parameters take, once the buckets are formed. */
 void sherd__plan_place_trust(sherd_plan *plan);
 

@@ -43,10 +43,15 @@ static sherd__plan_param *param_at(const sherd_plan *plan, uint32_t place)
     return &plan->params[plan->order[place]];
 }
 
+double sherd__plan_matrix_flops(const sherd_plan *plan, uint32_t param)
+{
+    const int64_t *shape = plan->params[param].shape;
+    return sherd__muon_flops(shape[0], shape[1], plan->config.muon.ns_steps);
+}
+
 static double flops_of(const sherd_plan *plan, uint32_t place)
 {
-    const sherd__plan_param *param = param_at(plan, place);
-    return sherd__muon_flops(param->shape[0], param->shape[1], plan->config.muon.ns_steps);
+    return sherd__plan_matrix_flops(plan, plan->order[place]);
 }
 
 static void form_waves(sherd_plan *plan)

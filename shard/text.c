@@ -127,6 +127,30 @@ static void put_memory(sherd__text *to, const sherd_plan *plan)
     put_remainders(to, plan);
 }
 
+/* How even the owners' work is: the busiest rank's part against all of it, wave by wave. */
+static void put_matrices(sherd__text *to, const sherd_plan *plan)
+{
+    uint32_t left = plan->n_buckets;
+
+    if (plan->n_matrices == 0)
+        return;
+    sherd__text_put(to, "matrices stepped as wholes: %" PRIu32 ", window %" PRIu64 " bytes, scratch %" PRIu64 " bytes\n",
+                    plan->n_matrices, plan->window_bytes, plan->ortho_bytes);
+    for (uint32_t wave = 0; wave < plan->n_waves; wave++) {
+        double all = 0, busiest = 0;
+        uint32_t n = 0;
+        for (; left > 0 && (!plan->buckets[left - 1].muon || plan->buckets[left - 1].wave == wave); left--) {
+            const sherd__bucket *bucket = &plan->buckets[left - 1];
+            busiest += bucket->ortho_flops;
+            n += bucket->muon ? bucket->count : 0;
+            for (uint32_t i = 0; i < bucket->count && bucket->muon; i++)
+                all += sherd__plan_matrix_flops(plan, plan->order[bucket->first + i]);
+        }
+        sherd__text_put(to, "  wave %-4" PRIu32 " %6" PRIu32 " matrices, %.3g operations, of the busiest rank %.3g\n", wave, n, all,
+                        busiest);
+    }
+}
+
 static void put_event(sherd__text *to, sherd__event_ref event)
 {
     if (event.kind == SHERD__EV_CLOSED || event.kind == SHERD__EV_VOTED || event.kind == SHERD__EV_RATED)
@@ -192,6 +216,7 @@ size_t sherd_plan_text(const sherd_plan *plan, char *buffer, size_t capacity)
     put_header(&to, plan);
     put_buckets(&to, plan);
     put_memory(&to, plan);
+    put_matrices(&to, plan);
     put_schedule(&to, plan);
     return to.length;
 }

@@ -92,7 +92,7 @@ static void test_replanned(void **state)
 /* One tree over eight micro-batches: worlds cannot show either. */
 static void test_reproducible(void **state)
 {
-    case_result first = {SHERD_OK};
+    case_result first = {.status = SHERD_OK};
 
     (void)state;
     for (int32_t world = 1; world <= 4; world *= 2) {
@@ -206,6 +206,16 @@ static void test_without_matrices_it_is_adamw(void **state)
     sherd_plan_destroy(plan);
 }
 
+/* The k-th allocation fails, for every k: a sentence, and nothing stays behind. */
+static void test_failed_allocations(void **state)
+{
+    engine_case c = muon_case(1, 3);
+
+    (void)state;
+    c.steps = 1;
+    assert_true(compared_fail_allocations(&c) > 20);
+}
+
 /* Comparisons that could not fail would prove nothing. */
 static void test_wrong_length_differs(void **state)
 {
@@ -232,6 +242,7 @@ int main(void)
         cmocka_unit_test(test_replanned),
         cmocka_unit_test(test_reproducible),
         cmocka_unit_test(test_checkpoints),
+        cmocka_unit_test(test_failed_allocations),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     printf("%u combinations with Muon equal the oracle\n", combinations);

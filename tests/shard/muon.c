@@ -158,6 +158,25 @@ static void test_plans(void **state)
     assert_true(several > 10 && shared > 10);
 }
 
+static void test_text(void **state)
+{
+    make_table table;
+    char text[32768];
+    (void)state;
+    layers_of(&table, 3);
+    sherd_plan *plan = plan_of(&table, 2, 2, 4000, SHERD_MUON);
+    assert_true(sherd_plan_text(plan, text, sizeof text) < sizeof text);
+    assert_non_null(strstr(text, "matrices stepped as wholes: 9, window "));
+    assert_non_null(strstr(text, "wave 1 "));
+    assert_non_null(strstr(text, "share"));
+    assert_non_null(strstr(text, " window  records"));
+    sherd_plan_destroy(plan);
+    plan = plan_of(&table, 2, 2, 4000, SHERD_ADAMW);
+    assert_true(sherd_plan_text(plan, text, sizeof text) < sizeof text);
+    assert_null(strstr(text, "matrices stepped"));
+    sherd_plan_destroy(plan);
+}
+
 /* More ranks than matrices, very many ranks, a matrix of one element. */
 static void test_ends(void **state)
 {
@@ -223,6 +242,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plans),
         cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_text),
         cmocka_unit_test(test_flag_without_muon),
         cmocka_unit_test(test_forecast),
     };
