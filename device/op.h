@@ -156,6 +156,15 @@ sherd_status sherd__op_host_work(sherd__stream *stream, sherd__tag tag, sherd__w
 /* Calls it on this thread; its error poisons the device. */
 sherd_status sherd__op_do_work(sherd_device *device, const sherd__op *op);
 
+/* Those that every device has from here, in the initialiser of its table. */
+#define SHERD__OP_ENTRIES                                                                                             \
+    .copy = sherd__op_copy, .zero = sherd__op_zero, .convert = sherd__op_convert,                                     \
+    .narrow = sherd__op_narrow, .split = sherd__op_split, .join = sherd__op_join,                                     \
+    .tree_sum = sherd__op_tree_sum, .reduce_u64 = sherd__op_reduce_u64, .prepare = sherd__op_prepare,                 \
+    .update = sherd__op_update, .trust = sherd__op_trust, .orthogonalise = sherd__op_orthogonalise,                   \
+    .signal = sherd__op_signal, .await = sherd__op_await, .host_call = sherd__op_host_call,                           \
+    .host_work = sherd__op_host_work
+
 /* Memory of the device and host tiers: main memory (device/host_memory.c). */
 sherd_status sherd__host_memory_get(sherd_device *device, sherd_tier tier, uint64_t bytes, void **out,
                                     uint64_t *rounding, sherd_error *err);

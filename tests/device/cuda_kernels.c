@@ -24,17 +24,14 @@ static sherd__stream *stream;
 static int begin(void **state)
 {
     (void)state;
-    cuda_stub_reset(1, 0);
-    device = make_cuda_device(0);
-    stream = make_stream(device, "test", 64);
+    cuda_stream_begin(&device, &stream);
     return 0;
 }
 
 static int end(void **state)
 {
     (void)state;
-    device->ops->stream_destroy(stream);
-    sherd_device_destroy(device);
+    cuda_stream_end(device, stream);
     return 0;
 }
 

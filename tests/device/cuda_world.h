@@ -26,6 +26,20 @@ static inline sherd_device *make_cuda_device(uint32_t trace_capacity)
     return device;
 }
 
+/* One GPU of the stub, a device on it and a stream. */
+static inline void cuda_stream_begin(sherd_device **device, sherd__stream **stream)
+{
+    cuda_stub_reset(1, 0);
+    *device = make_cuda_device(0);
+    *stream = make_stream(*device, "test", 64);
+}
+
+static inline void cuda_stream_end(sherd_device *device, sherd__stream *stream)
+{
+    device->ops->stream_destroy(stream);
+    sherd_device_destroy(device);
+}
+
 static inline void *device_block(sherd_device *device, uint64_t bytes)
 {
     void *block = NULL;
