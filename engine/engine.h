@@ -200,6 +200,9 @@ sherd_status sherd__engine_execute_direct(sherd_engine *engine, const sherd__act
 sherd_status sherd__engine_execute_join(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
 sherd_status sherd__engine_execute_ortho(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
 sherd_status sherd__engine_execute_share(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
+sherd_status sherd__engine_execute_host_direct(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
+sherd_status sherd__engine_execute_raise_direct(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
+sherd_status sherd__engine_execute_lower_step(sherd_engine *engine, const sherd__action *action, sherd__stream *stream);
 void sherd__engine_muon_apply(const sherd_engine *engine, uint32_t bucket, sherd__update *update);
 
 /* create.c: memory of the engine's categories; nothing for 0 bytes. The arena is zeroed on the comm stream: creation ends by

@@ -425,6 +425,9 @@ static const execute_fn executors[SHERD__ACTIONS] = {
     [SHERD__ACT_JOIN] = sherd__engine_execute_join,
     [SHERD__ACT_ORTHO] = sherd__engine_execute_ortho,
     [SHERD__ACT_SHARE] = sherd__engine_execute_share,
+    [SHERD__ACT_HOST_DIRECT] = sherd__engine_execute_host_direct,
+    [SHERD__ACT_RAISE_DIRECT] = sherd__engine_execute_raise_direct,
+    [SHERD__ACT_LOWER_STEP] = sherd__engine_execute_lower_step,
 };
 
 sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)
@@ -449,6 +452,8 @@ sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)
     case SHERD__EV_DIRECTED:
     case SHERD__EV_TURNED:
     case SHERD__EV_SHARED:
+    case SHERD__EV_AIMED:
+    case SHERD__EV_LANDED:
         return engine->buckets[ref.bucket].event[ref.kind];
     case SHERD__EV_NONE:
         break;
@@ -467,6 +472,7 @@ sherd__event *sherd__engine_event(sherd_engine *engine, sherd__event_ref ref)
         [SHERD__EV_VOTED] = action " waits for voted", [SHERD__EV_WEIGHED] = action " waits for weighed",              \
         [SHERD__EV_RATED] = action " waits for rated", [SHERD__EV_DIRECTED] = action " waits for directed",            \
         [SHERD__EV_TURNED] = action " waits for turned", [SHERD__EV_SHARED] = action " waits for shared",              \
+        [SHERD__EV_AIMED] = action " waits for aimed", [SHERD__EV_LANDED] = action " waits for landed",                \
     }
 static const char *const sites[SHERD__ACTIONS][SHERD__EVENTS] = {
 #define X(name, text) [SHERD__ACT_##name] = SITES_OF(text),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Muon's matrices (shard/muon.c says how they go through the window). Where every rank holds whole buckets (stage 0) all have
- * the directions already: each matrix then travels once, from its owner.
+ * Muon's matrices (shard/muon.c says how they go through the window). Where every rank holds whole buckets (stage 0)
+ * all have the directions already: each matrix then travels once, from its owner.
  */
 #include <string.h>
 
@@ -19,18 +19,54 @@ static const sherd__plan_param *nth_param(const sherd_engine *engine, const sher
     return &engine->plan->params[engine->plan->order[bucket->first + i]];
 }
 
+/* The own slice's place must have been read by everybody who was sent the former wave's. */
+static sherd_status wait_for_window(sherd_engine *engine, const sherd__action *action, sherd__tag tag,
+                                    sherd__stream *stream)
+{
+    if (!(action->flags & SHERD__F_WINDOW))
+        return SHERD_OK;
+    return engine->comm->ops->released(engine->comm, stream, tag, engine->muon.shared, "window release");
+}
+
 sherd_status sherd__engine_execute_direct(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
 {
     sherd__tag tag = sherd__engine_tag(engine, "direct", (int32_t)action->bucket);
     sherd__update update = sherd__engine_update_of(engine, action->bucket);
-    sherd_status status = SHERD_OK;
+    sherd_status status = wait_for_window(engine, action, tag, stream);
 
     update.part = SHERD__PART_DIRECT;
     update.master = in_window(engine, action->bucket, update.origin);
     update.emit = update.remainder = NULL;
-    if (action->flags & SHERD__F_WINDOW)
-        status = engine->comm->ops->released(engine->comm, stream, tag, engine->muon.shared, "window release");
     return status == SHERD_OK ? engine->device->ops->update(stream, tag, &update) : status;
+}
+
+static float *own_part(const sherd_engine *engine, uint32_t index)
+{
+    return in_window(engine, index, sherd__engine_part_begin(engine, &engine->plan->buckets[index]));
+}
+
+sherd_status sherd__engine_execute_host_direct(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    return sherd__offload_direct(engine->offload, stream,
+                                 sherd__engine_tag(engine, "host_direct", (int32_t)action->bucket), action->bucket);
+}
+
+sherd_status sherd__engine_execute_raise_direct(sherd_engine *engine, const sherd__action *action,
+                                                sherd__stream *stream)
+{
+    sherd__tag tag = sherd__engine_tag(engine, "raise_direct", (int32_t)action->bucket);
+    sherd_status status = wait_for_window(engine, action, tag, stream);
+
+    return status == SHERD_OK ? sherd__offload_raise_direct(engine->offload, stream, tag, action->bucket,
+                                                            own_part(engine, action->bucket))
+                              : status;
+}
+
+sherd_status sherd__engine_execute_lower_step(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
+{
+    return sherd__offload_lower_step(engine->offload, stream,
+                                     sherd__engine_tag(engine, "lower_step", (int32_t)action->bucket), action->bucket,
+                                     own_part(engine, action->bucket));
 }
 
 void sherd__engine_muon_apply(const sherd_engine *engine, uint32_t bucket, sherd__update *update)
@@ -95,8 +131,8 @@ static sherd_status share_slices(sherd_engine *engine, uint32_t index, sherd__ta
                            .dst = in_window(engine, index, engine->rank * bucket->slice_elems),
                            .elems = bucket->slice_elems};
 
-    return engine->comm->ops->reduce_scatter(engine->comm, stream, tag, &engine->muon.window, bucket->window_offset, &sum,
-                                             &engine->last_ticket);
+    return engine->comm->ops->reduce_scatter(engine->comm, stream, tag, &engine->muon.window, bucket->window_offset,
+                                             &sum, &engine->last_ticket);
 }
 
 sherd_status sherd__engine_execute_share(sherd_engine *engine, const sherd__action *action, sherd__stream *stream)
@@ -109,15 +145,17 @@ sherd_status sherd__engine_execute_share(sherd_engine *engine, const sherd__acti
         status = share_slices(engine, action->bucket, tag, stream);
     for (uint32_t i = 0; status == SHERD_OK && engine->plan->whole_state && i < bucket->count; i++) {
         const sherd__plan_param *param = nth_param(engine, bucket, i);
-        status = engine->comm->ops->broadcast(
-            engine->comm, stream, tag, &engine->muon.window, bucket->window_offset + (uint64_t)param->offset * sizeof(float),
-            (uint64_t)param->elems * sizeof(float), param->owner, &engine->last_ticket);
+        status =
+            engine->comm->ops->broadcast(engine->comm, stream, tag, &engine->muon.window,
+                                         bucket->window_offset + (uint64_t)param->offset * sizeof(float),
+                                         (uint64_t)param->elems * sizeof(float), param->owner, &engine->last_ticket);
     }
     engine->muon.shared = engine->last_ticket;
     return status;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- lifetime */
+/* ----------------------------------------------------------------------------------------------------------- lifetime
+ */
 
 static void list_others(sherd_engine *engine)
 {
@@ -144,8 +182,7 @@ sherd_status sherd__engine_muon_create(sherd_engine *engine, sherd_error *err)
 
     if (plan->n_matrices == 0)
         return SHERD_OK;
-    status =
-        sherd__engine_table(engine, plan->n_matrices, sizeof *engine->muon.others, &engine->muon.others, err);
+    status = sherd__engine_table(engine, plan->n_matrices, sizeof *engine->muon.others, &engine->muon.others, err);
     if (status == SHERD_OK)
         status = sherd__engine_window(engine, plan->window_bytes, SHERD_CAT_COMMUNICATION, &engine->muon.window, err);
     if (status == SHERD_OK)

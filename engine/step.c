@@ -98,7 +98,7 @@ static void book_micro_times(sherd_engine *engine, int64_t now)
 /* Offloaded buckets come first in the plan and last in time. */
 static uint32_t last_update(const sherd_plan *plan)
 {
-    return plan->placement.n_off > 0 ? 0 : plan->schedule.last_update;
+    return plan->placement.n_off > 0 ? plan->schedule.last_raised : plan->schedule.last_update;
 }
 
 /* From the vote to the update that comes last. */
@@ -255,11 +255,12 @@ static void give_report(const sherd_engine *engine, int32_t at_boundary, sherd_r
 
 static sherd_status stop(sherd_engine *engine, const char *name, sherd_error *err)
 {
-    return sherd__engine_refuse(engine, err, SHERD_ESTATE,
-                                "step %" PRId64 ": the gradient of '%s' is not finite (the first in the order of backward), and "
-                                "sherd.nonfinite is \"stop\": the update was not made; lower the learning rate, or look at this "
-                                "step's data",
-                                engine->last.step, name);
+    return sherd__engine_refuse(
+        engine, err, SHERD_ESTATE,
+        "step %" PRId64 ": the gradient of '%s' is not finite (the first in the order of backward), and "
+        "sherd.nonfinite is \"stop\": the update was not made; lower the learning rate, or look at this "
+        "step's data",
+        engine->last.step, name);
 }
 
 /* Every rank sees the same vote and so the same verdict. The engine is as after any skipped step. */
@@ -275,10 +276,11 @@ static sherd_status check_finite(sherd_engine *engine, sherd_error *err)
     if (!engine->stuck)
         return SHERD_OK;
     engine->stuck = 0;
-    return sherd__engine_refuse(engine, err, SHERD_ESTATE,
-                                "step %" PRId64 ": the loss scale is at its minimum, %g, and gradients still overflow (first "
-                                "that of '%s'); lower the learning rate, or use bf16",
-                                engine->last.step, engine->rules.min_scale, bad < 0 ? "" : engine->plan->params[bad].name);
+    return sherd__engine_refuse(
+        engine, err, SHERD_ESTATE,
+        "step %" PRId64 ": the loss scale is at its minimum, %g, and gradients still overflow (first "
+        "that of '%s'); lower the learning rate, or use bf16",
+        engine->last.step, engine->rules.min_scale, bad < 0 ? "" : engine->plan->params[bad].name);
 }
 
 static sherd_status check_replicas(sherd_engine *engine, sherd_report *report, sherd_error *err)

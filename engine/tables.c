@@ -94,12 +94,15 @@ static void fill_params(sherd_engine *engine)
     }
 }
 
-static sherd_status create_muon_events(sherd_engine *engine, sherd__engine_bucket *bucket, sherd_error *err)
+static sherd_status create_muon_events(sherd_engine *engine, sherd__engine_bucket *bucket, int offloaded,
+                                       sherd_error *err)
 {
-    static const sherd__event_kind kinds[] = {SHERD__EV_DIRECTED, SHERD__EV_TURNED, SHERD__EV_SHARED};
+    static const sherd__event_kind kinds[] = {SHERD__EV_DIRECTED, SHERD__EV_TURNED, SHERD__EV_SHARED, SHERD__EV_AIMED,
+                                              SHERD__EV_LANDED};
+    const size_t n = sizeof kinds / sizeof *kinds - (offloaded ? 0 : 2);
     sherd_status status = SHERD_OK;
 
-    for (size_t k = 0; status == SHERD_OK && k < sizeof kinds / sizeof *kinds; k++)
+    for (size_t k = 0; status == SHERD_OK && k < n; k++)
         status = engine->device->ops->event_create(engine->device, &bucket->event[kinds[k]], err);
     return status;
 }
@@ -107,9 +110,9 @@ static sherd_status create_muon_events(sherd_engine *engine, sherd__engine_bucke
 static sherd_status create_events(sherd_engine *engine, sherd_error *err)
 {
     const sherd__device_ops *ops = engine->device->ops;
-    static const sherd__event_kind kinds[] = {SHERD__EV_READY,  SHERD__EV_REDUCED, SHERD__EV_UPDATED, SHERD__EV_GATHERED,
-                                              SHERD__EV_SUMMED, SHERD__EV_LOWERED, SHERD__EV_STEPPED, SHERD__EV_FETCHED,
-                                              SHERD__EV_STORED};
+    static const sherd__event_kind kinds[] = {SHERD__EV_READY,    SHERD__EV_REDUCED, SHERD__EV_UPDATED,
+                                              SHERD__EV_GATHERED, SHERD__EV_SUMMED,  SHERD__EV_LOWERED,
+                                              SHERD__EV_STEPPED,  SHERD__EV_FETCHED, SHERD__EV_STORED};
     const size_t usual = 4, offloaded = 3, all = sizeof kinds / sizeof *kinds; /* the last two only on disk */
     sherd_status status = ops->event_create(engine->device, &engine->closed, err);
 
@@ -121,7 +124,8 @@ static sherd_status create_events(sherd_engine *engine, sherd_error *err)
         status = ops->event_create(engine->device, &engine->buckets[b].event[SHERD__EV_WEIGHED], err);
     for (uint32_t b = 0; status == SHERD_OK && b < engine->plan->n_buckets; b++)
         if (engine->plan->buckets[b].muon)
-            status = create_muon_events(engine, &engine->buckets[b], err);
+            status = create_muon_events(engine, &engine->buckets[b], sherd__bucket_offloaded(&engine->plan->buckets[b]),
+                                        err);
     for (int s = 0; status == SHERD_OK && s < SHERD__STREAMS; s++)
         status = ops->event_create(engine->device, &engine->sync[s], err);
     for (uint32_t b = 0; status == SHERD_OK && b < engine->plan->n_buckets; b++)

@@ -6,7 +6,8 @@
 #include "base/alloc.h"
 #include "offload/internal.h"
 
-/* At most, per place: sum, two sets of state, emit; and per work the two scalars, or what whole parameters have. */
+/* At most, per place: sum or step, two sets of state, emit; and per work the two scalars, or what whole parameters
+ * have. */
 #define PER_PLACE (2 * SHERD__STATES + 2)
 #define PER_WORK 5
 
@@ -38,6 +39,38 @@ static void declare_trust(sherd__work *work)
         add(work, place->sum, n * sum_width, 0);
         for (uint32_t s = 0; s <= sherd__bucket_moments(offload->plan, bucket); s++)
             add(work, sherd__place_now(place, 0, s), n * sherd__plan_state_width(offload->plan, s), 0);
+    }
+}
+
+/* What the sum was, the direction is: sums of fp32 are overwritten. */
+static void declare_direct(sherd__work *work)
+{
+    const sherd__offload *offload = work->offload;
+    const sherd__bucket *bucket = &offload->plan->buckets[work->bucket];
+
+    add(work, offload->scalars, sizeof *offload->scalars, 0);
+    for (int32_t node = 0; node < offload->n_nodes; node++) {
+        const sherd__place *place = sherd__places(offload, work->bucket) + node;
+        uint64_t n = (uint64_t)(place->end - place->begin);
+        if (sherd__bucket_has_step(offload->plan, bucket))
+            add(work, place->sum, n * sherd_dtype_bytes(sherd__plan_sum_dtype(offload->plan, bucket)), 0);
+        add(work, place->step, n * sizeof *place->step, 1);
+        add(work, place->state[1], n * sherd__plan_state_width(offload->plan, 1), 1);
+    }
+}
+
+/* The step is there: the sum and the moment are not looked at any more. */
+static void declare_apply(sherd__work *work)
+{
+    const sherd__offload *offload = work->offload;
+
+    add(work, offload->scalars, sizeof *offload->scalars, 0);
+    for (int32_t node = 0; node < offload->n_nodes; node++) {
+        const sherd__place *place = sherd__places(offload, work->bucket) + node;
+        uint64_t n = (uint64_t)(place->end - place->begin);
+        add(work, place->step, n * sizeof *place->step, 0);
+        add(work, place->state[0], n * sherd__plan_state_width(offload->plan, 0), 1);
+        add(work, place->emit, n * sizeof(uint16_t), 1);
     }
 }
 
@@ -91,6 +124,8 @@ static int occurs(const sherd__bucket *bucket, sherd__work_kind kind, int32_t pa
         return bucket->tier == SHERD_TIER_DISK;
     case SHERD__WORK_TRUST:
         return trust;
+    case SHERD__WORK_DIRECT:
+        return bucket->muon;
     default:
         return 1;
     }
@@ -120,6 +155,10 @@ sherd_status sherd__works_create(sherd__offload *offload, sherd_error *err)
                     declare_disk(work, (sherd__work_kind)kind);
                 else if (kind == SHERD__WORK_TRUST)
                     declare_trust(work);
+                else if (kind == SHERD__WORK_DIRECT)
+                    declare_direct(work);
+                else if (offload->plan->buckets[b].muon)
+                    declare_apply(work);
                 else
                     declare_update(work, (sherd__work_kind)kind);
             }

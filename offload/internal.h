@@ -16,6 +16,7 @@
 typedef struct sherd__place {
     int64_t begin, end; /* elements of the part; may be empty */
     void *sum;
+    float *step; /* Muon's matrices: the directions, then the steps; where sums are fp32, in the sums' own place */
     void *state[SHERD__STATES];  /* fp32 master, moments of the plan's type */
     void *shadow[SHERD__STATES]; /* NULL where not speculated */
     uint16_t *emit;               /* NULL for fp32, whose master is what is raised */
@@ -30,6 +31,7 @@ typedef enum sherd__work_kind {
     SHERD__WORK_FETCH,
     SHERD__WORK_STORE,
     SHERD__WORK_TRUST,
+    SHERD__WORK_DIRECT,
     SHERD__WORKS
 } sherd__work_kind;
 

@@ -56,6 +56,13 @@ sherd_status sherd__offload_step(sherd__offload *offload, sherd__stream *stream,
                                  int32_t parity);
 /* Adds the norms of the bucket's parameters and directions to options.trust; writes nothing else. */
 sherd_status sherd__offload_trust(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket);
+/* Muon's matrices: momentum and direction of the own part; the direction to `window`, the own part's place in the window on the
+ * device; and the orthogonal step back from there, which the bucket's step then applies. */
+sherd_status sherd__offload_direct(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket);
+sherd_status sherd__offload_raise_direct(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket,
+                                         float *window);
+sherd_status sherd__offload_lower_step(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket,
+                                       const float *window);
 sherd_status sherd__offload_raise(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket,
                                   int32_t parity, void *working);
 sherd_status sherd__offload_fetch(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * How one node's arena is laid out, in one walk that runs twice: first to count bytes (base NULL), then to hand out
- * addresses. In order: sums, state, second state, second emits, emit slots, disk slots (each at a page's start, as the
- * disk wants).
+ * addresses. In order: sums (and steps of Muon's matrices, where sums are narrower), state, second state, second emits,
+ * emit slots, disk slots (each at a page's start, as the disk wants).
  */
 #include "offload/internal.h"
 
@@ -36,9 +36,8 @@ static uint32_t states(const sherd__offload *offload, uint32_t bucket)
 static uint64_t record_bytes(const sherd__offload *offload, uint32_t b, const sherd__place *place)
 {
     const sherd_plan *plan = offload->plan;
-    uint64_t bytes =
-        elems_of(place) *
-        (sherd__plan_state_width(plan, 0) + (states(offload, b) - 1) * sherd__plan_state_width(plan, 1));
+    uint64_t bytes = elems_of(place) *
+                     (sherd__plan_state_width(plan, 0) + (states(offload, b) - 1) * sherd__plan_state_width(plan, 1));
     return (bytes + SHERD__AIO_ALIGN - 1) / SHERD__AIO_ALIGN * SHERD__AIO_ALIGN;
 }
 
@@ -49,6 +48,8 @@ static void take_own(sherd__offload *offload, walk *w, uint32_t b, int32_t node)
     uint64_t n = elems_of(place);
 
     place->sum = take(w, n * sherd_dtype_bytes(sherd__plan_sum_dtype(offload->plan, bucket)));
+    if (bucket->muon)
+        place->step = sherd__bucket_has_step(offload->plan, bucket) ? take(w, n * sizeof(float)) : place->sum;
     if (bucket->tier == SHERD_TIER_HOST)
         for (uint32_t s = 0; s < states(offload, b); s++)
             place->state[s] = take(w, n * sherd__plan_state_width(offload->plan, s));
@@ -145,7 +146,7 @@ void sherd__places_address(sherd__offload *offload)
 }
 
 void *sherd__offload_state(const sherd__offload *offload, uint32_t bucket, int32_t parity, uint32_t which,
-                            int64_t local, int64_t *run)
+                           int64_t local, int64_t *run)
 {
     const sherd__place *place = sherd__places(offload, bucket);
     while (local >= place->end)

@@ -6,6 +6,9 @@
  *
  * A skipped step still has to raise what the device has: a slot holds another bucket's values by then. So the working
  * copy is narrowed from the master again, and a speculated bucket's state is copied to the set that will be the truth.
+ *
+ * Muon's matrices take two passes, with the device between them. What a sum was becomes a direction, then the step, in one
+ * place: a block's sums have been read before its directions are written.
  */
 #include <string.h>
 
@@ -24,6 +27,7 @@ typedef struct pass {
     int64_t part_begin;
     int32_t parity;
     int32_t trust; /* 1: only the norms, nothing is updated */
+    sherd__part part;
 } pass;
 
 static int64_t chunks_of(const sherd__place *place)
@@ -59,9 +63,18 @@ static sherd__update update_of(const pass *p, const sherd__place *place)
                             .ratios = p->offload->ratios,
                             .trust = p->offload->trust};
 
+    update.part = p->part;
     update.master = sherd__place_now(place, p->parity, 0);
     for (uint32_t m = 0; m < sherd__bucket_moments(plan, p->bucket); m++)
         update.moment[m] = sherd__place_now(place, p->parity, m + 1);
+    if (p->part == SHERD__PART_DIRECT) {
+        update.master = place->step;
+        update.emit = NULL;
+    } else if (p->part == SHERD__PART_APPLY) {
+        update.sum = place->step;
+        update.sum_dtype = SHERD_FP32;
+        update.moment[0] = NULL;
+    }
     if (!p->bucket->speculated)
         return update;
     update.master_out = sherd__place_next(place, p->parity, 0);
@@ -121,6 +134,8 @@ static void run_chunk(void *arg, int64_t chunk, int32_t worker)
     from = chunk * CHUNK_ELEMS;
     n = place->end - place->begin - from;
     n = n < CHUNK_ELEMS ? n : CHUNK_ELEMS;
+    if (p->scalars->skip && p->part == SHERD__PART_DIRECT)
+        return; /* whatever goes through the window then, nobody applies it */
     if (p->scalars->skip && !p->trust)
         keep_range(p, place, from, n);
     else
@@ -137,7 +152,7 @@ static void take_seat(sherd__offload *offload)
     (void)sherd__team_pin_caller(offload->team, NULL);
 }
 
-static void run_pass(const sherd__work *work, const sherd__step_scalars *scalars, int32_t trust)
+static void run_pass(const sherd__work *work, const sherd__step_scalars *scalars, sherd__part part, int32_t trust)
 {
     sherd__offload *offload = work->offload;
     const sherd__bucket *bucket = &offload->plan->buckets[work->bucket];
@@ -149,7 +164,8 @@ static void run_pass(const sherd__work *work, const sherd__step_scalars *scalars
               .scalars = scalars,
               .part_begin = sherd__plan_part_begin(offload->plan, bucket, offload->rank),
               .parity = work->parity,
-              .trust = trust};
+              .trust = trust,
+              .part = part};
     uint64_t former = sherd__float_mode_enter();
     int64_t end = 0;
 
@@ -175,7 +191,8 @@ static sherd_status do_step(void *arg, sherd_error *err)
     }
     if (!offload->plan->buckets[work->bucket].speculated || offload->left_out[work->bucket] ||
         !sherd__step_scalars_same(offload->guess[work->parity], offload->scalars))
-        run_pass(work, offload->scalars, 0);
+        run_pass(work, offload->scalars,
+                 offload->plan->buckets[work->bucket].muon ? SHERD__PART_APPLY : SHERD__PART_WHOLE, 0);
     return SHERD_OK;
 }
 
@@ -187,7 +204,7 @@ static sherd_status do_speculate(void *arg, sherd_error *err)
     (void)err;
     offload->left_out[work->bucket] = atomic_load(&offload->votes) > offload->steps;
     if (!offload->left_out[work->bucket])
-        run_pass(work, offload->guess[work->parity], 0);
+        run_pass(work, offload->guess[work->parity], SHERD__PART_WHOLE, 0);
     return SHERD_OK;
 }
 
@@ -196,7 +213,16 @@ static sherd_status do_trust(void *arg, sherd_error *err)
     const sherd__work *work = arg;
 
     (void)err;
-    run_pass(work, work->offload->scalars, 1);
+    run_pass(work, work->offload->scalars, SHERD__PART_WHOLE, 1);
+    return SHERD_OK;
+}
+
+static sherd_status do_direct(void *arg, sherd_error *err)
+{
+    const sherd__work *work = arg;
+
+    (void)err;
+    run_pass(work, work->offload->scalars, SHERD__PART_DIRECT, 0);
     return SHERD_OK;
 }
 
@@ -221,6 +247,39 @@ sherd_status sherd__offload_step(sherd__offload *offload, sherd__stream *stream,
 sherd_status sherd__offload_trust(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket)
 {
     return enqueue(offload, stream, tag, sherd__work_of(offload, bucket, SHERD__WORK_TRUST, 0), do_trust);
+}
+
+sherd_status sherd__offload_direct(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket)
+{
+    return enqueue(offload, stream, tag, sherd__work_of(offload, bucket, SHERD__WORK_DIRECT, 0), do_direct);
+}
+
+sherd_status sherd__offload_raise_direct(sherd__offload *offload, sherd__stream *stream, sherd__tag tag,
+                                         uint32_t bucket, float *window)
+{
+    sherd_status status = SHERD_OK;
+
+    for (int32_t node = 0; status == SHERD_OK && node < offload->n_nodes; node++) {
+        const sherd__place *place = sherd__places(offload, bucket) + node;
+        if (place->end > place->begin)
+            status = offload->device->ops->copy(stream, tag, window + place->begin, place->step,
+                                                (uint64_t)(place->end - place->begin) * sizeof *window);
+    }
+    return status;
+}
+
+sherd_status sherd__offload_lower_step(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket,
+                                       const float *window)
+{
+    sherd_status status = SHERD_OK;
+
+    for (int32_t node = 0; status == SHERD_OK && node < offload->n_nodes; node++) {
+        const sherd__place *place = sherd__places(offload, bucket) + node;
+        if (place->end > place->begin)
+            status = offload->device->ops->copy(stream, tag, place->step, window + place->begin,
+                                                (uint64_t)(place->end - place->begin) * sizeof *window);
+    }
+    return status;
 }
 
 sherd_status sherd__offload_speculate(sherd__offload *offload, sherd__stream *stream, sherd__tag tag, uint32_t bucket,

@@ -61,6 +61,9 @@ static double duration(const simulation *sim, const sherd__action *action)
         return cost->collective_ns + elems * (double)sherd_dtype_bytes(bucket->dtype) * cost->gather_ns_per_byte;
     case SHERD__ACT_LOWER: return state * (double)sherd__plan_sum_elem_bytes(plan, bucket) * cost->bus_ns_per_byte;
     case SHERD__ACT_RAISE: return state * (double)sherd_dtype_bytes(bucket->dtype) * cost->bus_ns_per_byte;
+    case SHERD__ACT_HOST_DIRECT: return state * cost->host_update_ns_per_elem / 2;
+    case SHERD__ACT_RAISE_DIRECT:
+    case SHERD__ACT_LOWER_STEP: return state * sizeof(float) * cost->bus_ns_per_byte;
     case SHERD__ACT_DIRECT: return state * cost->update_ns_per_elem / 2; /* the other half is the update's */
     case SHERD__ACT_JOIN: return cost->collective_ns + elems * 4 * cost->gather_ns_per_byte;
     case SHERD__ACT_ORTHO: return bucket->ortho_flops * cost->ortho_ns_per_flop;
@@ -68,7 +71,7 @@ static double duration(const simulation *sim, const sherd__action *action)
         return plan->whole_state ? bucket->count * cost->collective_ns + elems * 4 * cost->gather_ns_per_byte
                                  : cost->collective_ns + elems * 4 * cost->reduce_ns_per_byte;
     case SHERD__ACT_SPECULATE: return state * cost->host_update_ns_per_elem;
-    case SHERD__ACT_HOST_UPDATE: return bucket->speculated ? 0 : state * cost->host_update_ns_per_elem;
+    case SHERD__ACT_HOST_UPDATE: return bucket->speculated ? 0 : state * cost->host_update_ns_per_elem / (bucket->muon ? 2 : 1);
     case SHERD__ACT_FETCH:
     case SHERD__ACT_STORE:
         return state * (double)sherd__plan_state_bytes_per_elem(plan, bucket) * cost->disk_ns_per_byte;

@@ -50,6 +50,8 @@ static void place_on_host(sherd_plan *plan, sherd__bucket *bucket)
 
     bucket->host_sum_offset = placement->host_sum_bytes;
     placement->host_sum_bytes += sum;
+    if (sherd__bucket_has_step(plan, bucket))
+        placement->host_sum_bytes += state * sizeof(float);
     if (placement->sum_slots > 0)
         placement->sum_slot_bytes = larger(placement->sum_slot_bytes, sum);
     if (bucket->dtype != SHERD_FP32 && !bucket->speculated)
@@ -75,42 +77,66 @@ static void place_on_host(sherd_plan *plan, sherd__bucket *bucket)
     }
 }
 
-/* User number `n` of `slots` slots that `total` users take in turn; `bucket_of` gives a user's bucket. */
-static sherd__slot take_slot(uint32_t n, uint32_t slots, uint32_t total, uint32_t (*bucket_of)(uint32_t n, uint32_t total))
+static sherd__slot *sum_slot_of(sherd__bucket *bucket)
 {
-    uint32_t index = n % slots;
-    uint32_t last = index + (total - 1 - index) / slots * slots; /* of the former step */
-    int previous = n < slots;
-    return (sherd__slot){index, bucket_of(previous ? last : n - slots, total), previous};
+    return &bucket->sum_slot;
+}
+static sherd__slot *emit_slot_of(sherd__bucket *bucket)
+{
+    return &bucket->emit_slot;
+}
+static sherd__slot *disk_slot_of(sherd__bucket *bucket)
+{
+    return &bucket->disk_slot;
 }
 
-static uint32_t rising(uint32_t n, uint32_t total)
+/* Who used each slot last, and how many users there were. */
+typedef struct turns {
+    sherd__slot *(*slot_of)(sherd__bucket *bucket);
+    uint32_t slots, n;
+    uint32_t latest[SHERD__MAX_SLOTS];
+} turns;
+
+static void take_turn(turns *turns, sherd_plan *plan, uint32_t bucket)
 {
-    (void)total;
-    return n;
+    uint32_t index = turns->n % turns->slots, former = turns->latest[index];
+
+    *turns->slot_of(&plan->buckets[bucket]) = (sherd__slot){index, former, turns->n < turns->slots, SHERD__NOBODY};
+    if (turns->n >= turns->slots)
+        turns->slot_of(&plan->buckets[former])->next = bucket;
+    turns->latest[index] = bucket;
+    turns->n++;
 }
 
-/* Updates run from the last bucket down. */
-static uint32_t falling(uint32_t n, uint32_t total)
+/* Buckets [0, end) in the order of the host's updates: from the last down, Muon's matrices before all others. */
+static void take_turns_to_update(sherd_plan *plan, uint32_t end, uint32_t slots,
+                                 sherd__slot *(*slot_of)(sherd__bucket *))
 {
-    return total - 1 - n;
+    turns turns = {.slot_of = slot_of, .slots = slots};
+
+    for (int step = 0; step < 2 && slots > 0; step++) { /* the first for who comes last in a step */
+        turns.n = 0;
+        for (int32_t muon = 1; muon >= 0; muon--)
+            for (uint32_t left = end; left > 0; left--)
+                if (plan->buckets[left - 1].muon == muon)
+                    take_turn(&turns, plan, left - 1);
+    }
 }
 
-/* Users in update order of the emit slots: offloaded buckets that are not speculated. These are two runs, with the
- * speculated ones between them; all take a number, the speculated ones do not use it. */
+/* Users of the emit slots: offloaded buckets that are not speculated. These are two runs, with the speculated ones
+ * between them; all take a number, the speculated ones do not use it. */
 static void place_slots(sherd_plan *plan)
 {
-    sherd__placement *placement = &plan->placement;
+    const sherd__placement *placement = &plan->placement;
+    turns turns = {.slot_of = sum_slot_of, .slots = placement->sum_slots};
 
-    for (uint32_t b = 0; b < placement->n_off; b++) {
-        sherd__bucket *bucket = &plan->buckets[b];
-        if (placement->sum_slots > 0)
-            bucket->sum_slot = take_slot(b, placement->sum_slots, placement->n_off, rising);
-        if (placement->emit_slots > 0)
-            bucket->emit_slot = take_slot(placement->n_off - 1 - b, placement->emit_slots, placement->n_off, falling);
-        if (b < placement->n_disk)
-            bucket->disk_slot = take_slot(placement->n_disk - 1 - b, placement->disk_slots, placement->n_disk, falling);
+    for (int step = 0; step < 2 && turns.slots > 0; step++) {
+        turns.n = 0;
+        for (uint32_t b = 0; b < placement->n_off; b++)
+            take_turn(&turns, plan, b);
     }
+    take_turns_to_update(plan, placement->n_off, placement->emit_slots, emit_slot_of);
+    take_turns_to_update(plan, placement->n_disk, placement->disk_slots, disk_slot_of);
 }
 
 static uint32_t fewer(uint32_t a, uint32_t b)
@@ -121,7 +147,8 @@ static uint32_t fewer(uint32_t a, uint32_t b)
 /* From the three numbers that say which buckets live where, everything else about placement. */
 static void start_placement(sherd_plan *plan)
 {
-    uint32_t n_disk = plan->placement.n_disk, n_off = plan->placement.n_off, n_speculated = plan->placement.n_speculated;
+    uint32_t n_disk = plan->placement.n_disk, n_off = plan->placement.n_off,
+             n_speculated = plan->placement.n_speculated;
 
     plan->placement = (sherd__placement){.n_disk = n_disk, .n_off = n_off, .n_speculated = n_speculated};
     /* Sums that are complete within one micro-step need no place of their own on the device: they pass through. */

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT
  *
- * Muon steps hidden matrices as wholes: the direction of a matrix is orthogonalised, which takes matrix products that cannot be
- * cut as elements are. Each matrix has an owner that does it for everybody, in a window of fp32 that all ranks have: every
- * rank writes the directions of its slices there, a gather brings them together, the owners work in place, and a
- * reduction of results and zeros gives every rank the results of its slices.
+ * Muon steps hidden matrices as wholes: the direction of a matrix is orthogonalised, which takes matrix products that
+ * cannot be cut as elements are. Each matrix has an owner that does it for everybody, in a window of fp32 that all
+ * ranks have: every rank writes the directions of its slices there, a gather brings them together, the owners work in
+ * place, and a reduction of results and zeros gives every rank the results of its slices.
  *
- * That goes in waves of consecutive buckets, last bucket first as all updates do. A wave holds two matrices for each rank, so
- * that all have work, but no more than an eighth of the model in fp32: the window is as large as the largest wave. Within a
- * wave matrices go to owners, the most costly first, to whoever has least to do so far (ties: the lower place in the plan's order,
- * the lower rank). Who owns what shows in no bit.
+ * That goes in waves of consecutive buckets, last bucket first as all updates do. A wave holds two matrices for each
+ * rank, so that all have work, but no more than an eighth of the model in fp32: the window is as large as the largest
+ * wave. Where state can be on disk it also has no more buckets than there are slots: their momentum stays there until
+ * they have stepped. Within a wave matrices go to owners, the most costly first, to whoever has least to do so far
+ * (ties: the lower place in the plan's order, the lower rank). Who owns what shows in no bit.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@
 #include "optim/muon.h"
 #include "shard/build.h"
 
-#define MODEL_SHARE      8
+#define MODEL_SHARE 8
 #define MATRICES_PER_RANK 2
 
 typedef struct matrix {
@@ -54,24 +55,34 @@ static double flops_of(const sherd_plan *plan, uint32_t place)
     return sherd__plan_matrix_flops(plan, plan->order[place]);
 }
 
+/* Buckets of a wave; placement comes later and is the same for all ranks, this too then. */
+static uint64_t most_buckets(const sherd_plan *plan)
+{
+    const sherd_config *config = &plan->config;
+    int disk = config->offload.tier == SHERD_TIER_DISK || config->offload.host_memory_budget != SHERD_BUDGET_NONE;
+    return disk ? (uint64_t)config->offload.buffer_count : UINT64_MAX;
+}
+
 static void form_waves(sherd_plan *plan)
 {
     uint64_t most = (uint64_t)plan->total_elems * sizeof(float) / MODEL_SHARE, at = 0;
     uint64_t matrices = 0, enough = (uint64_t)plan->world * MATRICES_PER_RANK;
+    uint64_t buckets = 0, slots = most_buckets(plan);
 
     for (uint32_t left = plan->n_buckets; left > 0; left--) {
         sherd__bucket *bucket = &plan->buckets[left - 1];
         uint64_t bytes = (uint64_t)bucket->elems * sizeof(float);
         if (!bucket->muon)
             continue;
-        if (plan->n_waves == 0 || matrices >= enough || at + bytes > most) {
+        if (plan->n_waves == 0 || matrices >= enough || at + bytes > most || buckets >= slots) {
             plan->n_waves++;
-            at = matrices = 0;
+            at = matrices = buckets = 0;
         }
         bucket->wave = plan->n_waves - 1;
         bucket->window_offset = at;
         at += bytes;
         matrices += bucket->count;
+        buckets++;
         plan->n_matrices += bucket->count;
         plan->window_bytes = at > plan->window_bytes ? at : plan->window_bytes;
     }
@@ -125,8 +136,7 @@ static void deal_wave(dealer *dealer, uint32_t low, uint32_t high)
 
     for (uint32_t b = low; b <= high; b++)
         for (uint32_t i = 0; i < plan->buckets[b].count && plan->buckets[b].muon; i++, n++)
-            dealer->matrices[n] =
-                (matrix){flops_of(plan, plan->buckets[b].first + i), plan->buckets[b].first + i};
+            dealer->matrices[n] = (matrix){flops_of(plan, plan->buckets[b].first + i), plan->buckets[b].first + i};
     qsort(dealer->matrices, n, sizeof *dealer->matrices, compare_cost);
     seat_workers(dealer, n);
     for (uint32_t i = 0; i < n; i++) {

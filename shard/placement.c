@@ -129,14 +129,12 @@ static uint32_t count_speculated(sherd_plan *plan, uint32_t n_disk, uint32_t n_o
     return n;
 }
 
-/* The steps of matrices meet in a window on the device; what is offloaded would have to pass through it twice. */
 static sherd_status check_matrices(const sherd_plan *plan, uint32_t n_off, sherd_error *err)
 {
-    for (uint32_t b = 0; b < n_off; b++)
+    for (uint32_t b = 0; b < n_off && plan->config.offload.speculate; b++)
         if (plan->buckets[b].muon)
             return sherd__fail(err, SHERD_EINVAL,
-                               "zero_optimization.offload_optimizer (or a memory budget) takes '%s' off the device, which Muon "
-                               "orthogonalises there; leave it out, or use AdamW",
+                               "sherd.speculate is on, but '%s' is offloaded, which Muon steps only after the vote; set it to false",
                                plan->params[plan->order[plan->buckets[b].first]].name);
     return SHERD_OK;
 }

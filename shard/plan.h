@@ -46,7 +46,9 @@ typedef struct sherd__slot {
     uint32_t index;
     uint32_t former;         /* bucket */
     int32_t former_previous; /* 1: its use in the former step */
+    uint32_t next;           /* bucket that takes it after this one; SHERD__NOBODY: none in this step */
 } sherd__slot;
+#define SHERD__NOBODY UINT32_MAX
 
 typedef struct sherd__bucket {
     uint32_t first, count; /* into plan->order */
@@ -257,6 +259,13 @@ static inline int64_t sherd__plan_part_elems(const sherd_plan *plan, const sherd
 static inline sherd_dtype sherd__plan_sum_dtype(const sherd_plan *plan, const sherd__bucket *bucket)
 {
     return plan->sums_bf16 && bucket->dtype == SHERD_BF16 ? SHERD_BF16 : SHERD_FP32;
+}
+
+/* 1: the directions of an offloaded bucket of Muon's matrices, and its steps, need a place of their own on the host; sums of
+ * fp32 make room for them where they lie. */
+static inline int sherd__bucket_has_step(const sherd_plan *plan, const sherd__bucket *bucket)
+{
+    return bucket->muon && sherd__bucket_offloaded(bucket) && sherd__plan_sum_dtype(plan, bucket) != SHERD_FP32;
 }
 
 /* Reproducible: what micro-step k does to the places of the counter. Its own sum is assigned or added to `place`; then

@@ -22,7 +22,8 @@
  *
  * Muon's matrices are stepped as wholes, in waves of buckets (shard/muon.c). Of each wave, for all its buckets: DIRECT, after
  * which JOIN gathers (stages 1 and 2); ORTHO; SHARE; UPDATE and GATHER. What is no matrix is updated right after the first
- * wave's DIRECT, so that the update stream has work while directions travel.
+ * wave's DIRECT, so that the update stream has work while directions travel. Of offloaded matrices HOST_DIRECT and RAISE_DIRECT
+ * stand for DIRECT; LOWER_STEP fetches the own slice's results before HOST_UPDATE.
  */
 #ifndef SHERD_SHARD_SCHEDULE_H
 #define SHERD_SHARD_SCHEDULE_H
@@ -57,7 +58,10 @@
     X(DIRECT, "direct")           /* Muon: the own part's momentum and direction, into the window */                 \
     X(JOIN, "join")               /* all-gather of the directions */                                                 \
     X(ORTHO, "ortho")             /* the own matrices are orthogonalised in the window, others zeroed */             \
-    X(SHARE, "share")             /* own slice: sum of every rank's results; stage 0: each from its owner */
+    X(SHARE, "share")             /* own slice: sum of every rank's results; stage 0: each from its owner */            \
+    X(HOST_DIRECT, "host_direct") /* offloaded: momentum and direction, on the host */                               \
+    X(RAISE_DIRECT, "raise_direct") /* the directions into the window */                                             \
+    X(LOWER_STEP, "lower_step")   /* the own part's results to the host */
 
 typedef enum sherd__action_kind {
 #define X(name, text) SHERD__ACT_##name,
@@ -82,7 +86,7 @@ typedef enum sherd__stream_id {
  * REDUCE or ACCUMULATE: the own slot has been read by this rank), UPDATED (the own part of the working copy is new),
  * GATHERED; SUMMED (the step's sum is complete, where REDUCED does not say it), LOWERED, STEPPED (the host has updated), FETCHED,
  * STORED; WEIGHED (TRUST and HOST_TRUST are done, so far as somebody waits for that one); DIRECTED, TURNED (ORTHO is done)
- * and SHARED (SHARE is, on this rank). Per step (bucket 0): CLOSED
+ * and SHARED (SHARE is, on this rank); AIMED (HOST_DIRECT is done) and LANDED (LOWER_STEP is). Per step (bucket 0): CLOSED
  * (compute stream, at the boundary), VOTED, RATED (the ratios are known). */
 #define SHERD__EVENT_MAP(X)                                                                                          \
     X(READY, "ready")                                                                                                \
@@ -100,7 +104,9 @@ typedef enum sherd__stream_id {
     X(RATED, "rated")                                                                                                \
     X(DIRECTED, "directed")                                                                                          \
     X(TURNED, "turned")                                                                                              \
-    X(SHARED, "shared")
+    X(SHARED, "shared")                                                                                              \
+    X(AIMED, "aimed")                                                                                                \
+    X(LANDED, "landed")
 typedef enum sherd__event_kind {
 #define X(name, text) SHERD__EV_##name,
     SHERD__EVENT_MAP(X)
@@ -122,7 +128,7 @@ typedef struct sherd__event_ref {
 /* where and whether to add or assign is sherd__plan_count's; the norm is taken by whichever of the micro-step's actions comes
  * last */
 #define SHERD__F_COUNT 8u
-#define SHERD__F_WINDOW 32u /* direct: begins by waiting until every rank has read what the former wave shared */
+#define SHERD__F_WINDOW 32u /* direct, raise_direct: begins by waiting until every rank has read what the former wave shared */
 #define SHERD__F_DRAIN 16u /* carry: the last micro-step, everything goes into the first place */
 
 typedef struct sherd__action {
@@ -158,6 +164,7 @@ typedef struct sherd__schedule {
      */
     sherd__event_kind acquire_wait;
     uint32_t first_update, last_update; /* of the device's buckets, where there are any */
+    uint32_t first_raised, last_raised; /* of the offloaded ones, where there are any */
 } sherd__schedule;
 
 static inline sherd__phase sherd__phase_of(int64_t k, int64_t accumulation)

@@ -255,9 +255,9 @@ static void test_lamb(void **state)
 static void test_muon(void **state)
 {
     (void)state;
-    run_world(1, 3, 6, 0, 6);
-    run_world(2, 3, 6, 1, 4);
-    run_world(3, 3, 6, 2, 5);
+    run_world(1, 3, 6, 0, 9);
+    run_world(2, 3, 6, 1, 7);
+    run_world(3, 3, 6, 2, 8);
     assert_true(cuda_stub_calls("product") > 0);
 }
 

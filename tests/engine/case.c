@@ -155,8 +155,7 @@ int case_muon_at(uint32_t index, int32_t world, int64_t steps, engine_case *out)
     int more = case_lamb_at(index, world, steps, out);
 
     out->optimizer = SHERD_MUON;
-    out->tenths = out->disk = 0; /* matrices stay on the device */
-    return more && index < CASE_LAMB_PLAIN;
+    return more;
 }
 
 int case_lamb_at(uint32_t index, int32_t world, int64_t steps, engine_case *out)

@@ -99,7 +99,7 @@ int case_wire_at(uint32_t index, int32_t world, int64_t steps, engine_case *out)
 /* LAMB: stages, bucket sizes, types and accumulation (CASE_LAMB_PLAIN of them), then every tenth on the host and on disk. */
 #define CASE_LAMB_PLAIN 54
 int case_lamb_at(uint32_t index, int32_t world, int64_t steps, engine_case *out);
-/* Muon: as LAMB's before anything is offloaded. */
+/* Muon: the same. */
 int case_muon_at(uint32_t index, int32_t world, int64_t steps, engine_case *out);
 /* Number `i` of those before anything is offloaded. */
 engine_case case_plain(int32_t world, uint32_t i, int64_t steps);

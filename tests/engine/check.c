@@ -5,10 +5,11 @@
  * absence nobody could notice would be listed in `tolerated` with its reason (and in docs/architecture.md); the test
  * fails if one of those is noticed after all.
  *
- *     test_engine_check [SEEDS] [STEPS] [offload|lamb|muon]
+ *     test_engine_check [SEEDS] [STEPS] [offload|lamb|muon|offloaded-muon]
  *
- * With `offload` the same cases keep state on the host and on disk, speculated or not. With `lamb` they do, or keep it on the
- * device, and step by the norms of whole parameters. With `muon` matrices are stepped as wholes.
+ * With `offload` the same cases keep state on the host and on disk, speculated or not. With `lamb` they do, or keep it
+ * on the device, and step by the norms of whole parameters. With `muon` matrices are stepped as wholes, on the device;
+ * with `offloaded-muon` some or all of them on the host and on disk, and one rank alone is run too.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -94,8 +95,15 @@ static int case_number(uint32_t i, int32_t world, engine_case *out)
         out->optimizer = SHERD_MUON;
         out->bad_step = i % 6 == 4 ? 2 : 0;
         out->seed = i;
+        out->workers = 1;
     }
-    return i < (lamb || muon ? 24 : 32);
+    if (muon && offload) {
+        out->tenths = i % 4 == 1 ? 5 : i == 12 ? 0 : 2 + i % 9;
+        out->blind = i % 6 == 0 || i >= 12;
+        out->disk = i % 4 == 2 ? 2 : i % 4 == 3 ? 1 : 0;
+        out->speculate = 0;
+    }
+    return i < (muon && offload ? 16 : lamb || muon ? 24 : 32);
 }
 
 static sherd_status run_once(check_run *run, uint64_t seed, const char *drop, const char **sites, uint32_t *n_sites,
@@ -129,7 +137,7 @@ static sherd_status run_once(check_run *run, uint64_t seed, const char *drop, co
 static void test_clean(void **state)
 {
     (void)state;
-    for (int32_t world = 2; world <= 3; world++)
+    for (int32_t world = muon && offload ? 1 : 2; world <= 3; world++)
         for (int64_t seed = 1; seed <= seeds; seed++) {
             check_run run = {0};
             case_result want;
@@ -237,6 +245,8 @@ int main(int argc, char **argv)
     offload = argc > 3 && strcmp(argv[3], "offload") == 0;
     lamb = argc > 3 && strcmp(argv[3], "lamb") == 0;
     muon = argc > 3 && strcmp(argv[3], "muon") == 0;
+    if (argc > 3 && strcmp(argv[3], "offloaded-muon") == 0)
+        muon = offload = 1;
     if (seeds < 1 || steps < 2 || steps > CASE_MAX_STEPS)
         return 2;
     failed = cmocka_run_group_tests(tests, NULL, NULL);

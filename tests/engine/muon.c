@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Muon, whose matrices are stepped as wholes by owners although every rank holds slices: stages, bucket sizes, types, accumulation
- * and worlds, each a whole training run with the bits of the unsharded oracle. Buckets of one parameter, of several and of all,
- * so that matrices are cut by ranks anywhere, and meet in one wave and in several.
+ * Muon, whose matrices are stepped as wholes by owners although every rank holds slices: stages, bucket sizes, types,
+ * accumulation and worlds, each a whole training run with the bits of the unsharded oracle. Buckets of one parameter,
+ * of several and of all, so that matrices are cut by ranks anywhere, and meet in one wave and in several.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -48,6 +48,27 @@ static void test_everywhere(void **state)
     }
 }
 
+/* Every tenth on the host, on disk, and in parts on all three: waves that lie on one tier, and on two. */
+static void test_offloaded(void **state)
+{
+    (void)state;
+    for (int32_t world = 1; world <= 3; world++) {
+        int on_all = 0, disk = 0;
+        all.n = 0;
+        for (uint32_t i = CASE_LAMB_PLAIN + (uint32_t)world % 2; case_muon_at(i, world, STEPS, &all.cases[all.n]); i += 2)
+            all.n++;
+        run_cases(&all, world, world == 2);
+        combinations += all.n;
+        for (uint32_t i = 0; i < all.n; i++) {
+            const case_result *r = &all.results[0][i];
+            on_all += r->buckets[SHERD_TIER_DEVICE] && r->buckets[SHERD_TIER_HOST] && r->buckets[SHERD_TIER_DISK];
+            disk += r->buckets[SHERD_TIER_DISK] > 2; /* more than there are slots */
+        }
+        if (on_all == 0 || disk == 0)
+            fail_msg("world %d: on all tiers %d, several on disk %d", (int)world, on_all, disk);
+    }
+}
+
 /* What a client may do besides, each in its own run. */
 static void test_rarer_ways(void **state)
 {
@@ -64,6 +85,11 @@ static void test_rarer_ways(void **state)
         c.discard = i % 5 == 3;
         c.unchecked = i % 6 == 5 && c.bad_step == 0;
         c.borrow = i % 5 == 1;
+        c.tenths = i % 2 ? 3 + i % 8 : 0;
+        c.nodes = i % 4 == 1 ? 2 : 0;
+        c.remainder = i % 3 == 0;
+        c.moments_bf16 = i % 4 > 1;
+        c.grad_sum_bf16 = i % 3 == 1;
         all.cases[all.n++] = c;
     }
     run_cases(&all, 2, 0);
@@ -81,6 +107,8 @@ static void test_replanned(void **state)
         c.bucket = i % 2 ? 1 : 3000;
         c.arrival = ARRIVE_FORWARD;
         c.replan = 1;
+        c.tenths = (int32_t)(i % 3) * 4;
+        c.disk = i == 4;
         all.cases[all.n++] = c;
     }
     run_cases(&all, 2, 0);
@@ -114,7 +142,7 @@ static void test_reproducible(void **state)
     }
 }
 
-/* N ranks save, M load and go on; the second half in other buckets and stages. */
+/* N ranks save, M load and go on; the second half in other buckets and stages, and on other tiers. */
 static void test_checkpoints(void **state)
 {
     static const int32_t worlds[] = {1, 2, 3, 4};
@@ -129,6 +157,8 @@ static void test_checkpoints(void **state)
         saved.cases[0].bad_step = 0;
         saved.cases[0].save_to = folder;
         saved.cases[0].save_at = STEPS;
+        saved.cases[0].tenths = (int32_t)n * 3;
+        saved.cases[0].disk = n == 3;
         run_cases(&saved, worlds[n], 0);
         for (uint32_t m = 0; m < 4; m++) {
             static compared_run loaded;
@@ -139,6 +169,8 @@ static void test_checkpoints(void **state)
             loaded.c.world = worlds[m];
             loaded.c.stage = (int32_t)((n + m) % 3);
             loaded.c.bucket = m % 2 ? 1 : 3000;
+            loaded.c.tenths = (int32_t)((n + m) % 3) * 4;
+            loaded.c.disk = m == 2;
             compared_run_world(&loaded);
             for (int32_t r = 0; r < worlds[m]; r++) {
                 if (loaded.results[r].status != SHERD_OK)
@@ -183,10 +215,12 @@ static void test_refusals(void **state)
     case_params(&c, params, &n);
     config.offload.tier = SHERD_TIER_HOST;
     config.offload.ratio = 1;
-    refused(&config, params, n, "offload_optimizer");
+    config.offload.speculate = 1;
+    refused(&config, params, n, "sherd.speculate is on");
 }
 
-/* Without the flag Muon keeps AdamW's states of everything. (With it other optimizers keep theirs: all tests of this folder.) */
+/* Without the flag Muon keeps AdamW's states of everything. (With it other optimizers keep theirs: all tests of this
+ * folder.) */
 static void test_without_matrices_it_is_adamw(void **state)
 {
     engine_case muon = muon_case(1, 0);
@@ -214,6 +248,9 @@ static void test_failed_allocations(void **state)
     (void)state;
     c.steps = 1;
     assert_true(compared_fail_allocations(&c) > 20);
+    c.tenths = 7;
+    c.disk = 1;
+    assert_true(compared_fail_allocations(&c) > 30);
 }
 
 /* Comparisons that could not fail would prove nothing. */
@@ -238,6 +275,7 @@ int main(void)
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_without_matrices_it_is_adamw),
         cmocka_unit_test(test_everywhere),
+        cmocka_unit_test(test_offloaded),
         cmocka_unit_test(test_rarer_ways),
         cmocka_unit_test(test_replanned),
         cmocka_unit_test(test_reproducible),

@@ -20,12 +20,25 @@
 #define NOBODY INT64_C(-1)
 enum { RANKS = 3, STEPS = 3, MAX_NODES = 4096, WORDS = MAX_NODES / 64, MAX_ACCESSES = 16384, MAX_BUCKETS = 8 };
 enum {
-    MEM_PARAM, MEM_RING, MEM_SUM, MEM_STATE, MEM_NORM, MEM_SCALARS,
-    MEM_SUM_SLOT, MEM_HOST_SUM, MEM_EMIT_SLOT, MEM_EMIT, MEM_DISK_SLOT, MEM_FILE, MEM_GUESS,
-    MEM_TRUST, MEM_RATIOS, /* bucket 0: the device's, 1: the host's; element b: of bucket b's parameters */
-    MEM_WINDOW             /* Muon's, in elements */
+    MEM_PARAM,
+    MEM_RING,
+    MEM_SUM,
+    MEM_STATE,
+    MEM_NORM,
+    MEM_SCALARS,
+    MEM_SUM_SLOT,
+    MEM_HOST_SUM,
+    MEM_EMIT_SLOT,
+    MEM_EMIT,
+    MEM_DISK_SLOT,
+    MEM_FILE,
+    MEM_GUESS,
+    MEM_TRUST,
+    MEM_RATIOS, /* bucket 0: the device's, 1: the host's; element b: of bucket b's parameters */
+    MEM_WINDOW, /* Muon's, in elements */
+    MEM_STEP    /* what an offloaded bucket's sums leave their place to, or what has one of its own */
 };
-enum { HEADS = 1024 }; /* chains of accesses that can meet */
+enum { HEADS = 1024 };        /* chains of accesses that can meet */
 enum { OTHER_SET = 1 << 20 }; /* elements of a speculated bucket's second set of state lie here */
 
 typedef struct access {
@@ -47,7 +60,7 @@ typedef struct graph {
     uint32_t heads[HEADS]; /* each chain's latest access, plus one */
     int32_t last[RANKS][SHERD__STREAMS];
     int32_t event[RANKS][SHERD__EVENTS][MAX_BUCKETS];
-    int32_t reader[RANKS][MAX_BUCKETS]; /* the latest node in which that rank read a bucket's leaves */
+    int32_t reader[RANKS][MAX_BUCKETS];                /* the latest node in which that rank read a bucket's leaves */
     int32_t joined[RANKS][MAX_BUCKETS], shared[RANKS]; /* the latest in which it read what the window had for it */
 } graph;
 
@@ -72,7 +85,8 @@ static uint32_t add_node(graph *g, int32_t rank, sherd__stream_id stream)
 static void touch(graph *g, uint32_t node, int32_t rank, int32_t memory, int32_t bucket, int64_t begin, int64_t end,
                   int write)
 {
-    uint32_t *head = &g->heads[((uint32_t)memory * RANKS + (uint32_t)rank) * MAX_BUCKETS + (uint32_t)bucket % MAX_BUCKETS];
+    uint32_t *head =
+        &g->heads[((uint32_t)memory * RANKS + (uint32_t)rank) * MAX_BUCKETS + (uint32_t)bucket % MAX_BUCKETS];
     assert_true(g->n_accesses < MAX_ACCESSES && head < g->heads + HEADS);
     g->accesses[g->n_accesses] = (access){node, rank, memory, bucket, begin, end, write, *head};
     *head = ++g->n_accesses;
@@ -279,6 +293,13 @@ static void touch_emit(graph *g, uint32_t node, int32_t rank, uint32_t bucket, i
         touch(g, node, rank, MEM_EMIT_SLOT, (int32_t)of->emit_slot.index, 0, 1, write);
 }
 
+/* Directions and steps of an offloaded bucket, on the host. */
+static void touch_step(graph *g, uint32_t node, int32_t rank, uint32_t bucket, int write)
+{
+    int own = sherd__bucket_has_step(g->plan, &g->plan->buckets[bucket]);
+    touch(g, node, rank, own ? MEM_STEP : MEM_HOST_SUM, (int32_t)bucket, 0, part_elems(g, bucket), write);
+}
+
 static void touch_host_update(graph *g, uint32_t node, int32_t rank, const sherd__action *action)
 {
     uint32_t bucket = action->bucket;
@@ -286,7 +307,10 @@ static void touch_host_update(graph *g, uint32_t node, int32_t rank, const sherd
         touch(g, node, rank, MEM_SCALARS, 1, 0, 1, 0);
     if (g->plan->buckets[bucket].speculated)
         touch(g, node, rank, MEM_GUESS, g->parity, 0, 1, 0);
-    touch(g, node, rank, MEM_HOST_SUM, (int32_t)bucket, 0, part_elems(g, bucket), 0);
+    if (g->plan->buckets[bucket].muon)
+        touch_step(g, node, rank, bucket, 0);
+    else
+        touch(g, node, rank, MEM_HOST_SUM, (int32_t)bucket, 0, part_elems(g, bucket), 0);
     touch_state(g, node, rank, bucket, 0);
     touch_state(g, node, rank, bucket, 1);
     touch_emit(g, node, rank, bucket, 1);
@@ -300,6 +324,22 @@ static void touch_host_trust(graph *g, uint32_t node, int32_t rank, uint32_t buc
     touch(g, node, rank, MEM_HOST_SUM, (int32_t)bucket, 0, part_elems(g, bucket), 0);
     touch_state(g, node, rank, bucket, 0);
     touch(g, node, rank, MEM_TRUST, 1, bucket, bucket + 1, 1);
+}
+
+static void touch_host_direct(graph *g, uint32_t node, int32_t rank, uint32_t bucket)
+{
+    touch(g, node, rank, MEM_SCALARS, 1, 0, 1, 0);
+    touch(g, node, rank, MEM_HOST_SUM, (int32_t)bucket, 0, part_elems(g, bucket), 0);
+    touch_step(g, node, rank, bucket, 1);
+    touch_state(g, node, rank, bucket, 1);
+}
+
+/* The own part of the window and its place on the host, one of which is written. */
+static void touch_passage(graph *g, uint32_t node, int32_t rank, uint32_t bucket, int down)
+{
+    int64_t begin = g->plan->whole_state ? 0 : rank * g->plan->buckets[bucket].slice_elems;
+    touch_window(g, node, rank, bucket, begin, begin + part_elems(g, bucket), !down);
+    touch_step(g, node, rank, bucket, down);
 }
 
 static void touch_raise(graph *g, uint32_t node, int32_t rank, uint32_t bucket)
@@ -335,12 +375,16 @@ static void touch_action(graph *g, uint32_t node, int32_t rank, const sherd__act
     case SHERD__ACT_PADS:
         touch_slot(g, node, rank, action->bucket, content(g, action->bucket), bucket->elems, 1);
         break;
-    case SHERD__ACT_NARROW: touch_slot(g, node, rank, action->bucket, 0, bucket->elems, 1); break;
+    case SHERD__ACT_NARROW:
+        touch_slot(g, node, rank, action->bucket, 0, bucket->elems, 1);
+        break;
     case SHERD__ACT_REDUCE:
         g->reader[rank][action->bucket] = (int32_t)node;
         touch_reduce(g, node, rank, action);
         break;
-    case SHERD__ACT_REDUCE_OWN: touch_reduce(g, node, rank, action); break;
+    case SHERD__ACT_REDUCE_OWN:
+        touch_reduce(g, node, rank, action);
+        break;
     case SHERD__ACT_ACCUMULATE:
         g->reader[rank][action->bucket] = (int32_t)node;
         read_leaves(g, node, rank, action->bucket, 0, bucket->elems);
@@ -354,8 +398,12 @@ static void touch_action(graph *g, uint32_t node, int32_t rank, const sherd__act
         else
             touch_sum(g, node, rank, action->bucket, rank * bucket->slice_elems, (rank + 1) * bucket->slice_elems, 1);
         break;
-    case SHERD__ACT_GATHER_SUMS: touch_gather(g, node, rank, MEM_SUM, action->bucket); break;
-    case SHERD__ACT_VOTE: touch(g, node, rank, MEM_NORM, 0, 0, 1, 1); break;
+    case SHERD__ACT_GATHER_SUMS:
+        touch_gather(g, node, rank, MEM_SUM, action->bucket);
+        break;
+    case SHERD__ACT_VOTE:
+        touch(g, node, rank, MEM_NORM, 0, 0, 1, 1);
+        break;
     case SHERD__ACT_SCALARS:
         touch(g, node, rank, MEM_NORM, 0, 0, 1, 0);
         touch(g, node, rank, MEM_SCALARS, 0, 0, 1, 1);
@@ -363,22 +411,60 @@ static void touch_action(graph *g, uint32_t node, int32_t rank, const sherd__act
         if (g->plan->trust)
             touch(g, node, rank, MEM_TRUST, 0, 0, g->plan->n_buckets, 1);
         break;
-    case SHERD__ACT_TRUST: touch_trust(g, node, rank, action->bucket); break;
-    case SHERD__ACT_HOST_TRUST: touch_host_trust(g, node, rank, action->bucket); break;
-    case SHERD__ACT_RATIOS: touch_ratios(g, node, rank); break;
-    case SHERD__ACT_DIRECT: touch_direct(g, node, rank, action->bucket); break;
-    case SHERD__ACT_JOIN: touch_join(g, node, rank, action->bucket); break;
-    case SHERD__ACT_ORTHO: touch_window(g, node, rank, action->bucket, 0, bucket->elems, 1); break;
-    case SHERD__ACT_SHARE: touch_share(g, node, rank, action->bucket); break;
-    case SHERD__ACT_UPDATE: touch_update(g, node, rank, action->bucket); break;
-    case SHERD__ACT_GATHER: touch_gather(g, node, rank, MEM_PARAM, action->bucket); break;
-    case SHERD__ACT_LOWER: touch_lower(g, node, rank, action->bucket); break;
+    case SHERD__ACT_TRUST:
+        touch_trust(g, node, rank, action->bucket);
+        break;
+    case SHERD__ACT_HOST_TRUST:
+        touch_host_trust(g, node, rank, action->bucket);
+        break;
+    case SHERD__ACT_RATIOS:
+        touch_ratios(g, node, rank);
+        break;
+    case SHERD__ACT_DIRECT:
+        touch_direct(g, node, rank, action->bucket);
+        break;
+    case SHERD__ACT_JOIN:
+        touch_join(g, node, rank, action->bucket);
+        break;
+    case SHERD__ACT_ORTHO:
+        touch_window(g, node, rank, action->bucket, 0, bucket->elems, 1);
+        break;
+    case SHERD__ACT_SHARE:
+        touch_share(g, node, rank, action->bucket);
+        break;
+    case SHERD__ACT_HOST_DIRECT:
+        touch_host_direct(g, node, rank, action->bucket);
+        break;
+    case SHERD__ACT_RAISE_DIRECT:
+        touch_passage(g, node, rank, action->bucket, 0);
+        break;
+    case SHERD__ACT_LOWER_STEP:
+        touch_passage(g, node, rank, action->bucket, 1);
+        break;
+    case SHERD__ACT_UPDATE:
+        touch_update(g, node, rank, action->bucket);
+        break;
+    case SHERD__ACT_GATHER:
+        touch_gather(g, node, rank, MEM_PARAM, action->bucket);
+        break;
+    case SHERD__ACT_LOWER:
+        touch_lower(g, node, rank, action->bucket);
+        break;
     case SHERD__ACT_SPECULATE:
-    case SHERD__ACT_HOST_UPDATE: touch_host_update(g, node, rank, action); break;
-    case SHERD__ACT_RAISE: touch_raise(g, node, rank, action->bucket); break;
-    case SHERD__ACT_FETCH: touch_disk(g, node, rank, action->bucket, 1); break;
-    case SHERD__ACT_STORE: touch_disk(g, node, rank, action->bucket, 0); break;
-    case SHERD__ACTIONS: fail();
+    case SHERD__ACT_HOST_UPDATE:
+        touch_host_update(g, node, rank, action);
+        break;
+    case SHERD__ACT_RAISE:
+        touch_raise(g, node, rank, action->bucket);
+        break;
+    case SHERD__ACT_FETCH:
+        touch_disk(g, node, rank, action->bucket, 1);
+        break;
+    case SHERD__ACT_STORE:
+        touch_disk(g, node, rank, action->bucket, 0);
+        break;
+    case SHERD__ACTIONS:
+        fail();
     }
 }
 
@@ -579,22 +665,32 @@ static void check_window_waits(graph *g, const sherd_plan *plan)
     assert_true(needed > 0 || waits == 0);
 }
 
+static int needed(graph *g, const sherd_plan *plan, const int64_t *callers, size_t n, uint32_t action, uint32_t wait)
+{
+    for (size_t c = 0; c < n; c++)
+        if (races(g, plan, callers[c], action, wait) > 0)
+            return 1;
+    return 0;
+}
+
 static void check_plan(graph *g, const sherd_plan *plan, uint32_t *waits)
 {
     const uint32_t none = UINT32_MAX;
-    /* One that uses every bucket, one that never touches the first, one that never touches the lowest on the device. */
+    /* One that uses every bucket; others never touch the first, the lowest on the device, the one whose values are
+     * raised last. */
     const uint32_t n_off = plan->placement.n_off;
-    const int64_t callers[] = {NOBODY, 0, n_off < plan->n_buckets ? (int64_t)n_off : 0};
-    for (size_t c = 0; c < 3; c++)
+    const int64_t callers[] = {NOBODY, 0, n_off < plan->n_buckets ? (int64_t)n_off : 0,
+                               n_off > 0 ? plan->schedule.last_raised : 0};
+    for (size_t c = 0; c < 4; c++)
         assert_int_equal(races(g, plan, callers[c], none, 0), 0);
     assert_true(g->n_accesses > 300);
     for (uint32_t a = 0; a < plan->schedule.n_actions; a++) {
         const sherd__action *action = &plan->schedule.actions[a];
         for (uint32_t w = 0; w < action->n_waits; w++, ++*waits)
-            if (races(g, plan, callers[0], a, w) + races(g, plan, callers[1], a, w) + races(g, plan, callers[2], a, w) == 0)
-                fail_msg("stage %d, action %u: %s %u needs no wait for %s[%u]", plan->config.zero.stage, a,
-                         sherd__action_name(action->kind), action->bucket, sherd__event_name(action->wait[w].kind),
-                         action->wait[w].bucket);
+            if (!needed(g, plan, callers, 4, a, w))
+                fail_msg("stage %d, %u buckets offloaded, action %u: %s %u needs no wait for %s[%u]",
+                         plan->config.zero.stage, n_off, a, sherd__action_name(action->kind), action->bucket,
+                         sherd__event_name(action->wait[w].kind), action->wait[w].bucket);
     }
     check_window_waits(g, plan);
     /* The slot wait of the only bucket that is left to the comm stream here; in FULL mode the stream's own order
@@ -611,14 +707,20 @@ static const where places[] = {
     {SHERD_TIER_HOST, 1, 0, SHERD_BF16, SHERD_ADAMW, 0},   {SHERD_TIER_HOST, 0.5, 0, SHERD_BF16, SHERD_ADAMW, 0},
     {SHERD_TIER_HOST, 1, 1, SHERD_BF16, SHERD_ADAMW, 0},   {SHERD_TIER_HOST, 0.5, 1, SHERD_FP32, SHERD_ADAMW, 0},
     {SHERD_TIER_DISK, 1, 0, SHERD_BF16, SHERD_ADAMW, 0},   {SHERD_TIER_DISK, 1, 0, SHERD_FP32, SHERD_ADAMW, 0},
-    {SHERD_TIER_DISK, 0.5, 0, SHERD_FP32, SHERD_ADAMW, 0},
-    {SHERD_TIER_DEVICE, 0, 0, SHERD_FP32, SHERD_LAMB, 0}, {SHERD_TIER_DEVICE, 0, 0, SHERD_BF16, SHERD_LAMB, 0},
-    {SHERD_TIER_HOST, 1, 0, SHERD_BF16, SHERD_LAMB, 0},   {SHERD_TIER_HOST, 0.5, 0, SHERD_FP32, SHERD_LAMB, 0},
-    {SHERD_TIER_DISK, 1, 0, SHERD_BF16, SHERD_LAMB, 0},   {SHERD_TIER_DISK, 1, 0, SHERD_FP32, SHERD_LAMB, 0},
-    {SHERD_TIER_DISK, 0.5, 0, SHERD_BF16, SHERD_LAMB, 0}, {SHERD_TIER_DISK, 0.75, 0, SHERD_BF16, SHERD_LAMB, 0},
-    {SHERD_TIER_DISK, 1, 0, SHERD_BF16, SHERD_LAMB, 3},   {SHERD_TIER_DISK, 1, 0, SHERD_BF16, SHERD_LAMB, 1},
-    {SHERD_TIER_DEVICE, 0, 0, SHERD_FP32, SHERD_MUON, 0}, {SHERD_TIER_DEVICE, 0, 0, SHERD_BF16, SHERD_MUON, 1},
-    {SHERD_TIER_DEVICE, 0, 0, SHERD_BF16, SHERD_MUON, 2},
+    {SHERD_TIER_DISK, 0.5, 0, SHERD_FP32, SHERD_ADAMW, 0}, {SHERD_TIER_DEVICE, 0, 0, SHERD_FP32, SHERD_LAMB, 0},
+    {SHERD_TIER_DEVICE, 0, 0, SHERD_BF16, SHERD_LAMB, 0},  {SHERD_TIER_HOST, 1, 0, SHERD_BF16, SHERD_LAMB, 0},
+    {SHERD_TIER_HOST, 0.5, 0, SHERD_FP32, SHERD_LAMB, 0},  {SHERD_TIER_DISK, 1, 0, SHERD_BF16, SHERD_LAMB, 0},
+    {SHERD_TIER_DISK, 1, 0, SHERD_FP32, SHERD_LAMB, 0},    {SHERD_TIER_DISK, 0.5, 0, SHERD_BF16, SHERD_LAMB, 0},
+    {SHERD_TIER_DISK, 0.75, 0, SHERD_BF16, SHERD_LAMB, 0}, {SHERD_TIER_DISK, 1, 0, SHERD_BF16, SHERD_LAMB, 3},
+    {SHERD_TIER_DISK, 1, 0, SHERD_BF16, SHERD_LAMB, 1},    {SHERD_TIER_DEVICE, 0, 0, SHERD_FP32, SHERD_MUON, 0},
+    {SHERD_TIER_DEVICE, 0, 0, SHERD_BF16, SHERD_MUON, 1},  {SHERD_TIER_DEVICE, 0, 0, SHERD_BF16, SHERD_MUON, 2},
+    {SHERD_TIER_HOST, 1, 0, SHERD_FP32, SHERD_MUON, 0},    {SHERD_TIER_HOST, 1, 0, SHERD_BF16, SHERD_MUON, 1},
+    {SHERD_TIER_HOST, 1, 0, SHERD_BF16, SHERD_MUON, 2},    {SHERD_TIER_HOST, 0.5, 0, SHERD_FP32, SHERD_MUON, 1},
+    {SHERD_TIER_HOST, 0.5, 0, SHERD_BF16, SHERD_MUON, 0},  {SHERD_TIER_HOST, 0.75, 0, SHERD_BF16, SHERD_MUON, 2},
+    {SHERD_TIER_HOST, 0.75, 0, SHERD_FP32, SHERD_MUON, 0}, {SHERD_TIER_HOST, 0.1, 0, SHERD_BF16, SHERD_MUON, 0},
+    {SHERD_TIER_DISK, 1, 0, SHERD_FP32, SHERD_MUON, 0},    {SHERD_TIER_DISK, 1, 0, SHERD_BF16, SHERD_MUON, 1},
+    {SHERD_TIER_DISK, 1, 0, SHERD_BF16, SHERD_MUON, 2},    {SHERD_TIER_DISK, 0.5, 0, SHERD_BF16, SHERD_MUON, 0},
+    {SHERD_TIER_DISK, 0.75, 0, SHERD_FP32, SHERD_MUON, 2},
 };
 
 static void test_waits(void **state)
@@ -642,7 +744,8 @@ static void test_waits(void **state)
         }
     for (int32_t stage = 0; stage <= 2; stage++) /* leaves that are narrowed in their slots: 4 bytes to 2, and 2 to 2 */
         for (size_t i = 0; i < 4; i += 3) {
-            sherd_plan *plan = make_plan(stage, 1 + 2 * (stage % 2), 0, i ? SHERD_WIRE_FP16 : SHERD_WIRE_BF16, &places[i]);
+            sherd_plan *plan =
+                make_plan(stage, 1 + 2 * (stage % 2), 0, i ? SHERD_WIRE_FP16 : SHERD_WIRE_BF16, &places[i]);
             assert_true(sherd__bucket_narrowed(&plan->buckets[0]));
             check_plan(g, plan, &waits);
             sherd_plan_destroy(plan);
@@ -652,8 +755,50 @@ static void test_waits(void **state)
     test_free(g);
 }
 
+/* Matrices and others in every order, in waves that lie on one tier or on several: the waits are enough. */
+static void test_mixtures(void **state)
+{
+    (void)state;
+    graph *g = test_malloc(sizeof *g);
+    uint32_t mixed = 0, in_slots = 0;
+    for (uint32_t kinds = 1; kinds < 64; kinds++)
+        for (uint32_t i = 0; i < 12; i++) {
+            static const sherd_tier tiers[] = {SHERD_TIER_HOST, SHERD_TIER_DISK};
+            where where = {tiers[i % 2], (1 + i / 2 % 6) / 6.0, 0, kinds % 2 ? SHERD_FP32 : SHERD_BF16,
+                           SHERD_MUON,   1 + (int32_t)(i % 3)};
+            make_table table = {.n = 0};
+            sherd_plan *plan = NULL;
+            sherd_config config = make_config((int32_t)((kinds + i) % 3), 1 + 2 * (i / 3 % 2), 1);
+            for (int p = 0; p < 6; p++) {
+                sherd_param *param = make_param(&table, 300 + 200 * (p % 3));
+                param->dtype = param->grad_dtype = where.dtype;
+                param->ndim = kinds >> p & 1 ? 2 : 1;
+                param->shape[1] = kinds >> p & 1 ? 2 : 0;
+                param->flags = kinds >> p & 1 ? SHERD_PARAM_MUON : 0;
+            }
+            if (i % 4 > 1)
+                make_param(&table, 1 << 16)->flags = SHERD_PARAM_FROZEN; /* large waves */
+            place(&config, &where);
+            assert_int_equal(sherd_plan_create(&config, table.params, table.n, RANKS, &plan, NULL), SHERD_OK);
+            assert_int_equal(plan->n_buckets, 6);
+            for (int64_t unused_bucket = NOBODY; unused_bucket < 6; unused_bucket++)
+                if (races(g, plan, unused_bucket, UINT32_MAX, 0) > 0)
+                    fail_msg("kinds %x, placement %u, bucket %d unused: a wait is missing", kinds, i,
+                             (int)unused_bucket);
+            for (uint32_t b = 1; b < 6; b++)
+                mixed += plan->buckets[b].muon && plan->buckets[b - 1].muon &&
+                         plan->buckets[b].wave == plan->buckets[b - 1].wave &&
+                         plan->buckets[b].tier != plan->buckets[b - 1].tier;
+            in_slots += plan->placement.n_disk > plan->placement.disk_slots;
+            sherd_plan_destroy(plan);
+        }
+    assert_true(mixed > 20 && in_slots > 100);
+    print_message("%u waves on two tiers, %u plans with more buckets on disk than slots\n", mixed, in_slots);
+    test_free(g);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_waits)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_waits), cmocka_unit_test(test_mixtures)};
     return cmocka_run_group_tests_name("shard/order", tests, NULL, NULL);
 }
