@@ -55,7 +55,7 @@ static void test_offloaded(void **state)
     for (int32_t world = 1; world <= 3; world++) {
         int on_all = 0, disk = 0;
         all.n = 0;
-        for (uint32_t i = CASE_LAMB_PLAIN + (uint32_t)world % 2; case_muon_at(i, world, STEPS, &all.cases[all.n]); i += 2)
+        for (uint32_t i = CASE_LAMB_PLAIN + (uint32_t)world % 3; case_muon_at(i, world, STEPS, &all.cases[all.n]); i += 3)
             all.n++;
         run_cases(&all, world, world == 2);
         combinations += all.n;
