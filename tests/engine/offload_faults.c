@@ -74,11 +74,12 @@ static void must_equal_oracle(const engine_case *c, const case_result *got)
 }
 
 /* Fails the k-th of `kinds` for k = 1, 1 + stride, …, until a run has fewer; returns how many failed. */
-static int64_t fail_each(uint32_t kinds, int code, int64_t stride)
+static int64_t fail_each(uint32_t kinds, int code, int64_t stride, sherd_optimizer optimizer)
 {
     engine_case c = disk_case();
     int64_t failed = 0, forgiven = 0;
 
+    c.optimizer = optimizer;
     for (int64_t k = 1;; k += stride) {
         sherd_test_io faults = {.kinds = kinds, .fail_at = k, .code = code};
         case_result result;
@@ -101,16 +102,18 @@ static int64_t fail_each(uint32_t kinds, int code, int64_t stride)
 static void test_reads_and_writes(void **state)
 {
     (void)state;
-    assert_true(fail_each(1u << SHERD__IO_READ, EIO, 3) > 10);
-    assert_true(fail_each(1u << SHERD__IO_WRITE, EIO, 3) > 10);
-    assert_true(fail_each(1u << SHERD__IO_WRITE, ENOSPC, 5) > 2);
+    assert_true(fail_each(1u << SHERD__IO_READ, EIO, 3, SHERD_ADAMW) > 10);
+    assert_true(fail_each(1u << SHERD__IO_WRITE, EIO, 3, SHERD_ADAMW) > 10);
+    assert_true(fail_each(1u << SHERD__IO_WRITE, ENOSPC, 5, SHERD_ADAMW) > 2);
+    assert_true(fail_each(1u << SHERD__IO_READ, EIO, 7, SHERD_MUON) > 2);
+    assert_true(fail_each(1u << SHERD__IO_WRITE, EIO, 7, SHERD_MUON) > 2);
 }
 
 static void test_making_files(void **state)
 {
     (void)state;
-    assert_true(fail_each(1u << SHERD__IO_ALLOCATE, ENOSPC, 1) >= 1);
-    assert_true(fail_each(1u << SHERD__IO_OPEN, EACCES, 1) >= 1);
+    assert_true(fail_each(1u << SHERD__IO_ALLOCATE, ENOSPC, 1, SHERD_ADAMW) >= 1);
+    assert_true(fail_each(1u << SHERD__IO_OPEN, EACCES, 1, SHERD_ADAMW) >= 1);
 }
 
 static void test_short_transfers(void **state)
