@@ -94,7 +94,8 @@ static double cost(const sherd_plan *plan, uint32_t p)
     return sherd__muon_flops(plan->params[p].shape[0], plan->params[p].shape[1], 5);
 }
 
-/* Nobody has more than the others by more than one matrix, and what buckets are said to cost is what the busiest does. */
+/* Nobody has more than the others by more than one matrix, and what buckets are said to cost is what the busiest does.
+ */
 static void check_owners(const sherd_plan *plan)
 {
     for (uint32_t wave = 0; wave < plan->n_waves; wave++) {
@@ -156,6 +157,65 @@ static void test_plans(void **state)
                     sherd_plan_destroy(plan);
                 }
     assert_true(several > 10 && shared > 10);
+}
+
+/* What of an offloaded plan can be counted by hand: sums of bf16 leave directions a place of their own, sums of fp32
+ * their own. */
+static uint64_t host_sums(const sherd_plan *plan, int narrow)
+{
+    uint64_t bytes = 0;
+    for (uint32_t b = 0; b < plan->placement.n_off; b++)
+        bytes += (uint64_t)sherd__plan_part_elems(plan, &plan->buckets[b]) *
+                 (narrow ? plan->buckets[b].muon ? 2 + 4 : 2 : 4);
+    return bytes;
+}
+
+/* Nothing that is fetched in a wave waits for what is stored after it. */
+static void check_slots(const sherd_plan *plan)
+{
+    for (uint32_t b = 0; b < plan->placement.n_disk; b++) {
+        const sherd__bucket *bucket = &plan->buckets[b], *former = &plan->buckets[bucket->disk_slot.former];
+        if (bucket->disk_slot.former_previous)
+            continue;
+        assert_int_equal(former->disk_slot.next, b);
+        assert_int_equal(former->disk_slot.index, bucket->disk_slot.index);
+        assert_true(former->muon >= bucket->muon); /* matrices first */
+        assert_true(!bucket->muon || former->wave < bucket->wave);
+        assert_true(bucket->muon || former->muon || bucket->disk_slot.former > b);
+    }
+}
+
+static void test_offloaded(void **state)
+{
+    uint32_t later = 0;
+    (void)state;
+    for (int i = 0; i < 48; i++) {
+        make_table table;
+        sherd_config config = make_config(i % 3, 1, i / 3 % 2 ? 4000 : 1);
+        sherd_plan *plan = NULL;
+        sherd_memory memory;
+        int narrow = i / 6 % 2, disk = i / 12 % 2;
+        layers_of(&table, 3);
+        config.optimizer.kind = SHERD_MUON;
+        config.sherd.grad_sum_bf16 = narrow;
+        config.offload.tier = disk ? SHERD_TIER_DISK : SHERD_TIER_HOST;
+        config.offload.ratio = i < 24 ? 1 : 0.6;
+        config.offload.buffer_count = 1 + i % 4;
+        strcpy(config.offload.nvme_path, "/nowhere");
+        assert_int_equal(sherd_plan_create(&config, table.params, table.n, 2, &plan, NULL), SHERD_OK);
+        assert_int_equal(sherd_plan_memory(plan, 0, &memory), SHERD_OK);
+        assert_int_equal(memory.bytes[SHERD_TIER_HOST][SHERD_CAT_GRAD_SUMS], host_sums(plan, narrow));
+        for (uint32_t wave = 0; wave < plan->n_waves && disk; wave++) {
+            int32_t n = 0;
+            for (uint32_t b = 0; b < plan->n_buckets; b++)
+                n += plan->buckets[b].muon && plan->buckets[b].wave == wave;
+            assert_true(n >= 1 && n <= config.offload.buffer_count);
+        }
+        check_slots(plan);
+        later += plan->placement.n_disk > plan->placement.disk_slots;
+        sherd_plan_destroy(plan);
+    }
+    assert_true(later > 10);
 }
 
 static void test_text(void **state)
@@ -242,6 +302,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plans),
         cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_offloaded),
         cmocka_unit_test(test_text),
         cmocka_unit_test(test_flag_without_muon),
         cmocka_unit_test(test_forecast),
