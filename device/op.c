@@ -109,42 +109,37 @@ sherd_status sherd__op_zero(sherd__stream *stream, sherd__tag tag, void *base, c
     return stream->submit(stream, &op);
 }
 
+/* Whatever reads one array as one type and writes it, or another, as another. */
+static sherd_status submit_convert(sherd__stream *stream, sherd__op *op, void *dst, sherd_dtype dst_dtype,
+                                   const void *src, sherd_dtype src_dtype, int64_t elems)
+{
+    op->u.convert.dst = dst;
+    op->u.convert.src = src;
+    op->u.convert.elems = elems;
+    op->u.convert.dst_dtype = dst_dtype;
+    op->u.convert.src_dtype = src_dtype;
+    return stream->submit(stream, op);
+}
+
 sherd_status sherd__op_convert(sherd__stream *stream, sherd__tag tag, void *dst, sherd_dtype dst_dtype, const void *src,
                                sherd_dtype src_dtype, int64_t elems, int32_t add)
 {
-    sherd__op op = {.kind = SHERD__OP_CONVERT, .tag = tag};
-    op.u.convert.dst = dst;
-    op.u.convert.src = src;
-    op.u.convert.elems = elems;
-    op.u.convert.dst_dtype = dst_dtype;
-    op.u.convert.src_dtype = src_dtype;
-    op.u.convert.add = add;
-    return stream->submit(stream, &op);
+    sherd__op op = {.kind = SHERD__OP_CONVERT, .tag = tag, .u.convert.add = add};
+    return submit_convert(stream, &op, dst, dst_dtype, src, src_dtype, elems);
 }
 
 sherd_status sherd__op_narrow(sherd__stream *stream, sherd__tag tag, void *data, sherd_dtype to, sherd_dtype from,
                               int64_t elems)
 {
     sherd__op op = {.kind = SHERD__OP_NARROW, .tag = tag};
-    op.u.convert.dst = data;
-    op.u.convert.src = data;
-    op.u.convert.elems = elems;
-    op.u.convert.dst_dtype = to;
-    op.u.convert.src_dtype = from;
-    return stream->submit(stream, &op);
+    return submit_convert(stream, &op, data, to, data, from, elems);
 }
 
 static sherd_status convert_halves(sherd__stream *stream, sherd__tag tag, void *dst, sherd_dtype dst_dtype,
                                    const void *src, const uint16_t *remainder, int64_t elems)
 {
-    sherd__op op = {.kind = SHERD__OP_CONVERT, .tag = tag};
-    op.u.convert.dst = dst;
-    op.u.convert.src = src;
-    op.u.convert.elems = elems;
-    op.u.convert.dst_dtype = dst_dtype;
-    op.u.convert.src_dtype = dst_dtype == SHERD_FP32 ? SHERD_BF16 : SHERD_FP32;
-    op.u.convert.remainder = (uint16_t *)remainder;
-    return stream->submit(stream, &op);
+    sherd__op op = {.kind = SHERD__OP_CONVERT, .tag = tag, .u.convert.remainder = (uint16_t *)remainder};
+    return submit_convert(stream, &op, dst, dst_dtype, src, dst_dtype == SHERD_FP32 ? SHERD_BF16 : SHERD_FP32, elems);
 }
 
 sherd_status sherd__op_split(sherd__stream *stream, sherd__tag tag, uint16_t *half, uint16_t *remainder,

@@ -18,28 +18,22 @@
 #include "optim/optim.h"
 #include "optim/sgd.h"
 
-#define SHERD__OPTIM_MAP(X)                                                                                            \
+/* Those that are one arithmetic over single elements, whatever the parameter. */
+#define SHERD__PLAIN_MAP(X)                                                                                            \
     X(ADAMW, adamw, 2)                                                                                                 \
     X(ADAM, adam, 2)                                                                                                   \
     X(SGD, sgd, 1)                                                                                                     \
     X(LION, lion, 1)                                                                                                   \
     X(ADAGRAD, adagrad, 1)                                                                                             \
-    X(LAMB, lamb, 2)                                                                                                   \
-    X(MUON, muon, 2)
+    X(LAMB, lamb, 2)
+
+#define SHERD__OPTIM_MAP(X) SHERD__PLAIN_MAP(X) X(MUON, muon, 2)
 
 /* What kernels are instantiated from: every arithmetic there is over single elements. Most optimizers are one rule of their own
  * name; Muon treats its matrices by two (optim/muon.h) and all other parameters as AdamW.
  *
  * X(RULE, name, moments): SHERD__RULE_<RULE>, sherd__<name>_element, and how many moments that reads and writes. */
-#define SHERD__RULE_MAP(X)                                                                                             \
-    X(ADAMW, adamw, 2)                                                                                                 \
-    X(ADAM, adam, 2)                                                                                                   \
-    X(SGD, sgd, 1)                                                                                                     \
-    X(LION, lion, 1)                                                                                                   \
-    X(ADAGRAD, adagrad, 1)                                                                                             \
-    X(LAMB, lamb, 2)                                                                                                   \
-    X(MUON_DIRECT, muon_direct, 1)                                                                                     \
-    X(MUON_APPLY, muon_apply, 0)
+#define SHERD__RULE_MAP(X) SHERD__PLAIN_MAP(X) X(MUON_DIRECT, muon_direct, 1) X(MUON_APPLY, muon_apply, 0)
 
 typedef enum sherd__rule {
 #define X(RULE, name, moments) SHERD__RULE_##RULE,
