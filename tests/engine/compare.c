@@ -92,6 +92,18 @@ void compared_cases_and_oracle(const compared_cases *all, int32_t world)
     }
 }
 
+void compared_cases_on_tiers(const compared_cases *all)
+{
+    int on_all = 0, disk = 0;
+    for (uint32_t i = 0; i < all->n; i++) {
+        const uint32_t *buckets = all->results[0][i].buckets;
+        on_all += buckets[SHERD_TIER_DEVICE] && buckets[SHERD_TIER_HOST] && buckets[SHERD_TIER_DISK];
+        disk += buckets[SHERD_TIER_DISK] > 2;
+    }
+    if (on_all == 0 || disk == 0)
+        fail_msg("of %u cases %d have buckets on all tiers, %d more on disk than slots", all->n, on_all, disk);
+}
+
 uint64_t compared_planned_bytes(sherd_device *device)
 {
     sherd_memory live;

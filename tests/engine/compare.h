@@ -39,6 +39,8 @@ typedef struct compared_cases {
 void compared_cases_run(compared_cases *all, const world_options *options, int processes);
 /* Holds every case of every rank against the oracle. */
 void compared_cases_and_oracle(const compared_cases *all, int32_t world);
+/* Fails the test unless one of them had buckets on all three tiers, and one more than two, the slots there are, on disk. */
+void compared_cases_on_tiers(const compared_cases *all);
 
 /* Bytes that the device's ledger still has of what the plan names, whatever the tier. */
 uint64_t compared_planned_bytes(sherd_device *device);
